@@ -1,0 +1,91 @@
+"""2:4 sparse training: weights and activations made sparse online.
+
+    import sparsetrain as st
+    report = st.sparsify(model, recipe="vit_b_24")   # before the optimizer; st.densify undoes it
+
+Importing this needs torch alone; the Lightning callbacks and recipes import theirs when used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+
+from sparsetrain import ops
+from sparsetrain.autograd import Engine, linear24
+from sparsetrain.methods import SRSTE, SSTE, STE, Activation24
+from sparsetrain.nn import (
+    Report,
+    SparseLinear,
+    SparseMlp,
+    Sparsity,
+    decay_pruned_weights,
+    densify,
+    density,
+    inspect,
+    load_sparse_state,
+    set_sparse,
+    sparse_state,
+    update_masks,
+)
+from sparsetrain.nn import sparsify as _sparsify
+from sparsetrain.pattern import NM
+from sparsetrain.schedule import Schedule
+
+if TYPE_CHECKING:
+    from sparsetrain.lightning import SparsifyModel, SparsityMonitor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NM",
+    "SRSTE",
+    "SSTE",
+    "STE",
+    "Activation24",
+    "Report",
+    "Schedule",
+    "SparseLinear",
+    "SparseMlp",
+    "SparsifyModel",
+    "Sparsity",
+    "SparsityMonitor",
+    "decay_pruned_weights",
+    "densify",
+    "density",
+    "inspect",
+    "linear24",
+    "load_sparse_state",
+    "ops",
+    "set_sparse",
+    "sparse_state",
+    "sparsify",
+    "update_masks",
+]
+
+
+def sparsify(
+    model: nn.Module,
+    sparsity: Sparsity | None = None,
+    *,
+    recipe: str | None = None,
+    engine: Engine | Literal["auto"] = "auto",
+) -> Report:
+    """Make layers of `model` 2:4, in place, before its optimizer is made; say what became of each.
+
+    Give one of `sparsity`, or the name of a `recipe` whose sparsity to use (needs hydra-core).
+    See `sparsetrain.nn.sparsify` for what is shared, and for the errors.
+    """
+    from sparsetrain.recipe import resolve_sparsity
+
+    return _sparsify(model, resolve_sparsity(sparsity, recipe), engine)
+
+
+def __getattr__(name: str) -> object:
+    # Lightning takes seconds to import and is needed for these two alone.
+    if name in ("SparsifyModel", "SparsityMonitor"):
+        from sparsetrain import lightning
+
+        return getattr(lightning, name)
+    raise AttributeError(f"module 'sparsetrain' has no attribute {name!r}")

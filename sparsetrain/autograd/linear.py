@@ -1,0 +1,192 @@
+"""The three products of a linear layer whose weight is 2:4.
+
+    forward      out_TO    = x_TI      @ w24_OI.T    sparse: w24
+    grad input   grad_x_TI = grad_TO   @ w24_OI      sparse: w24.T (dense for `row` masks)
+    grad weight  grad_w_OI = grad_TO.T @ x_TI        dense, or grad.T sparse along tokens (MVUE)
+
+The gradient of the weight is that of w24, passed straight through to all of the weight.
+
+Dimension key:  T tokens   I input features   O output features
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sparsetrain.autograd.operands import (
+    Engine,
+    MaskedOperand,
+    PackedOperand,
+    PackedRows,
+    sparse_weight,
+)
+from sparsetrain.ops import matmul24, mvue24, pack24, select24, soft_threshold24
+from sparsetrain.pattern import Rule
+
+
+def linear24(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    rule: Rule = "transposable",
+    mvue: bool = False,
+    engine: Engine = "masked",
+) -> Tensor:
+    """`F.linear` with a weight that is 2:4, and the straight-through gradient for it.
+
+    x: [..., I]; weight: [O, I], dense, the master copy; bias: [O] or None; returns [..., O].
+    mask: bits [O, ceil(I/8)] as `ops.select24` gives them; None chooses them from |weight| now.
+    rule: how the mask is, or was, chosen. `transposable` makes grad input sparse as well.
+    mvue: grad weight from an unbiased 2:4 sample of grad.T along tokens
+        (Chmiel et al., ICLR 2023) instead of exactly.
+    engine: `masked` (dense products with zeros) or `native` (packed operands).
+
+    Under autocast the mask is chosen from the master weight and the products run in the
+    autocast dtype. float32, float64, bfloat16, float16. Raises ValueError for features that are
+    not a multiple of 4 and for dtypes that differ outside autocast.
+    """
+    _check_linear(x, weight)
+    if mask is None:
+        mask = select24(weight.detach(), rule)
+    dtype = compute_dtype(x, weight)
+    x_TI = x.to(dtype).flatten(0, -2)
+    bias = None if bias is None else bias.to(dtype)
+    out_TO = _Linear24.apply(x_TI, weight, bias, mask, rule, mvue, engine)
+    return out_TO.unflatten(0, x.shape[:-1])
+
+
+def soft_linear24(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    *,
+    mvue: bool = True,
+    engine: Engine = "masked",
+) -> Tensor:
+    """`F.linear` with the weight scale · S(weight) of S-STE (Hu et al., NeurIPS 2024, §4).
+
+    S is the soft threshold by the second smallest of every four along the input; its gradient
+    passes straight through. Shapes and dtypes as `linear24`; scale: float32 [1], fixed at the
+    start of training. Grad input is a dense product, grad weight MVUE or dense.
+    """
+    _check_linear(x, weight)
+    dtype = compute_dtype(x, weight)
+    soft_OI = soft_threshold24(weight.detach(), scale.float()).to(dtype)
+    x_TI = x.to(dtype).flatten(0, -2)
+    bias = None if bias is None else bias.to(dtype)
+    out_TO = _SoftLinear24.apply(x_TI, weight, bias, soft_OI, mvue, engine)
+    return out_TO.unflatten(0, x.shape[:-1])
+
+
+def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """The dtype the products run in: autocast's where it is on, else the weight's."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    if x.dtype != weight.dtype:
+        raise ValueError(
+            f"x is {x.dtype} and weight {weight.dtype}: convert one, or run under torch.autocast"
+        )
+    return weight.dtype
+
+
+def _check_linear(x: Tensor, weight: Tensor) -> None:
+    if weight.ndim != 2 or x.ndim < 2 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"x {tuple(x.shape)} and weight {tuple(weight.shape)}: "
+            "expected x [..., I] of at least 2 dimensions and weight [O, I]"
+        )
+    if torch.compiler.is_compiling():
+        return
+    if torch.is_anomaly_enabled() and weight.isnan().any():
+        raise ValueError(
+            f"weight [{weight.shape[0]}, {weight.shape[1]}] holds {int(weight.isnan().sum())} NaN: "
+            "a mask cannot be chosen from them"
+        )
+
+
+def grad_weight_from(grad_TO: Tensor, x_TI: Tensor, mvue: bool) -> Tensor:
+    """grad.T @ x, exactly or from an unbiased 2:4 sample of grad.T along tokens."""
+    if not mvue:
+        return grad_TO.T @ x_TI
+    seed = torch.randint(0, 2**62, (1,), device=grad_TO.device)
+    values_t, meta_t = mvue24(grad_TO, seed)
+    return matmul24(values_t, meta_t, x_TI)
+
+
+class _Linear24(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_TI: Tensor,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        mask: Tensor,
+        rule: Rule,
+        mvue: bool,
+        engine: Engine,
+    ) -> Tensor:
+        w24 = sparse_weight(weight_OI, mask, rule, x_TI.dtype, engine)
+        # x for grad weight; w24 as packed now, because the mask may be new by the backward.
+        ctx.save_for_backward(x_TI, *w24)
+        ctx.rule, ctx.mvue, ctx.engine = rule, mvue, engine
+        ctx.weight_dtype = weight_OI.dtype
+        return w24.mm(x_TI.T, bias_O, transpose_out=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
+        x_TI, *saved = ctx.saved_tensors
+        if ctx.engine == "masked":
+            w24 = MaskedOperand(*saved)
+        else:
+            w24 = PackedRows(*saved) if ctx.rule == "row" else PackedOperand(*saved)
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = w24.t_mm(grad_TO.T, transpose_out=True)
+        if ctx.needs_input_grad[1]:
+            grad_weight = grad_weight_from(grad_TO, x_TI, ctx.mvue).to(ctx.weight_dtype)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad_TO.sum(0)
+        return grad_x, grad_weight, grad_bias, None, None, None, None
+
+
+class _SoftLinear24(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_TI: Tensor,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        soft_OI: Tensor,
+        mvue: bool,
+        engine: Engine,
+    ) -> Tensor:
+        # The soft weight dense: it is 2:4 along the input only, so grad input is a dense product.
+        ctx.save_for_backward(x_TI, soft_OI)
+        ctx.mvue, ctx.weight_dtype = mvue, weight_OI.dtype
+        if engine == "masked":
+            return F.linear(x_TI, soft_OI, bias_O)
+        w24 = PackedRows(*pack24(soft_OI, select24(soft_OI, "row")))
+        return w24.mm(x_TI.T, bias_O, transpose_out=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
+        x_TI, soft_OI = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad_TO @ soft_OI
+        if ctx.needs_input_grad[1]:
+            grad_weight = grad_weight_from(grad_TO, x_TI, ctx.mvue).to(ctx.weight_dtype)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad_TO.sum(0)
+        return grad_x, grad_weight, grad_bias, None, None, None

@@ -1,0 +1,123 @@
+"""The sparse operand of a product, in the two forms that can be multiplied.
+
+    native    packed values and metadata through ops/: sparse tensor cores where a kernel is
+              loaded, the plain-PyTorch definition elsewhere
+    masked    a dense tensor with zeros: any device, same numerics, no speed-up
+
+An operand knows its two products, x24 @ b and x24.T @ b; the gradient files are written with
+those and do not see which form runs. They are NamedTuples of tensors so that a gradient
+function can save one (`ctx.save_for_backward(*operand)`) and build it again.
+
+Dimension key:  R rows   C columns (contracted by `mm`)   N columns of b
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparsetrain.ops import (
+    apply24,
+    mask24,
+    matmul24,
+    pack24,
+    select24,
+    sparsify24,
+    squared_relu24,
+    squared_relu24_backward,
+    unpack24,
+)
+from sparsetrain.pattern import Rule
+
+Engine = Literal["masked", "native"]
+ENGINES: tuple[Engine, ...] = ("masked", "native")
+
+
+class MaskedOperand(NamedTuple):
+    """x with its pruned entries zero. `columns` is None where one mask serves both
+    orientations."""
+
+    rows_RC: Tensor
+    columns_RC: Tensor | None = None
+
+    def mm(self, b_CN: Tensor, bias: Tensor | None = None, transpose_out: bool = False) -> Tensor:
+        return _dense_mm(self.rows_RC, b_CN, bias, transpose_out)
+
+    def t_mm(self, b_RN: Tensor, transpose_out: bool = False) -> Tensor:
+        columns_RC = self.rows_RC if self.columns_RC is None else self.columns_RC
+        return _dense_mm(columns_RC.T, b_RN, None, transpose_out)
+
+    def squared_relu_backward(self, grad_RC: Tensor) -> tuple[MaskedOperand, Tensor]:
+        rows_RC = 2 * self.rows_RC.sqrt() * grad_RC
+        columns_RC = None if self.columns_RC is None else 2 * self.columns_RC.sqrt() * grad_RC
+        return MaskedOperand(rows_RC, columns_RC), rows_RC.sum(0, dtype=torch.float32)
+
+
+class PackedOperand(NamedTuple):
+    """x packed in both orientations."""
+
+    values: Tensor
+    meta: Tensor
+    values_t: Tensor
+    meta_t: Tensor
+
+    def mm(self, b_CN: Tensor, bias: Tensor | None = None, transpose_out: bool = False) -> Tensor:
+        return matmul24(self.values, self.meta, b_CN, bias, transpose_out)
+
+    def t_mm(self, b_RN: Tensor, transpose_out: bool = False) -> Tensor:
+        return matmul24(self.values_t, self.meta_t, b_RN, None, transpose_out)
+
+    def squared_relu_backward(self, grad_RC: Tensor) -> tuple[PackedOperand, Tensor]:
+        values, values_t, column_sums = squared_relu24_backward(grad_RC, *self)
+        return PackedOperand(values, self.meta, values_t, self.meta_t), column_sums
+
+
+class PackedRows(NamedTuple):
+    """x packed along its rows only: its mask is not 2:4 along the columns, so x24.T @ b is
+    dense."""
+
+    values: Tensor
+    meta: Tensor
+
+    def mm(self, b_CN: Tensor, bias: Tensor | None = None, transpose_out: bool = False) -> Tensor:
+        return matmul24(self.values, self.meta, b_CN, bias, transpose_out)
+
+    def t_mm(self, b_RN: Tensor, transpose_out: bool = False) -> Tensor:
+        return _dense_mm(unpack24(self.values, self.meta).T, b_RN, None, transpose_out)
+
+
+WeightOperand = MaskedOperand | PackedOperand | PackedRows
+ActivationOperand = MaskedOperand | PackedOperand
+
+
+def sparse_weight(
+    weight_OI: Tensor, mask: Tensor, rule: Rule, dtype: torch.dtype, engine: Engine
+) -> WeightOperand:
+    """The weight under its mask, rounded to `dtype` once, after the choice."""
+    if engine == "masked":
+        w24_OI = mask24(weight_OI, mask).to(dtype)
+        return MaskedOperand(w24_OI)
+    if rule == "row":
+        return PackedRows(*pack24(weight_OI.to(dtype), mask))
+    return PackedOperand(*apply24(weight_OI, mask, dtype))
+
+
+def sparse_squared_relu(z_TH: Tensor, rule: Rule, engine: Engine) -> ActivationOperand:
+    """relu(z)² made 2:4 along features and along tokens."""
+    if engine == "native":
+        return PackedOperand(*squared_relu24(z_TH, rule))
+    h_TH = F.relu(z_TH).square()
+    if rule != "row":
+        return MaskedOperand(mask24(h_TH, select24(h_TH, rule)))
+    values, meta, values_t, meta_t, _ = sparsify24(h_TH, rule)
+    columns_TH = unpack24(values_t, meta_t)[:, : h_TH.shape[0]].T
+    return MaskedOperand(unpack24(values, meta), columns_TH)
+
+
+def _dense_mm(a: Tensor, b: Tensor, bias: Tensor | None, transpose_out: bool) -> Tensor:
+    if transpose_out:
+        return F.linear(b.T, a, bias)
+    return F.linear(a, b.T, bias)

@@ -1,0 +1,80 @@
+"""Memory-efficient attention from xFormers for timm's ViT blocks."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.layers.attention import Attention
+from torch import Tensor, nn
+
+from sparsetrain.nn.swap import replace_module, with_class
+
+
+class XformersAttention(Attention):
+    """timm's `Attention` with `xformers.ops.memory_efficient_attention` for the softmax part.
+
+    Same parameters, same result up to rounding. [B, N, C] → [B, N, C], CUDA only.
+    """
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        if attn_mask is not None or is_causal:
+            raise ValueError("model.attention=xformers: masked attention is not supported")
+        attend = load_memory_efficient_attention()
+        B, N, _ = x.shape
+        gate = self.gate(x).sigmoid() if self.gate is not None else None
+        q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, self.head_dim).unbind(2)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        dropout = self.attn_drop.p if self.training else 0.0
+        x = attend(q, k, v, p=dropout, scale=self.scale).reshape(B, N, self.attn_dim)
+        x = self.norm(x)
+        if gate is not None:
+            x = x * gate
+        return self.proj_drop(self.proj(x))
+
+
+def use_xformers(network: nn.Module) -> None:
+    """Swap every timm `Attention` of the network, in place.
+
+    Raises ValueError naming the cause where xFormers cannot run here, and where the network has
+    no such attention.
+    """
+    load_memory_efficient_attention()
+    if not torch.cuda.is_available():
+        raise ValueError(
+            "model.attention=xformers: xFormers computes attention on CUDA devices only and none "
+            "is available; use model.attention=sdpa"
+        )
+    layers = [m for m in network.modules() if type(m) is Attention]
+    if not layers:
+        raise ValueError(
+            "model.attention=xformers: the network has no timm Attention layer to swap; "
+            "use model.attention=sdpa"
+        )
+    for layer in layers:
+        replace_module(network, layer, with_class(layer, XformersAttention))
+
+
+def load_memory_efficient_attention() -> Callable[..., Any]:
+    """xFormers' attention function. Raises ValueError naming why it cannot be loaded."""
+    try:
+        with warnings.catch_warnings():
+            # Deprecations inside xFormers on newer torch; nothing a user of ours can act on.
+            warnings.simplefilter("ignore")
+            ops = importlib.import_module("xformers.ops")
+            binary = importlib.import_module("xformers._cpp_lib")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ValueError(f"model.attention=xformers: xFormers cannot be imported: {error}") from None
+    broken = getattr(binary, "_cpp_library_load_exception", None)
+    if broken is not None:
+        built = " ".join(str(broken).split("Please reinstall")[0].split())
+        raise ValueError(
+            f"model.attention=xformers: {built} Cause: {broken.__cause__ or broken}. "
+            "Use model.attention=sdpa, or install an xFormers built for this torch and CUDA"
+        )
+    return ops.memory_efficient_attention

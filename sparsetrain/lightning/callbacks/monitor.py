@@ -1,0 +1,106 @@
+"""What a sparse run logs about itself: density, flips, energy, throughput."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+
+from sparsetrain.lightning.callbacks.sparsify import SparsifyModel
+from sparsetrain.lightning.flops import dense_peak_flops, training_flops_per_image
+from sparsetrain.nn import LayerStats, inspect
+
+
+class SparsityMonitor(pl.Callback):
+    """Log sparsity and throughput every `trainer.log_every_n_steps` optimizer steps.
+
+    sparsity/density, sparsity/kept_energy/<layer>, sparsity/kept_energy, sparsity/flip_rate (of
+    the virtual masks in dense phases), perf/step_ms (wall time from one optimizer step to the
+    next, data loading included), perf/images_per_s (all processes), perf/sparsify_ms (choosing
+    the masks once), perf/mfu (dense-equivalent FLOPs over the dense peak of the GPU; absent
+    where the peak is not known).
+    """
+
+    def __init__(self) -> None:
+        self.images_per_s: float | None = None
+        self.stats: list[LayerStats] = []
+        self._flops: float | None = None
+        self._masks_logged = -1
+        self._start: tuple[int, float] | None = None  # optimizer step, time
+        self._images = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start, self._images = None, 0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._flops is None and dense_peak_flops(pl_module.device) is not None:
+            self._flops = training_flops_per_image(pl_module, batch[0])
+        if self._start is None:
+            self._start = trainer.global_step, time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self._images += len(batch[0]) * trainer.world_size
+        step = trainer.global_step
+        due = step % trainer.log_every_n_steps == 0 and self._start and step > self._start[0]  # type: ignore[attr-defined]
+        if due:
+            metrics = self._throughput(trainer, pl_module) | self._sparsity(trainer, pl_module)
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=step - 1)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Validation and checkpoints are not training time.
+        self._start, self._images = None, 0
+
+    def _throughput(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
+        assert self._start is not None
+        first, start = self._start
+        now, step = time.perf_counter(), trainer.global_step
+        self.images_per_s = self._images / (now - start)
+        metrics = {
+            "perf/step_ms": 1000 * (now - start) / (step - first),
+            "perf/images_per_s": self.images_per_s,
+        }
+        peak = dense_peak_flops(pl_module.device)
+        if self._flops is not None and peak is not None:
+            per_gpu = self.images_per_s / trainer.world_size
+            metrics["perf/mfu"] = per_gpu * self._flops / peak
+        self._start, self._images = (step, now), 0
+        return metrics
+
+    def _sparsity(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
+        sparsify = next((c for c in trainer.callbacks if isinstance(c, SparsifyModel)), None)  # type: ignore[attr-defined]
+        if sparsify is None or sparsify.masks_step == self._masks_logged:
+            return {}
+        self._masks_logged = sparsify.masks_step
+        self.stats = inspect(pl_module)
+        return sparsity_metrics(self.stats, sparsify.sparsify_time.milliseconds())
+
+
+def sparsity_metrics(stats: list[LayerStats], sparsify_ms: float | None) -> dict[str, float]:
+    """The `sparsity/` keys of one moment; layer names with `_` for `.`."""
+    if not stats:
+        return {}
+    numel = [s.shape[0] * s.shape[1] for s in stats]
+    total = sum(numel)
+    metrics = {
+        "sparsity/density": sum(s.density * n for s, n in zip(stats, numel, strict=True)) / total,
+        "sparsity/kept_energy": sum(s.kept_energy for s in stats) / len(stats),
+    }
+    flips = [s.flip_rate * n for s, n in zip(stats, numel, strict=True) if s.flip_rate is not None]
+    if len(flips) == len(stats):
+        metrics["sparsity/flip_rate"] = sum(flips) / total
+    for s in stats:
+        metrics[f"sparsity/kept_energy/{s.name.replace('.', '_')}"] = s.kept_energy
+    if sparsify_ms is not None:
+        metrics["perf/sparsify_ms"] = sparsify_ms
+    return metrics

@@ -1,0 +1,50 @@
+"""Checkpoints that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, syncs, renames: a kill at any moment leaves the old file or the
+    new one.
+
+    Lightning's own writer goes through the system's temporary folder, where the last move is a
+    copy if that is another file system.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        with unfinished.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of this package on the CPU, tensors and plain values only.
+
+    Raises FileNotFoundError naming the nearest checkpoints, ValueError if it is none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(path.parent.glob("*.ckpt")) or sorted(Path("runs").glob("**/*.ckpt"))
+        found = ", ".join(str(p) for p in near[:5]) or "no .ckpt file there or under runs/"
+        raise FileNotFoundError(f"checkpoint={path} does not exist; found: {found}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"checkpoint={path} cannot be read: {error}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"checkpoint={path} has no state_dict: it is no training checkpoint")
+    return checkpoint

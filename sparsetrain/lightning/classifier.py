@@ -1,0 +1,149 @@
+"""Image classification: the LightningModule of the recipes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW with a linear warm-up and a cosine decay, per optimizer step.
+
+    lr: peak learning rate at a global batch of `lr_batch` images, scaled linearly with the
+        global batch; with lr_batch None it is used as it is.
+    weight_decay: not applied to biases, norms and what the model names (`no_weight_decay`).
+    warmup_epochs, warmup_lr: linear from warmup_lr (scaled as lr is); min_lr: where the cosine
+        ends. layer_decay: factor per block from the head down, None for one rate everywhere.
+    """
+
+    lr: float
+    lr_batch: int | None = None
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup_epochs: float = 5.0
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-5
+    layer_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Label smoothing, mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019), as timm's.
+
+    mixup, cutmix: alpha of the Beta distribution, 0 for off. prob: chance that a batch is
+    mixed; switch_prob: chance of cutmix where both are on.
+    """
+
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    prob: float = 1.0
+    switch_prob: float = 0.5
+
+    @property
+    def active(self) -> bool:
+        return self.prob > 0 and (self.mixup > 0 or self.cutmix > 0)
+
+
+class Classifier(pl.LightningModule):
+    """A network trained by cross-entropy. Batches are (images [B, 3, H, W], labels [B] int64)."""
+
+    def __init__(self, network: nn.Module, optimizer: AdamW, mix: Mix, num_classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.adamw = optimizer
+        self.mix = mix
+        self.mixup = _make_mixup(mix, num_classes) if mix.active else None
+        self.top1 = MulticlassAccuracy(num_classes, average="micro")
+        self.top5 = MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        if self.mixup is not None:
+            if len(images) % 2:
+                raise ValueError(
+                    f"data.batch_size={len(images)}: mixup and cutmix mix pairs; make it even, "
+                    "or set mix.mixup=0 mix.cutmix=0"
+                )
+            images, targets = self.mixup(images, labels)
+            loss = F.cross_entropy(self(images), targets.to(images.dtype))
+        else:
+            smoothing = self.mix.label_smoothing
+            loss = F.cross_entropy(self(images), labels, label_smoothing=smoothing)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        logits = self(images)
+        self.top1(logits, labels)
+        self.top5(logits, labels)
+        loss = F.cross_entropy(logits.float(), labels)
+        size = len(labels)
+        self.log("val/loss", loss, on_epoch=True, sync_dist=True, batch_size=size)
+        self.log("val/top1", self.top1, on_epoch=True, prog_bar=True, batch_size=size)
+        self.log("val/top5", self.top5, on_epoch=True, batch_size=size)
+
+    def configure_optimizers(self) -> Any:
+        trainer, spec = self.trainer, self.adamw
+        total = trainer.estimated_stepping_batches
+        if not math.isfinite(total):
+            raise ValueError("trainer.max_epochs=-1: the cosine schedule needs an end; set it")
+        factor = 1.0 if spec.lr_batch is None else self._global_batch() / spec.lr_batch
+        optimizer = create_optimizer_v2(
+            self.network,
+            opt="adamw",
+            lr=spec.lr * factor,
+            weight_decay=spec.weight_decay,
+            betas=tuple(spec.betas),
+            eps=spec.eps,
+            layer_decay=spec.layer_decay,
+            fused=self.device.type == "cuda",
+        )
+        total = int(total)
+        steps_per_epoch = total / max(trainer.max_epochs or 1, 1)
+        scheduler = CosineLRScheduler(
+            optimizer,
+            t_initial=max(total, 1),
+            lr_min=spec.min_lr * factor,
+            warmup_t=min(round(spec.warmup_epochs * steps_per_epoch), total),
+            warmup_lr_init=spec.warmup_lr * factor,
+            t_in_epochs=False,
+        )
+        scheduler.step_update(trainer.global_step)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        scheduler.step_update(self.trainer.global_step)
+        self.log("train/lr", self.optimizers().param_groups[-1]["lr"])  # pyright: ignore
+
+    def _global_batch(self) -> int:
+        trainer = self.trainer
+        per_process = trainer.datamodule.batch_size  # pyright: ignore[reportAttributeAccessIssue]
+        return per_process * trainer.world_size * trainer.accumulate_grad_batches
+
+
+def _make_mixup(mix: Mix, num_classes: int) -> Mixup:
+    return Mixup(
+        mixup_alpha=mix.mixup,
+        cutmix_alpha=mix.cutmix,
+        prob=mix.prob,
+        switch_prob=mix.switch_prob,
+        label_smoothing=mix.label_smoothing,
+        num_classes=num_classes,
+    )

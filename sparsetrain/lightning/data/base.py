@@ -1,0 +1,176 @@
+"""The LightningDataModule that all data sets here share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from sparsetrain.lightning.data.dataset import SeededImages
+from sparsetrain.lightning.data.loader import TrainLoader, train_position
+from sparsetrain.lightning.data.sampler import EpochSampler, EvalBatches
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set that is ready to be loaded: what `ImageData.load` returns."""
+
+    train: SeededImages
+    val: SeededImages
+    class_names: tuple[str, ...] | None
+
+
+class ImageData(pl.LightningDataModule, ABC):
+    """Batches (images float32 [B, 3, H, W], labels int64 [B]) in a reproducible order.
+
+    Rank, world size and the place to resume from are read off the trainer. Use it with
+    `Trainer(use_distributed_sampler=False)`; a replaced sampler raises.
+
+    Args:
+        batch_size: images per process and step.
+        num_workers: loading processes per training process; 0 loads in the training process.
+        img_size: edge of the square images, in pixels.
+        num_classes: outputs of the model.
+        mean, std: of each channel, subtracted from and divided into values in [0, 1].
+        seed: with epoch and index it decides order and augmentation.
+        prefetch_factor: batches loaded ahead per worker.
+
+    Raises:
+        ValueError, FileNotFoundError: one line that names the argument, its value and what to do.
+    """
+
+    label = "data"
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        num_workers: int,
+        img_size: int,
+        num_classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        prefetch_factor: int = 2,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("img_size", img_size, 1),
+            ("num_classes", num_classes, 1),
+            ("seed", seed, 0),
+            ("prefetch_factor", prefetch_factor, 1),
+        ):
+            if value < least:
+                raise ValueError(f"data.{name}={value} must be at least {least}")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.img_size = img_size
+        self.num_classes = num_classes
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.seed = seed
+        self.prefetch_factor = prefetch_factor
+        self._splits: Splits | None = None
+
+    @abstractmethod
+    def load(self) -> Splits:
+        """Open the data set; called once per process."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open both splits. Further calls, for any stage, do nothing."""
+        if self._splits is None:
+            self._splits = self.load()
+
+    @property
+    def splits(self) -> Splits:
+        if self._splits is None:
+            raise RuntimeError(f"{type(self).__name__} is not open yet; call setup() first")
+        return self._splits
+
+    @property
+    def num_train(self) -> int:
+        return len(self.splits.train)
+
+    @property
+    def class_names(self) -> list[str] | None:
+        names = self.splits.class_names
+        return None if names is None else list(names)
+
+    @property
+    def name(self) -> str:
+        """As "digits (1,437 train / 360 val)"."""
+        return f"{self.label} ({self.num_train:,} train / {len(self.splits.val):,} val)"
+
+    def train_dataloader(self) -> DataLoader:
+        """Whole shuffled batches, from where the trainer stands."""
+        rank, world_size = self._place()
+        sampler = EpochSampler(
+            self.num_train,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        if self.trainer is not None:
+            position = train_position(self.trainer)
+            sampler.set_epoch(position.epoch)
+            sampler.skip(position.epoch, position.batch)
+        return TrainLoader(
+            self.splits.train,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=True,
+            **self._options(),
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Every validation sample once across processes, in order."""
+        rank, world_size = self._place()
+        batches = EvalBatches(
+            len(self.splits.val), batch_size=self.batch_size, rank=rank, world_size=world_size
+        )
+        return DataLoader(self.splits.val, batch_sampler=batches, **self._options())
+
+    def _place(self) -> tuple[int, int]:
+        """(rank, world size); a module without a trainer is alone."""
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "pin_memory": torch.cuda.is_available(),
+            "persistent_workers": self.num_workers > 0,
+            "prefetch_factor": self.prefetch_factor if self.num_workers > 0 else None,
+            # Its own, because making an iterator draws from the global generator otherwise, and
+            # a resumed run makes a different number of them.
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
+
+def check_class_count(count: int, num_classes: int, where: str) -> None:
+    """Raise ValueError unless the data set and the model have as many classes."""
+    if count != num_classes:
+        raise ValueError(
+            f"{where} has {count} classes but model.num_classes={num_classes}; "
+            f"set model.num_classes={count}"
+        )
+
+
+def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
+    """Raise ValueError if a label is outside [0, num_classes), naming the first such sample."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        first, low, high = wrong[0], labels.min(), labels.max()
+        fix = f"set model.num_classes={high + 1}" if low >= 0 else "drop the negative labels"
+        raise ValueError(
+            f"{where}: label {labels[first]} of sample {first:,} is not below "
+            f"model.num_classes={num_classes} and at least 0; labels run {low}..{high}: {fix}"
+        )

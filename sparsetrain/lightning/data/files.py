@@ -1,0 +1,59 @@
+"""Find a data set's files under `root`, and say what was found when they are not there."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+TRAIN_WORDS = ("train",)
+VAL_WORDS = ("val", "test")
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+
+
+def existing_root(root: str | Path | None, wanted: str) -> Path:
+    """`root` as a folder that exists.
+
+    Raises:
+        FileNotFoundError: naming what was `wanted` and the nearest names that do exist.
+    """
+    if root is None:
+        raise FileNotFoundError(f"data.root is not set; set data.root=<folder> with {wanted}")
+    path = Path(root).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise FileNotFoundError(f"data.root={root} is a file; give the folder with {wanted}")
+    parent = path.parent
+    while not parent.is_dir():
+        parent = parent.parent
+    near = get_close_matches(path.relative_to(parent).parts[0], listing(parent), n=3, cutoff=0.5)
+    there = f"did you mean {', '.join(near)}?" if near else f"it has {some(listing(parent))}"
+    raise FileNotFoundError(
+        f"data.root={root} does not exist; wanted {wanted}. In {parent}: {there}"
+    )
+
+
+def split_files(root: Path, suffix: str) -> tuple[list[Path], list[Path]]:
+    """(train, validation) files below `root` that end in `suffix`, sorted.
+
+    The split is a word in the path below `root`: "train"; else "val"; else, when no file says
+    "val", "test" (published test labels are often withheld).
+    """
+    files = sorted(path for path in root.rglob(f"*{suffix}") if path.is_file())
+    names = {path: path.relative_to(root).as_posix().lower() for path in files}
+    train = [path for path in files if "train" in names[path]]
+    rest = [path for path in files if "train" not in names[path]]
+    for word in VAL_WORDS:
+        if val := [path for path in rest if word in names[path]]:
+            return train, val
+    return train, []
+
+
+def listing(folder: Path) -> list[str]:
+    """Names in `folder`, sorted, those that start with a dot left out."""
+    return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def some(names: list[str], most: int = 6) -> str:
+    """The first few of `names`, for one line of an error."""
+    if not names:
+        return "nothing"
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

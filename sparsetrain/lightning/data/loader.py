@@ -1,0 +1,80 @@
+"""Where a training run goes on, and the loader that Lightning accepts as resumable.
+
+Lightning 2.6 restores its progress counters from a checkpoint, then asks for the train loader and
+makes its iterator at once: before it has turned "stopped in the last batch of epoch e" into epoch
+e + 1, and before it calls `set_epoch`. Workers start prefetching there, so the position has to be
+right when the loader is made. `train_position` draws that conclusion from the same counters.
+"""
+
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from sparsetrain.lightning.data.sampler import EpochSampler
+
+
+class Position(NamedTuple):
+    """The next training batch: `batch` batches of `epoch` are done."""
+
+    epoch: int
+    batch: int
+
+
+def train_position(trainer: pl.Trainer) -> Position:
+    """The batch that `trainer` will train on next, in a fresh or a resumed run.
+
+    A batch counts when its optimizer step is in the checkpoint: `processed` includes the batch
+    whose `on_train_batch_end` wrote it, and leaves out one that an exception cut short.
+    (`trainer.current_epoch` still names the old epoch in a checkpoint written at its end.)
+    """
+    loop: Any = trainer.fit_loop  # its counters are typed as their base class, without `processed`
+    epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress
+    between_epochs = epochs.ready == epochs.processed
+    if between_epochs:
+        return Position(epochs.processed, 0)
+    last_is_done = batches.is_last_batch and batches.current.processed == batches.current.ready
+    if last_is_done:
+        return Position(epochs.processed + 1, 0)
+    return Position(epochs.processed, batches.current.processed)
+
+
+class TrainLoader(DataLoader):
+    """A DataLoader over an `EpochSampler` that a mid-epoch checkpoint can be resumed with.
+
+    Its place comes from the trainer's counters, so the state it saves is only what must be the
+    same for that place to mean the same samples.
+    """
+
+    def state_dict(self) -> dict[str, int]:
+        """Samples, seed and global batch size that the order of this epoch rests on."""
+        sampler = self.sampler
+        assert isinstance(sampler, EpochSampler)
+        return {
+            "num_train": sampler.length,
+            "seed": sampler.seed,
+            "global_batch": sampler.batch_size * sampler.world_size,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that a resume in the middle of an epoch finds the order it was saved with.
+
+        Raises:
+            ValueError: naming what changed. At an epoch's start anything may have changed.
+        """
+        sampler = self.sampler
+        assert isinstance(sampler, EpochSampler)
+        if sampler.skipped[1] == 0:
+            return
+        now = self.state_dict()
+        changed = [
+            f"{name} {state_dict.get(name)} -> {value}"
+            for name, value in now.items()
+            if state_dict.get(name) != value
+        ]
+        if changed:
+            raise ValueError(
+                f"checkpoint from batch {sampler.skipped[1]} of epoch {sampler.skipped[0]} cannot "
+                f"be resumed exactly: {', '.join(changed)}; restore these (global_batch = "
+                "data.batch_size x processes) or resume from a checkpoint of an epoch's end"
+            )

@@ -1,0 +1,98 @@
+"""WebDataset shards (tar files) read at random: index the offsets once, then seek.
+
+A sample is the members that share a key, which is the path up to the first dot of its last part:
+`<key>.jpg` (or .jpeg, .png) holds the image and `<key>.cls` the label in ASCII.
+Format: the WebDataset README, "The WebDataset Format". Other members are skipped.
+"""
+
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from sparsetrain.lightning.data.dataset import decode
+
+SHARD_IMAGES = ("jpg", "jpeg", "png")
+
+
+class ShardIndex(NamedTuple):
+    """Where one shard's images are: int64 [N] each, in the order of the tar file."""
+
+    offsets: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
+
+
+class ShardSource:
+    """All samples of several shards. One seek and one read per image, no file kept open.
+
+    Raises:
+        ValueError: a shard that is not a whole tar file, or has no samples, or one without label.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files = files
+        indices = [index_shard(path) for path in files]
+        self.shards = np.repeat(np.arange(len(files)), [len(index.labels) for index in indices])
+        self.offsets = np.concatenate([index.offsets for index in indices])
+        self.sizes = np.concatenate([index.sizes for index in indices])
+        self.labels = np.concatenate([index.labels for index in indices])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        path = self.files[self.shards[index]]
+        offset = int(self.offsets[index])
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(int(self.sizes[index]))
+        return decode(data, f"at byte {offset:,} of {path}"), int(self.labels[index])
+
+
+def index_shard(path: Path) -> ShardIndex:
+    """Read a shard's headers and labels; image data is seeked over."""
+    images: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    try:
+        with tarfile.open(path, "r:") as shard:
+            for member in shard:
+                key, kind = split_key(member.name)
+                if kind in SHARD_IMAGES:
+                    images[key] = member.offset_data, member.size
+                elif kind == "cls":
+                    labels[key] = read_label(shard, member, path)
+    except tarfile.TarError as error:
+        raise ValueError(
+            f"shard {path} is not a whole tar file ({error}); fetch it again"
+        ) from error
+    if not images:
+        raise ValueError(f"shard {path} has no images ({', '.join(SHARD_IMAGES)}); remove it")
+    if unlabelled := [key for key in images if key not in labels]:
+        raise ValueError(
+            f"shard {path} has {len(unlabelled)} image(s) without a .cls label, the first "
+            f"{unlabelled[0]!r}; labels must be <key>.cls in the same shard"
+        )
+    places = np.array(list(images.values()), dtype=np.int64)
+    return ShardIndex(places[:, 0], places[:, 1], np.array([labels[key] for key in images]))
+
+
+def split_key(name: str) -> tuple[str, str]:
+    """("a/b", "jpg") for "a/b.jpg": the sample's key and what the member holds, lower case."""
+    folder, _, file = name.rpartition("/")
+    stem, _, kind = file.partition(".")
+    return f"{folder}/{stem}", kind.lower()
+
+
+def read_label(shard: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
+    """The integer in a .cls member."""
+    file = shard.extractfile(member)
+    text = b"" if file is None else file.read()
+    if not text.strip().lstrip(b"-").isdigit():
+        raise ValueError(
+            f"shard {path}: {member.name} holds {text[:20]!r}, not a class number; "
+            "write the label as ASCII digits"
+        )
+    return int(text)

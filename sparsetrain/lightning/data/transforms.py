@@ -1,0 +1,120 @@
+"""Image transforms through timm: random for training, fixed for evaluation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from timm.data import create_transform  # pyright: ignore[reportPrivateImportUsage]
+from timm.data.transforms import str_to_interp_mode
+from torchvision import transforms as tv
+
+from sparsetrain.lightning.data.dataset import Transform
+
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "random")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """The random part of a training transform. The defaults are all off.
+
+    Args:
+        auto_augment: timm's policy string, as "rand-m9-mstd0.5-inc1" (RandAugment) or "3a"
+            (DeiT III's three augmentations); None is off.
+        reprob: probability of random erasing.
+        remode: what an erased rectangle is filled with: "const" (0), "rand" (one colour) or
+            "pixel" (noise).
+        hflip: probability of a horizontal flip.
+        scale: area range of RandomResizedCrop, as (0.08, 1.0); None resizes the whole image.
+        color_jitter: strength for brightness, contrast and saturation; None is off. timm leaves
+            it out next to an `auto_augment` other than "3a".
+        interpolation: "bilinear", "bicubic", "nearest", "lanczos", or "random" for either of the
+            first two, which needs `scale`.
+
+    Raises:
+        ValueError: for a value outside these.
+    """
+
+    auto_augment: str | None = None
+    reprob: float = 0.0
+    remode: str = "pixel"
+    hflip: float = 0.0
+    scale: Sequence[float] | None = None
+    color_jitter: float | None = None
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        for name in ("reprob", "hflip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augment.{name}={getattr(self, name)} is not in [0, 1]")
+        if self.remode not in ("const", "rand", "pixel"):
+            raise ValueError(f"augment.remode={self.remode!r} is not const, rand or pixel")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"augment.interpolation={self.interpolation!r} is not one of {INTERPOLATIONS}"
+            )
+        if self.scale is None:
+            if self.interpolation == "random":
+                raise ValueError(
+                    "augment.interpolation='random' needs augment.scale; name one interpolation"
+                )
+        elif len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(
+                f"augment.scale={list(self.scale)} is not [low, high] with 0 < low <= high <= 1"
+            )
+
+
+def train_transform(
+    augment: Augment, img_size: int, mean: Sequence[float], std: Sequence[float]
+) -> Transform:
+    """PIL RGB image -> float32 [3, img_size, img_size], normalised, augmented at random."""
+    parts: Any = create_transform(
+        img_size,
+        is_training=True,
+        separate=True,
+        scale=None if augment.scale is None else (augment.scale[0], augment.scale[1]),
+        hflip=augment.hflip,
+        color_jitter=augment.color_jitter,  # pyright: ignore[reportArgumentType] (None is off)
+        auto_augment=augment.auto_augment,
+        interpolation=augment.interpolation,
+        mean=tuple(mean),
+        std=tuple(std),
+        re_prob=augment.reprob,
+        re_mode=augment.remode,
+    )
+    steps = [step for part in parts for step in part.transforms]
+    if augment.scale is None:
+        steps[0] = resize(img_size, augment.interpolation)
+    return tv.Compose(steps)
+
+
+def eval_transform(
+    img_size: int, crop_pct: float, interpolation: str, mean: Sequence[float], std: Sequence[float]
+) -> Transform:
+    """PIL RGB image -> float32 [3, img_size, img_size]: resize, centre crop, normalise.
+
+    `crop_pct` is the cropped part of the resized shorter edge, in (0, 1].
+    """
+    if not 0 < crop_pct <= 1:
+        raise ValueError(f"crop_pct={crop_pct} is not in (0, 1]; timm's default is 0.875")
+    transform: Any = create_transform(
+        img_size,
+        is_training=False,
+        crop_pct=crop_pct,
+        interpolation="bilinear" if interpolation == "random" else interpolation,
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+    return transform
+
+
+def resize_transform(img_size: int, mean: Sequence[float], std: Sequence[float]) -> Transform:
+    """PIL RGB image -> float32 [3, img_size, img_size]: resize and normalise, nothing random."""
+    return tv.Compose(
+        [resize(img_size, "bilinear"), tv.ToTensor(), tv.Normalize(tuple(mean), tuple(std))]
+    )
+
+
+def resize(img_size: int, interpolation: str) -> tv.Resize:
+    """The whole image to [img_size, img_size], aspect ratio not kept."""
+    mode: Any = str_to_interp_mode(interpolation)
+    return tv.Resize((img_size, img_size), interpolation=mode)

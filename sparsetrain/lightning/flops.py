@@ -1,0 +1,46 @@
+"""Floating-point operations of a training step, and what a GPU can do dense."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from sparsetrain.nn import SparseLinear, SparseMlp
+
+# Dense bf16 tensor-core FLOP/s from the vendors' datasheets (SXM parts where they differ).
+_PEAKS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A10G": 70e12,
+    "RTX 4090": 165e12,
+}
+
+
+def dense_peak_flops(device: torch.device) -> float | None:
+    """Dense bf16 FLOP/s of a CUDA device by its name; None where it is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in _PEAKS.items() if key in name), None)
+
+
+@torch.no_grad()
+def training_flops_per_image(module: pl.LightningModule, images: Tensor) -> float:
+    """Dense FLOPs of forward and backward for one image: three times the dense forward."""
+    sparse = [m for m in module.modules() if isinstance(m, (SparseLinear, SparseMlp)) and m.sparse]
+    training = module.training
+    module.eval()
+    for layer in sparse:
+        layer.sparse = False
+    with FlopCounterMode(display=False) as counter:
+        module(images[:1])
+    for layer in sparse:
+        layer.sparse = True
+    module.train(training)
+    return 3.0 * counter.get_total_flops()

@@ -1,0 +1,53 @@
+"""Activation 2:4: the hidden activations of an MLP, made 2:4 through squared ReLU.
+
+    What it does    replaces the activation by h = relu(z)² and keeps 2 of every 4 of h; with h
+                    50–95 % zero by itself little is lost: of the non-zeros 18.8 % at density
+                    0.5, 3.6 % at 0.2, 0.24 % at 0.05
+    Products        h @ w2.T, dh @ h (grad w2), dz @ w1 and dz.T @ x: four of six with dense
+                    weights, all six with transposable 2:4 weights
+    When            from scratch (it changes the activation), after a dense warm-up while h is
+                    still dense
+    Source          Haziza et al. 2025; So et al. 2021 (Primer, squared ReLU)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sparsetrain.autograd import Engine, squared_relu_mlp24
+from sparsetrain.pattern import RULES, Rule
+
+
+@dataclass(frozen=True)
+class Activation24:
+    """Hidden activations of MLPs 2:4, along features and along tokens.
+
+    rule: `transposable` (one mask on tiles of 4 tokens × 4 features serves both) or `row` (each
+        orientation has its own best mask).
+    """
+
+    rule: Rule = "transposable"
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"rule={self.rule!r}: choose one of {', '.join(RULES)}")
+
+    def mlp(
+        self,
+        x: Tensor,
+        w1: Tensor,
+        b1: Tensor | None,
+        w2: Tensor,
+        b2: Tensor | None,
+        mask1: Tensor | None,
+        mask2: Tensor | None,
+        engine: Engine,
+    ) -> Tensor:
+        return squared_relu_mlp24(
+            x, w1, b1, w2, b2, mask1=mask1, mask2=mask2, rule=self.rule, engine=engine
+        )
+
+    def describe(self) -> str:
+        return f"2:4 activation, {self.rule}, squared ReLU"

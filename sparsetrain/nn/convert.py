@@ -1,0 +1,188 @@
+"""Make a model sparse, once, before its optimizer is made; and undo it."""
+
+from __future__ import annotations
+
+import difflib
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+from torch import nn
+
+from sparsetrain.autograd import ENGINES, Engine
+from sparsetrain.methods import SRSTE, SSTE, WeightMethod
+from sparsetrain.nn.linear import SparseLinear
+from sparsetrain.nn.mlp import SparseMlp, is_mlp, why_not
+from sparsetrain.nn.report import LayerReport, Report
+from sparsetrain.nn.sparsity import Sparsity
+from sparsetrain.nn.swap import replace_module
+
+
+def sparsify(
+    model: nn.Module, sparsity: Sparsity, engine: Engine | Literal["auto"] = "auto"
+) -> Report:
+    """Convert the layers of `model` that `sparsity` names, in place, and say what became of each.
+
+    Parameters are shared with the dense layers and keep their names: state dicts, optimizers
+    and checkpoints do not change. Call it before the optimizer and before any wrapping (DDP,
+    FSDP, torch.compile).
+
+    engine: `auto` takes the fastest that the model's device has and says which.
+
+    Raises ValueError if a glob matches no linear layer, if nothing could be converted, or if
+    the model is sparse already.
+    """
+    if any(isinstance(m, (SparseLinear, SparseMlp)) for m in model.modules()):
+        raise ValueError("the model is sparse already: call densify(model) first")
+    if sparsity.dense:
+        return Report((), (), ("Nothing to make sparse: weight and activation are both None.",))
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    included = _match(linears, sparsity)
+    engine, engine_reason = _resolve_engine(engine, model)
+
+    converted, skipped = [], []
+    mlp_names, reasons = [], {}
+    if sparsity.activation is not None:
+        mlp_names, reasons = _choose_mlps(model, included)
+    weight_reasons = _weight_obstacles(model, linears, sparsity.weight)
+    for name, linear in linears.items():
+        shape = f"{linear.out_features}×{linear.in_features}"
+        if name not in included:
+            reason = "not named by include" if not _excluded(name, sparsity) else "excluded"
+        else:
+            reason = weight_reasons.get(name)
+        if reason is None and sparsity.weight is not None:
+            layer = SparseLinear.from_dense(linear, sparsity.weight, engine)
+            replace_module(model, linear, layer)
+            row = LayerReport(name, shape, sparsity.weight.describe(), engine_reason)
+            converted.append(row)
+        elif name.rpartition(".")[0] not in mlp_names:
+            parent_reason = reasons.get(name.rpartition(".")[0])
+            text = reason or f"its MLP stays dense: {parent_reason or 'it is in none'}"
+            skipped.append(LayerReport(name, shape, "dense", reason=text))
+    for name in mlp_names:
+        dense = model.get_submodule(name)
+        mlp = SparseMlp.from_dense(dense, sparsity.activation, engine)
+        replace_module(model, dense, mlp)
+        shape = f"{mlp.fc1.in_features}→{mlp.fc1.out_features}→{mlp.fc2.out_features}"
+        row = LayerReport(name, shape, sparsity.activation.describe(), engine_reason)
+        converted.append(row)
+    if sparsity.activation is not None and not mlp_names:
+        found = "; ".join(f"{n}: {r}" for n, r in list(reasons.items())[:5]) or "no MLP is included"
+        raise ValueError(f"activation={sparsity.activation}: no MLP can take it ({found})")
+    if not converted:
+        why = "; ".join(f"{r.name}: {r.reason}" for r in skipped if r.name in included)
+        raise ValueError(f"no included layer can become 2:4 ({why})")
+    return Report(tuple(converted), tuple(skipped), _notes(sparsity))
+
+
+def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
+    """Undo `sparsify` in place; returns the model.
+
+    apply_masks: write what the sparse products used (zeros, and the soft values of S-STE) into
+        the weights first; layers in a dense phase used all of theirs (`set_sparse` changes
+        that). Otherwise the dense master weights stay as they are.
+    MLPs whose activations were 2:4 keep squared ReLU, which they were trained with.
+    """
+    for mlp in [m for m in model.modules() if isinstance(m, SparseMlp)]:
+        replace_module(model, mlp, mlp.to_dense())
+    for layer in [m for m in model.modules() if isinstance(m, SparseLinear)]:
+        if apply_masks:
+            layer.weight.data.copy_(layer.used_weight())
+        replace_module(model, layer, layer.to_dense())
+    return model
+
+
+def sparse_linears(model: nn.Module) -> dict[str, SparseLinear]:
+    """The model's sparse linear layers by name."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, SparseLinear)}
+
+
+def _match(linears: dict[str, nn.Linear], sparsity: Sparsity) -> set[str]:
+    for kind in ("include", "exclude"):
+        for glob in getattr(sparsity, kind):
+            if not any(fnmatchcase(name, glob) for name in linears):
+                raise ValueError(f"{kind}: {glob!r} matches no linear layer; {_hint(glob, linears)}")
+    return {
+        name
+        for name in linears
+        if any(fnmatchcase(name, glob) for glob in sparsity.include)
+        and not _excluded(name, sparsity)
+    }
+
+
+def _excluded(name: str, sparsity: Sparsity) -> bool:
+    return any(fnmatchcase(name, glob) for glob in sparsity.exclude)
+
+
+def _hint(glob: str, linears: dict[str, nn.Linear]) -> str:
+    if not linears:
+        return "the model has none"
+    near = difflib.get_close_matches(glob, linears, n=3, cutoff=0.4)
+    names = near + [name for name in linears if name not in near]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"it has {', '.join(names[:8])}{more}"
+
+
+def _choose_mlps(model: nn.Module, included: set[str]) -> tuple[list[str], dict[str, str]]:
+    """Names of MLPs with both linears included that can convert; and why others cannot."""
+    chosen, reasons = [], {}
+    for name, module in model.named_modules():
+        if not is_mlp(module) or not {f"{name}.fc1", f"{name}.fc2"} <= included:
+            continue
+        reason = why_not(module)
+        if reason is None and name:
+            chosen.append(name)
+        else:
+            reasons[name] = reason or "it is the model itself"
+    return chosen, reasons
+
+
+def _weight_obstacles(
+    model: nn.Module, linears: dict[str, nn.Linear], method: WeightMethod | None
+) -> dict[str, str]:
+    """Why a linear layer cannot have 2:4 weights, by name."""
+    obstacles = {}
+    for name, linear in linears.items():
+        parent = model.get_submodule(name.rpartition(".")[0])
+        both = method is not None and method.rule != "row"
+        features = {"in_features": linear.in_features}
+        if both:
+            features["out_features"] = linear.out_features
+        odd = [f"{k}={v}" for k, v in features.items() if v % 4]
+        if not name:
+            obstacles[name] = "it is the model itself: wrap it in another module"
+        elif isinstance(parent, nn.MultiheadAttention):
+            obstacles[name] = "nn.MultiheadAttention reads its weight without calling it"
+        elif type(linear) is not nn.Linear:
+            obstacles[name] = f"{type(linear).__name__} is not a plain nn.Linear"
+        elif odd:
+            obstacles[name] = f"{', '.join(odd)} is not a multiple of 4"
+        elif not linear.weight.is_floating_point():
+            obstacles[name] = f"its weight is {linear.weight.dtype}"
+    return obstacles
+
+
+def _resolve_engine(
+    engine: Engine | Literal["auto"], model: nn.Module
+) -> tuple[Engine, str]:
+    if engine == "auto":
+        device = next((p.device.type for p in model.parameters()), "cpu")
+        return "masked", f"masked: no sparse kernels for {device} in this version"
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r}: choose auto or one of {', '.join(ENGINES)}")
+    return engine, f"{engine}: asked for"
+
+
+def _notes(sparsity: Sparsity) -> tuple[str, ...]:
+    notes = []
+    if isinstance(sparsity.weight, SRSTE) and sparsity.weight.decay > 0:
+        notes.append(
+            "SR-STE: the callback SparsifyModel, or decay_pruned_weights(model, optimizer), "
+            "adds its decay in the optimizer step."
+        )
+    if isinstance(sparsity.weight, SSTE):
+        notes.append("S-STE: β was taken from the weights as they are now; load them before.")
+    if sparsity.activation is not None:
+        notes.append("The activation of the sparse MLPs is now squared ReLU.")
+    return tuple(notes)

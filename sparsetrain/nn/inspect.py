@@ -1,0 +1,54 @@
+"""What the sparsity of a model is right now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sparsetrain.nn.convert import sparse_linears
+from sparsetrain.ops import mask24
+
+
+@dataclass(frozen=True)
+class LayerStats:
+    """One sparse layer. All fractions in [0, 1].
+
+    density: share of the weight that the product uses; 1.0 in a dense phase.
+    kept_energy: share of Σ w² under the mask.
+    flip_rate: share of mask bits that changed at the last update; None before the second.
+    nan: weights that are NaN.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    density: float
+    kept_energy: float
+    flip_rate: float | None
+    nan: int
+
+
+@torch.no_grad()
+def inspect(model: nn.Module) -> list[LayerStats]:
+    """Density, kept energy and flip rate of every sparse linear layer, in model order."""
+    stats = []
+    for name, layer in sparse_linears(model).items():
+        weight = layer.weight.float()
+        energy = weight.square().sum()
+        kept = mask24(weight, layer.current_mask()).square().sum()
+        kept_energy = float(kept / energy) if energy > 0 else 1.0
+        used = int(layer.used_weight().count_nonzero())
+        density = used / weight.numel() if layer.sparse else 1.0
+        flips = None if layer.flipped is None else int(layer.flipped) / weight.numel()
+        shape = (layer.out_features, layer.in_features)
+        nan = int(weight.isnan().sum())
+        stats.append(LayerStats(name, shape, density, kept_energy, flips, nan))
+    return stats
+
+
+def density(model: nn.Module) -> float:
+    """Share of all sparse layers' weights that their products use; 1.0 without any."""
+    stats = inspect(model)
+    total = sum(s.shape[0] * s.shape[1] for s in stats)
+    return sum(s.density * s.shape[0] * s.shape[1] for s in stats) / total if total else 1.0

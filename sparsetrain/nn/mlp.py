@@ -1,0 +1,114 @@
+"""An MLP whose hidden activations are 2:4."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparsetrain.autograd import Engine
+from sparsetrain.methods import Activation24
+from sparsetrain.nn.linear import SparseLinear
+from sparsetrain.nn.swap import with_class
+
+
+class SquaredReLU(nn.Module):
+    """relu(x)² (So et al. 2021, Primer). Any shape; no parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
+class SparseMlp(nn.Module):
+    """fc1, squared ReLU, fc2 with 2:4 hidden activations; timm's `Mlp` by structure.
+
+    Parameters, their names and the other children are the dense module's own; its activation
+    becomes squared ReLU, in dense phases too. `fc1` and `fc2` may be `SparseLinear`: then their
+    masks enter the products and all six are sparse.
+
+    activation: the method; engine: see `autograd.operands`; sparse: False runs it dense.
+    """
+
+    activation: Activation24
+    engine: Engine
+    sparse: bool
+    dense_class: type[nn.Module]
+    act: nn.Module
+    fc1: nn.Linear
+    fc2: nn.Linear
+
+    @classmethod
+    def from_dense(cls, dense: nn.Module, activation: Activation24, engine: Engine) -> SparseMlp:
+        """The sparse MLP on the parameters (shared) of `dense`. See `why_not` for what it must
+        be."""
+        reason = why_not(dense)
+        if reason:
+            raise ValueError(f"{type(dense).__name__} cannot become a SparseMlp: {reason}")
+        mlp = with_class(dense, cls)
+        mlp.activation, mlp.engine, mlp.sparse = activation, engine, True
+        mlp.dense_class = type(dense)
+        mlp._modules["act"] = SquaredReLU()
+        return mlp
+
+    def to_dense(self) -> nn.Module:
+        """The dense module on the same parameters. It keeps squared ReLU, which is what the
+        parameters were trained with."""
+        mlp = with_class(self, self.dense_class)
+        for name in ("activation", "engine", "sparse", "dense_class"):
+            del mlp.__dict__[name]
+        return mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.sparse:
+            y = self.fc2(self.act(self.fc1(x)))
+        else:
+            y = self.activation.mlp(
+                x,
+                self.fc1.weight,
+                self.fc1.bias,
+                self.fc2.weight,
+                self.fc2.bias,
+                _mask_of(self.fc1),
+                _mask_of(self.fc2),
+                self.engine,
+            )
+        return self.drop2(y) if hasattr(self, "drop2") else y
+
+    def extra_repr(self) -> str:
+        state = "" if self.sparse else ", now dense"
+        return f"{self.activation.describe()}, engine={self.engine}{state}"
+
+
+def is_mlp(module: nn.Module) -> bool:
+    """Whether the module has the children of timm's `Mlp`: fc1, act, fc2."""
+    return all(isinstance(getattr(module, n, None), nn.Module) for n in ("fc1", "act", "fc2"))
+
+
+def why_not(module: nn.Module) -> str | None:
+    """Why a module with the children of an MLP cannot have 2:4 activations; None if it can."""
+    if not is_mlp(module):
+        return "it has no children fc1, act and fc2"
+    fc1, fc2 = module.fc1, module.fc2
+    if not (isinstance(fc1, nn.Linear) and isinstance(fc2, nn.Linear)):
+        return f"fc1 is {type(fc1).__name__} and fc2 {type(fc2).__name__}, not Linear"
+    if fc1.out_features != fc2.in_features:
+        return "it is gated (fc1 gives more features than fc2 takes)"
+    known = {"fc1", "act", "drop1", "norm", "fc2", "drop2", "drop"}
+    others = [name for name, _ in module.named_children() if name not in known]
+    if others:
+        return f"it has further children: {', '.join(others)}"
+    if not isinstance(getattr(module, "norm", nn.Identity()), nn.Identity):
+        return "it normalizes between act and fc2"
+    for name in ("drop1", "drop"):
+        if getattr(getattr(module, name, None), "p", 0.0):
+            return f"it drops out between act and fc2 ({name}.p > 0)"
+    bad = [f for f in (fc1.in_features, fc1.out_features, fc2.out_features) if f % 4]
+    if bad:
+        return f"{bad[0]} features are not a multiple of 4"
+    return None
+
+
+def _mask_of(linear: nn.Linear) -> Tensor | None:
+    if isinstance(linear, SparseLinear) and linear.sparse:
+        linear.expect_decay()
+        return linear.current_mask()
+    return None

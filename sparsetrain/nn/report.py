@@ -1,0 +1,49 @@
+"""What became of each layer of a model, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer. runs: what it computes; engine: on what, and why that; reason: why it stayed
+    dense, empty for a converted layer."""
+
+    name: str
+    shape: str
+    runs: str
+    engine: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Converted and skipped layers of one `sparsify` call; prints as a table."""
+
+    converted: tuple[LayerReport, ...]
+    skipped: tuple[LayerReport, ...]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.converted)} layers sparse, {len(self.skipped)} dense"]
+        rows = [(r.name, r.shape, r.runs, r.engine) for r in self.converted]
+        rows += [(r.name, r.shape, "dense", r.reason) for r in self.skipped]
+        widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+        for row in rows:
+            cells = [text.ljust(width) for text, width in zip(row[:3], widths, strict=True)]
+            lines.append("  ".join([*cells, row[3]]).rstrip())
+        return "\n".join([*lines, *self.notes])
+
+
+def grouped(rows: tuple[LayerReport, ...]) -> list[tuple[LayerReport, int]]:
+    """Rows that differ only in the numbers of their names, as one row and how many there are.
+
+    `blocks.0.mlp.fc1` … `blocks.11.mlp.fc1` become (`blocks.*.mlp.fc1`, 12).
+    """
+    groups: dict[LayerReport, int] = {}
+    for row in rows:
+        parts = ["*" if part.isdigit() else part for part in row.name.split(".")]
+        key = LayerReport(".".join(parts), row.shape, row.runs, row.engine, row.reason)
+        groups[key] = groups.get(key, 0) + 1
+    return list(groups.items())

@@ -1,0 +1,36 @@
+"""Turning one module into another on the same parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import TypeVar
+
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def with_class(module: nn.Module, cls: type[M]) -> M:
+    """A new module of class `cls` with everything `module` has.
+
+    Parameters, children and hooks are the same objects; the containers that hold them are
+    copies, so that adding to one module does not change the other.
+    """
+    new = cls.__new__(cls)
+    for name, value in module.__dict__.items():
+        new.__dict__[name] = copy.copy(value) if isinstance(value, (dict, set, list)) else value
+    return new
+
+
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `model` holds `old`, shared modules included."""
+    for parent, name in list(_holders(model, old)):
+        parent._modules[name] = new
+
+
+def _holders(model: nn.Module, child: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    for parent in model.modules():
+        for name, module in parent._modules.items():
+            if module is child:
+                yield parent, name

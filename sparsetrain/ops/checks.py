@@ -1,0 +1,94 @@
+"""The complaints that several ops share. Each names the argument, its value and what to do."""
+
+import torch
+from torch import Tensor
+
+from sparsetrain.pattern import RULES
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_dtype(name: str, dtype: torch.dtype) -> None:
+    """Refuse what is not float32, bfloat16, float16 or float64."""
+    if dtype not in FLOATS:
+        raise ValueError(f"{name}: {dtype} is not supported; use float32, bfloat16 or float16")
+
+
+def check_matrix(name: str, x: Tensor) -> None:
+    """Refuse what is not a 2-D floating-point matrix."""
+    if x.dim() != 2:
+        raise ValueError(
+            f"{name}: expected 2 dimensions, got shape {tuple(x.shape)};"
+            f" flatten the leading ones: {name}.flatten(0, -2)"
+        )
+    check_dtype(name, x.dtype)
+
+
+def check_groups(name: str, x: Tensor) -> None:
+    """Refuse what is not a floating-point matrix of whole groups of four columns."""
+    check_matrix(name, x)
+    if x.shape[1] % 4 != 0:
+        raise ValueError(
+            f"{name}: {x.shape[1]} columns are not a multiple of 4; pad the columns with zeros"
+        )
+
+
+def check_rule(rule: str) -> None:
+    """Refuse a rule that does not exist."""
+    if rule not in RULES:
+        raise ValueError(f"rule: {rule!r} is unknown; use one of {', '.join(RULES)}")
+
+
+def check_shape(name: str, x: Tensor, shape: tuple[int, ...], reason: str) -> None:
+    """Refuse a shape other than the one the other arguments call for."""
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{name}: shape {tuple(x.shape)} should be {shape}, {reason}")
+
+
+def check_bytes(name: str, x: Tensor, shape: tuple[int, ...], reason: str) -> None:
+    """Refuse a mask or metadata that is not uint8 of the given shape."""
+    if x.dtype != torch.uint8:
+        raise ValueError(f"{name}: {x.dtype} should be uint8, as select24 and pack24 make it")
+    check_shape(name, x, shape, reason)
+
+
+def check_mask(mask: Tensor, x: Tensor) -> None:
+    """Refuse a mask whose bits are not those of x, or that is elsewhere."""
+    rows, columns = x.shape
+    check_bytes("mask", mask, (rows, (columns + 7) // 8), "one bit per element of x")
+    check_device("mask", mask, "x", x)
+
+
+def check_packed(
+    values_name: str, values: Tensor, meta_name: str, meta: Tensor, rows: int, columns: int
+) -> None:
+    """Refuse a packed form that is not that of a [rows, columns] matrix."""
+    reason = f"the packed form of a {rows} x {columns} matrix"
+    check_dtype(values_name, values.dtype)
+    check_shape(values_name, values, (rows, columns // 2), reason)
+    check_bytes(meta_name, meta, (rows, (columns + 7) // 8), reason)
+    check_device(meta_name, meta, values_name, values)
+
+
+def check_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuse two tensors on different devices."""
+    if x.device != other.device:
+        raise ValueError(
+            f"{name}: on {x.device}, but {other_name} is on {other.device}; move one of them"
+        )
+
+
+def check_same_dtype(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuse two tensors of different dtypes."""
+    if x.dtype != other.dtype:
+        raise ValueError(f"{name}: {x.dtype}, but {other_name} is {other.dtype}; cast one of them")
+
+
+def check_scalar(name: str, x: Tensor, dtype: torch.dtype, other: Tensor) -> None:
+    """Refuse what is not one element of a dtype on the device of x."""
+    if x.dtype != dtype or x.numel() != 1:
+        raise ValueError(
+            f"{name}: {x.dtype} of shape {tuple(x.shape)} should be one element;"
+            f" use torch.tensor([value], dtype={dtype})"
+        )
+    check_device(name, x, "x", other)

@@ -1,0 +1,47 @@
+"""mvue24: an unbiased 2:4 sample of a gradient along tokens."""
+
+import torch
+from torch import Tensor
+
+from sparsetrain.ops.checks import check_groups, check_scalar
+from sparsetrain.reference.mvue24 import mvue24 as reference
+
+torch.library.define(
+    "sparsetrain::mvue24",
+    "(Tensor x, Tensor seed) -> (Tensor values_t, Tensor meta_t)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+def _check(x: Tensor, seed: Tensor) -> None:
+    check_groups("x", x)
+    check_scalar("seed", seed, torch.int64, x)
+
+
+@torch.library.register_fake("sparsetrain::mvue24")
+def _fake(x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+    R, C = x.shape
+    R4 = (R + 3) // 4 * 4
+    return x.new_empty(C, R4 // 2), x.new_empty(C, (R4 + 7) // 8, dtype=torch.uint8)
+
+
+@torch.library.impl("sparsetrain::mvue24", "default")
+@torch.no_grad()
+def _kernel(x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+    _check(x, seed)
+    return reference(x, seed)
+
+
+def mvue24(x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample x to 2:4 along its rows (tokens) without bias and with the least variance.
+
+    x      [R, C], C % 4 == 0; every four consecutive rows of a column are a group
+    seed   int64, one element, on x's device, so that a CUDA graph can replay with another
+
+    Returns values_t [C, R4/2] and meta_t uint8 [C, ceil(R4/8)], the packed transpose
+    (reference/pack24.py). The same x and seed give the same sample. A group that is not finite
+    comes out not finite. Chmiel et al., ICLR 2023; the sampler is in reference/mvue24.py.
+    Raises ValueError for what it does not take.
+    """
+    _check(x, seed)
+    return torch.ops.sparsetrain.mvue24(x, seed)

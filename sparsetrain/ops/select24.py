@@ -1,0 +1,44 @@
+"""select24: choose a 2:4 mask."""
+
+import torch
+from torch import Tensor
+
+from sparsetrain.ops.checks import check_groups, check_rule
+from sparsetrain.pattern import Rule
+from sparsetrain.reference.masks24 import select24 as reference
+
+torch.library.define(
+    "sparsetrain::select24", "(Tensor x, str rule) -> Tensor", tags=torch.Tag.pt2_compliant_tag
+)
+
+
+def _check(x: Tensor, rule: str) -> None:
+    check_groups("x", x)
+    check_rule(rule)
+
+
+@torch.library.register_fake("sparsetrain::select24")
+def _fake(x: Tensor, rule: Rule) -> Tensor:
+    return x.new_empty(x.shape[0], (x.shape[1] + 7) // 8, dtype=torch.uint8)
+
+
+@torch.library.impl("sparsetrain::select24", "default")
+@torch.no_grad()
+def _kernel(x: Tensor, rule: Rule) -> Tensor:
+    _check(x, rule)
+    return reference(x, rule)
+
+
+def select24(x: Tensor, rule: Rule) -> Tensor:
+    """Choose which values of x a 2:4 mask keeps, by magnitude.
+
+    x      [R, C], C % 4 == 0
+    rule   "transposable": two of every four along rows and along columns, the exact best of the
+           90 masks of each 4x4 tile; "row": the two largest of every four in a row; "greedy":
+           the tile greedy of xFormers and PyTorch, for comparison, which may keep fewer than two
+
+    Returns the mask, uint8 [R, ceil(C/8)]: column c is bit c % 8 (low first) of byte c // 8.
+    Ties, NaN and infinities: reference/masks24.py. Raises ValueError for what it does not take.
+    """
+    _check(x, rule)
+    return torch.ops.sparsetrain.select24(x, rule)

@@ -1,0 +1,44 @@
+"""soft_threshold24: the continuous 2:4 projection of S-STE."""
+
+import torch
+from torch import Tensor
+
+from sparsetrain.ops.checks import check_groups, check_scalar
+from sparsetrain.reference.soft_threshold24 import soft_threshold24 as reference
+
+torch.library.define(
+    "sparsetrain::soft_threshold24",
+    "(Tensor x, Tensor scale) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+def _check(x: Tensor, scale: Tensor) -> None:
+    check_groups("x", x)
+    check_scalar("scale", scale, torch.float32, x)
+
+
+@torch.library.register_fake("sparsetrain::soft_threshold24")
+def _fake(x: Tensor, scale: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.impl("sparsetrain::soft_threshold24", "default")
+@torch.no_grad()
+def _kernel(x: Tensor, scale: Tensor) -> Tensor:
+    _check(x, scale)
+    return reference(x, scale)
+
+
+def soft_threshold24(x: Tensor, scale: Tensor) -> Tensor:
+    """Shrink every four values of a row by their second smallest magnitude, then scale.
+
+    x       [R, C], C % 4 == 0
+    scale   float32, one element, on x's device; reference/soft_threshold24.py computes the best
+
+    Returns scale * sign(x) * max(|x| - t, 0), dense [R, C] in x's dtype, at most two non-zeros per
+    group. A group with a NaN is NaN. Hu et al., S-STE, NeurIPS 2024, arXiv 2409.09099.
+    Raises ValueError for what it does not take.
+    """
+    _check(x, scale)
+    return torch.ops.sparsetrain.soft_threshold24(x, scale)

@@ -1,0 +1,51 @@
+"""What a sparsity pattern is: small frozen types that the rest of the framework passes around."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Rule = Literal["transposable", "row", "greedy"]
+"""How the kept values of a 2:4 mask are chosen; sparsetrain/reference/masks24.py defines each."""
+
+RULES: tuple[Rule, ...] = ("transposable", "row", "greedy")
+
+
+@dataclass(frozen=True)
+class NM:
+    """At most n of every m consecutive values of a row are non-zero.
+
+    Raises ValueError unless 0 < n <= m.
+    """
+
+    n: int = 2
+    m: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.n <= self.m:
+            raise ValueError(f"n:m = {self.n}:{self.m}: n must be at least 1 and at most m")
+
+    @property
+    def density(self) -> float:
+        """The share of values kept, n / m."""
+        return self.n / self.m
+
+    def count_violations(self, x: Tensor) -> int:
+        """Count the groups of m along the last dimension with more than n non-zeros.
+
+        x: any shape whose last dimension is a multiple of m, else ValueError. NaN is a non-zero.
+        """
+        if x.dim() == 0 or x.shape[-1] % self.m != 0:
+            raise ValueError(
+                f"x: the last dimension of shape {tuple(x.shape)} is not a multiple of"
+                f" m = {self.m}; pad it with zeros"
+            )
+        groups = x.reshape(*x.shape[:-1], x.shape[-1] // self.m, self.m)
+        return int(((groups != 0).sum(dim=-1) > self.n).sum())
+
+    def holds(self, x: Tensor) -> bool:
+        """Tell whether x has the pattern along its last dimension; x as in `count_violations`."""
+        return self.count_violations(x) == 0
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"

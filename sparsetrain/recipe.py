@@ -1,0 +1,87 @@
+"""Recipes: the YAML files of recipes/ and configs/, composed by Hydra.
+
+This and cli/ are all that knows Hydra; it is imported when a recipe is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsetrain.nn import Sparsity
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def data_folder(name: str) -> Path:
+    """`configs`, `recipes` or `csrc`: inside an installed package, beside it in a checkout."""
+    packaged = PACKAGE / name
+    return packaged if packaged.is_dir() else PACKAGE.parent / name
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in data_folder("recipes").glob("*.yaml"))
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """'did you mean a, b?' where something is near, else everything there is."""
+    candidates = list(candidates)
+    near = difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {', '.join(near)}?"
+    return f"there are {', '.join(candidates)}" if candidates else "there are none"
+
+
+def store_recipes() -> None:
+    """Offer recipes/*.yaml to Hydra as the group `recipe`."""
+    for path in sorted(data_folder("recipes").glob("*.yaml")):
+        store_recipe(path)
+
+
+def store_recipe(path: Path) -> str:
+    """Offer one recipe file to Hydra; returns its name."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    # Recipes set keys of the whole config, as their header `# @package _global_` says.
+    node = OmegaConf.load(path)
+    ConfigStore.instance().store(group="recipe", name=path.stem, node=node, package="_global_")
+    return path.stem
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """The config of a run, as `python -m sparsetrain fit` would see it with these overrides."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    store_recipes()
+    if GlobalHydra.instance().is_initialized():
+        return hydra.compose("config", overrides)
+    with hydra.initialize_config_dir(str(data_folder("configs")), version_base="1.3"):
+        return hydra.compose("config", overrides)
+
+
+def resolve_sparsity(sparsity: Sparsity | None, recipe: str | None) -> Sparsity:
+    """The sparsity given, or that of a recipe. Raises ValueError unless exactly one is given,
+    or for an unknown recipe."""
+    if (sparsity is None) == (recipe is None):
+        raise ValueError(f"sparsity={sparsity!r}, recipe={recipe!r}: give exactly one of the two")
+    if sparsity is not None:
+        return sparsity
+    assert recipe is not None
+    if recipe not in recipe_names():
+        raise ValueError(f"recipe={recipe!r} is unknown: {nearest(recipe, recipe_names())}")
+    return instantiate_sparsity(compose([f"recipe={recipe}"]))
+
+
+def instantiate_sparsity(config: DictConfig) -> Sparsity:
+    """The `sparsity` node of a composed config as the frozen type."""
+    from hydra.utils import instantiate
+
+    return instantiate(config.sparsity, _convert_="all")

@@ -1,0 +1,64 @@
+"""When a run is dense and when it is sparse: pure functions of the optimizer step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Phase = Literal["dense_warmup", "sparse", "dense_tail"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Phases and mask updates of a sparse run, counted in optimizer steps (not batches).
+
+    dense_warmup: fraction of all steps trained dense at the start, in [0, 1].
+    dense_tail: fraction of all steps trained dense at the end, in [0, 1].
+        1/6 in FST (Hu et al., ICML 2024).
+    mask_every: steps between two choices of the masks. 40 in FST.
+    freeze_at: fraction of all steps after which the masks stay as they are; None: never.
+        0.0 chooses them once, at the first sparse step.
+    """
+
+    dense_warmup: float = 0.0
+    dense_tail: float = 0.0
+    mask_every: int = 1
+    freeze_at: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("dense_warmup", "dense_tail", "freeze_at"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ValueError(f"schedule.{name}={value}: give a fraction of the run in [0, 1]")
+        if self.dense_warmup + self.dense_tail > 1.0:
+            raise ValueError(
+                f"schedule.dense_warmup={self.dense_warmup} and dense_tail={self.dense_tail} "
+                "add up to more than the whole run: lower one"
+            )
+        if not isinstance(self.mask_every, int) or self.mask_every < 1:
+            raise ValueError(f"schedule.mask_every={self.mask_every}: give a whole number ≥ 1")
+
+
+def sparse_span(schedule: Schedule, total: int) -> tuple[int, int]:
+    """First sparse step and first step of the dense tail, of `total` optimizer steps."""
+    return round(schedule.dense_warmup * total), total - round(schedule.dense_tail * total)
+
+
+def phase(schedule: Schedule, step: int, total: int) -> Phase:
+    """The phase of optimizer step `step` (0-based) of `total`."""
+    start, stop = sparse_span(schedule, total)
+    if step < start:
+        return "dense_warmup"
+    return "sparse" if step < stop else "dense_tail"
+
+
+def mask_due(schedule: Schedule, step: int, total: int) -> bool:
+    """Whether the masks are chosen anew before optimizer step `step`.
+
+    Dense phases keep a virtual mask at the same pace, so that its flip rate can be watched.
+    """
+    start, _ = sparse_span(schedule, total)
+    if step in (0, start):
+        return True
+    freeze = total if schedule.freeze_at is None else round(schedule.freeze_at * total)
+    return step % schedule.mask_every == 0 and step < freeze

@@ -1,0 +1,32 @@
+"""Training with Lightning: the module, the callbacks, data in `lightning.data`."""
+
+from sparsetrain.lightning.callbacks import (
+    MaskSnapshots,
+    SaveOnInterrupt,
+    SparsifyModel,
+    SparsityMonitor,
+    StepSeed,
+    StopOnNonFinite,
+)
+from sparsetrain.lightning.checkpoint import AtomicCheckpointIO, read_checkpoint
+from sparsetrain.lightning.classifier import AdamW, Classifier, Mix
+from sparsetrain.lightning.loggers import wandb_logger
+from sparsetrain.lightning.network import build_network
+from sparsetrain.lightning.progress import progress
+
+__all__ = [
+    "AdamW",
+    "AtomicCheckpointIO",
+    "Classifier",
+    "MaskSnapshots",
+    "Mix",
+    "SaveOnInterrupt",
+    "SparsifyModel",
+    "SparsityMonitor",
+    "StepSeed",
+    "StopOnNonFinite",
+    "build_network",
+    "progress",
+    "read_checkpoint",
+    "wandb_logger",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -62,6 +63,8 @@ def use_xformers(network: nn.Module) -> None:
 
 def load_memory_efficient_attention() -> Callable[..., Any]:
     """xFormers' attention function. Raises ValueError naming why it cannot be loaded."""
+    # xFormers prints as a warning what the error below says better.
+    logging.getLogger("xformers").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             # Deprecations inside xFormers on newer torch; nothing a user of ours can act on.
@@ -74,7 +77,13 @@ def load_memory_efficient_attention() -> Callable[..., Any]:
     if broken is not None:
         built = " ".join(str(broken).split("Please reinstall")[0].split())
         raise ValueError(
-            f"model.attention=xformers: {built} Cause: {broken.__cause__ or broken}. "
+            f"model.attention=xformers: {built} Cause: {_root_cause(broken)}. "
             "Use model.attention=sdpa, or install an xFormers built for this torch and CUDA"
         )
     return ops.memory_efficient_attention
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error

@@ -86,6 +86,7 @@ class Classifier(pl.LightningModule):
             smoothing = self.mix.label_smoothing
             loss = F.cross_entropy(self(images), labels, label_smoothing=smoothing)
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[-1]["lr"])
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -130,7 +131,6 @@ class Classifier(pl.LightningModule):
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         scheduler.step_update(self.trainer.global_step)
-        self.log("train/lr", self.optimizers().param_groups[-1]["lr"])  # pyright: ignore
 
     def _global_batch(self) -> int:
         trainer = self.trainer

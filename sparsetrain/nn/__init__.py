@@ -11,7 +11,7 @@ from sparsetrain.nn.phase import (
     sparse_state,
     update_masks,
 )
-from sparsetrain.nn.report import LayerReport, Report, grouped
+from sparsetrain.nn.report import LayerReport, Report, grouped, shape_text
 from sparsetrain.nn.sparsity import Sparsity
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "inspect",
     "load_sparse_state",
     "set_sparse",
+    "shape_text",
     "sparse_linears",
     "sparse_state",
     "sparsify",

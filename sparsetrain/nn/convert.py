@@ -46,7 +46,7 @@ def sparsify(
         mlp_names, reasons = _choose_mlps(model, included)
     weight_reasons = _weight_obstacles(model, linears, sparsity.weight)
     for name, linear in linears.items():
-        shape = f"{linear.out_features}×{linear.in_features}"
+        shape = (linear.out_features, linear.in_features)
         if name not in included:
             reason = "not named by include" if not _excluded(name, sparsity) else "excluded"
         else:
@@ -64,7 +64,7 @@ def sparsify(
         dense = model.get_submodule(name)
         mlp = SparseMlp.from_dense(dense, sparsity.activation, engine)
         replace_module(model, dense, mlp)
-        shape = f"{mlp.fc1.in_features}→{mlp.fc1.out_features}→{mlp.fc2.out_features}"
+        shape = (mlp.fc1.in_features, mlp.fc1.out_features, mlp.fc2.out_features)
         row = LayerReport(name, shape, sparsity.activation.describe(), engine_reason)
         converted.append(row)
     if sparsity.activation is not None and not mlp_names:
@@ -168,7 +168,7 @@ def _resolve_engine(
 ) -> tuple[Engine, str]:
     if engine == "auto":
         device = next((p.device.type for p in model.parameters()), "cpu")
-        return "masked", f"masked: no sparse kernels for {device} in this version"
+        return "masked", f"masked: no sparse kernel for {device}"
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r}: choose auto or one of {', '.join(ENGINES)}")
     return engine, f"{engine}: asked for"

@@ -62,11 +62,11 @@ def decay_pruned_weights(model: nn.Module, optimizer: Optimizer) -> RemovableHan
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         # Set by a GradScaler on optimizers that unscale in their own kernel.
         scale = getattr(optimizer, "grad_scale", None)
-        closure = args[0] if args else kwargs.get("closure")
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
         if closure is None:
             add_decay(scale)
             return None
-        return (_then(closure, add_decay),), {}
+        return args[:1], {"closure": _then(closure, add_decay)}
 
     return optimizer.register_step_pre_hook(before_step)
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer. runs: what it computes; engine: on what, and why that; reason: why it stayed
-    dense, empty for a converted layer."""
+    """One layer. shape: (out, in) of a linear layer, (in, hidden, out) of an MLP; runs: what it
+    computes; engine: on what, and why that; reason: why it stayed dense, empty for a converted
+    layer."""
 
     name: str
-    shape: str
+    shape: tuple[int, ...]
     runs: str
     engine: str = ""
     reason: str = ""
@@ -27,13 +28,18 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{len(self.converted)} layers sparse, {len(self.skipped)} dense"]
-        rows = [(r.name, r.shape, r.runs, r.engine) for r in self.converted]
-        rows += [(r.name, r.shape, "dense", r.reason) for r in self.skipped]
+        rows = [(r.name, shape_text(r.shape), r.runs, r.engine) for r in self.converted]
+        rows += [(r.name, shape_text(r.shape), "dense", r.reason) for r in self.skipped]
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
         for row in rows:
             cells = [text.ljust(width) for text, width in zip(row[:3], widths, strict=True)]
             lines.append("  ".join([*cells, row[3]]).rstrip())
         return "\n".join([*lines, *self.notes])
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """(3072, 768) as 3072×768."""
+    return "×".join(map(str, shape))
 
 
 def grouped(rows: tuple[LayerReport, ...]) -> list[tuple[LayerReport, int]]:

@@ -1,6 +1,7 @@
 """The operators, in the namespace `sparsetrain` of torch.library.
 
-No autograd here: results carry no gradient. The functions of sparsetrain/autograd do.
+No autograd here: a backward through an op warns and gives no gradient. The functions with gradients
+are in sparsetrain/autograd.
 
 One file per op: schema, check, fake, kernel, documented function. The kernel here is the reference
 and serves every device; a kernel built for CUDA takes the place of it there. Matrices are 2-D,

@@ -12,7 +12,9 @@ Both cases are one formula. With w = min(a, sum of the other three) and H half t
 value is kept with probability w/H, and then its magnitude becomes max(a, H).
 
 Systematic sampling draws exactly two with exactly these probabilities from one number u: lay the w
-end to end; the two that cover the points u·H and u·H + H are kept.
+end to end; the two that cover the points u·H and u·H + H are kept. A single non-zero has w = a: it
+covers both points, and the zero after it, or before it if it is the last, is kept with it.
+Rounding moves a probability by about 2^-23 in float32, and it never changes how many are kept.
 """
 
 import torch
@@ -48,8 +50,8 @@ def sample24(x_CG4: Tensor, u_CG: Tensor) -> tuple[Tensor, Tensor]:
     a0, a1, a2, a3 = a_CG4.unbind(dim=-1)
     first, last = a0 + a1, a2 + a3
     total = first + last
-    w0, w1 = torch.minimum(a0, a1 + last), torch.minimum(a1, a0 + last)
-    w2, w3 = torch.minimum(a2, first + a3), torch.minimum(a3, first + a2)
+    w0, w1 = _weight(a0, a1 + last), _weight(a1, a0 + last)
+    w2, w3 = _weight(a2, first + a3), _weight(a3, first + a2)
 
     end0 = w0
     end1 = end0 + w1
@@ -74,3 +76,7 @@ def sample24(x_CG4: Tensor, u_CG: Tensor) -> tuple[Tensor, Tensor]:
     value = torch.copysign(torch.maximum(a_kept, half[..., None]), x_kept)
     value = torch.where(a_kept == 0, 0, value)
     return position, torch.where(finite[..., None], value, total[..., None])
+
+
+def _weight(a_CG: Tensor, others_CG: Tensor) -> Tensor:
+    return torch.where(others_CG == 0, a_CG, torch.minimum(a_CG, others_CG))

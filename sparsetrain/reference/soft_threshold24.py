@@ -16,7 +16,8 @@ def soft_threshold24(x_RC: Tensor, scale: Tensor) -> Tensor:
     Computed in float32 (float64 for float64) and rounded once. A group with a NaN is NaN.
     """
     wide = torch.promote_types(x_RC.dtype, torch.float32)
-    return (scale.reshape(()).to(wide) * _shrunk(x_RC.to(wide))).to(x_RC.dtype)
+    shrunk_RC = _shrunk(x_RC.to(wide))
+    return (scale.reshape(()).to(wide) * shrunk_RC).to(x_RC.dtype).contiguous()
 
 
 def soft_scale24(x_RC: Tensor) -> Tensor:

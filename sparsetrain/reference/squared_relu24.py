@@ -46,11 +46,12 @@ def squared_relu24_backward(
     dense_RG4 = dz.new_zeros(R, C // 4, 4)
     dense_RG4.scatter_(-1, position_RG2, dz.reshape(position_RG2.shape))
     column_sums = dense_RG4.reshape(R, C).sum(dim=0)
-    return dz.to(values.dtype), dz_t.to(values.dtype), column_sums
+    return dz.to(grad_h_RC.dtype), dz_t.to(grad_h_RC.dtype), column_sums
 
 
 def _packed_gradient(grad_RC: Tensor, values: Tensor, meta: Tensor) -> tuple[Tensor, Tensor]:
     R, C = grad_RC.shape
     position_RG2 = positions24(meta, C // 4)
     grad = grad_RC.reshape(R, C // 4, 4).gather(-1, position_RG2).reshape(R, C // 2)
-    return torch.where(values == 0, 0, 2 * values.sqrt() * grad), position_RG2
+    dz = torch.where(values == 0, 0, 2 * values.sqrt() * grad)
+    return dz.contiguous(), position_RG2

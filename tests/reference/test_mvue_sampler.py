@@ -24,6 +24,8 @@ def expected_probability_and_value(block):
         return [2 * x / total for x in a], [total / 2] * 4
     rest = total - top
     largest = a.index(top)
+    if rest == 0:
+        return [float(i == largest) for i in range(4)], [top] * 4
     probability = [1.0 if i == largest else a[i] / rest for i in range(4)]
     return probability, [top if i == largest else rest for i in range(4)]
 
@@ -53,6 +55,9 @@ def test_published_blocks(block, probability, kept, variance):
         [0, 0, -2, 5],
         [0, 3, 3, 0],
         [-7, 0, 0, 0],
+        [0, 7, 0, 0],
+        [0, 0, 7, 0],
+        [0, 0, 0, -7],
         [9, 1, -1, 2],
         [1, -9, 1, 2],
         [1, 1, 9, 2],
@@ -101,9 +106,11 @@ def test_rounding_never_keeps_other_than_two_nor_makes_a_zero_a_value(dtype):
 
 
 @pytest.mark.parametrize("u", [0.0, 0.3, 0.5, 1 - 2.0**-24])
-def test_two_non_zeros_are_always_kept_as_they_are(u):
-    x = torch.tensor([[[3.0, -3, 0, 0], [0, 3, 0, -3], [0, 0, 3, 3], [7, 0, 0, -1], [0, 1, -7, 0]]])
-    position, value = sample24(x, torch.full((1, 5), u))
+def test_one_or_two_non_zeros_are_always_kept_as_they_are(u):
+    blocks = [[3.0, -3, 0, 0], [0, 3, 0, -3], [0, 0, 3, 3], [7, 0, 0, -1], [0, 1, -7, 0]]
+    blocks += [[-5, 0, 0, 0], [0, 5, 0, 0], [0, 0, -5, 0], [0, 0, 0, 5]]
+    x = torch.tensor([blocks])
+    position, value = sample24(x, torch.full((1, len(blocks)), u))
     assert torch.equal(torch.zeros_like(x).scatter(-1, position, value), x)
 
 

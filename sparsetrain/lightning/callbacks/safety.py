@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-
-class NonFiniteError(RuntimeError):
-    """The loss or a gradient is not finite. The last checkpoint is untouched."""
+from sparsetrain.errors import NonFiniteError
 
 
 class StopOnNonFinite(pl.Callback):

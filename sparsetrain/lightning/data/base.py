@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sparsetrain.lightning.data.dataset import SeededImages
-from sparsetrain.lightning.data.loader import TrainLoader, train_position
+from sparsetrain.lightning.data.loader import TrainLoader, settle_finished_epoch, train_position
 from sparsetrain.lightning.data.sampler import EpochSampler, EvalBatches
 
 
@@ -118,6 +118,7 @@ class ImageData(pl.LightningDataModule, ABC):
             world_size=world_size,
         )
         if self.trainer is not None:
+            settle_finished_epoch(self.trainer)
             position = train_position(self.trainer)
             sampler.set_epoch(position.epoch)
             sampler.skip(position.epoch, position.batch)

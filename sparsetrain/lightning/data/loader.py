@@ -39,6 +39,20 @@ def train_position(trainer: pl.Trainer) -> Position:
     return Position(epochs.processed, batches.current.processed)
 
 
+def settle_finished_epoch(trainer: pl.Trainer) -> None:
+    """Keep Lightning from running an epoch again that a checkpoint says is finished.
+
+    With `max_steps` set, Lightning 2.6 calls every resume unfinished (the setter of
+    `_FitLoop.restarting`): it then counts an epoch in which nothing, or one batch, is trained.
+    This does what it does itself without `max_steps`.
+    """
+    loop = trainer.fit_loop
+    epochs: Any = loop.epoch_progress.current
+    if loop.restarting and epochs.ready == epochs.processed:
+        loop._restarting = False
+        loop.epoch_loop.restarting = False
+
+
 class TrainLoader(DataLoader):
     """A DataLoader over an `EpochSampler` that a mid-epoch checkpoint can be resumed with.
 

@@ -64,6 +64,9 @@ def index_shard(path: Path) -> ShardIndex:
                     images[key] = member.offset_data, member.size
                 elif kind == "cls":
                     labels[key] = read_label(shard, member, path)
+            # tarfile takes the end of the file for the end of the archive, which is a block of 0.
+            if shard.offset + tarfile.BLOCKSIZE > path.stat().st_size:
+                raise tarfile.ReadError("no end-of-archive mark")
     except tarfile.TarError as error:
         raise ValueError(
             f"shard {path} is not a whole tar file ({error}); fetch it again"

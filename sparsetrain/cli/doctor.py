@@ -1,0 +1,86 @@
+"""`doctor`: what this machine can run, and why not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+
+import torch
+
+from sparsetrain.cli.show import console, show_values
+from sparsetrain.lightning.attention import load_memory_efficient_attention
+from sparsetrain.lightning.flops import dense_peak_flops
+from sparsetrain.lightning.loggers import has_key
+from sparsetrain.recipe import data_folder, recipe_names
+
+
+def doctor() -> None:
+    """Print the versions, devices, engines, data and logging that `fit` would find."""
+    console.print("Versions", style="bold")
+    show_values((("python", platform.python_version()), *_versions()))
+    console.print("\nDevices", style="bold")
+    show_values(_devices())
+    console.print("\nEngines", style="bold")
+    show_values(_engines())
+    console.print("\nRuns", style="bold")
+    show_values(_runs())
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    packages = ("sparsetrain", "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core")
+    return tuple((name, _version(name)) for name in (*packages, "wandb", "xformers", "onnx"))
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _devices() -> tuple[tuple[str, str], ...]:
+    rows = [("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads")]
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = f"no device found (torch is built for CUDA {built})" if built else "torch has no CUDA"
+        rows.append(("cuda", why))
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        major, minor = torch.cuda.get_device_capability(device)
+        memory = torch.cuda.get_device_properties(device).total_memory / 2**30
+        peak = dense_peak_flops(device)
+        flops = f"{peak / 1e12:.0f} dense bf16 TFLOP/s" if peak else "dense peak not known: no MFU"
+        name = torch.cuda.get_device_name(device)
+        rows.append((str(device), f"{name}, sm_{major}{minor}, {memory:.0f} GiB, {flops}"))
+    return tuple(rows)
+
+
+def _engines() -> tuple[tuple[str, str], ...]:
+    return (
+        ("masked", "yes: dense products with zeros, on any device; no speed-up"),
+        ("native", "the packed products in plain PyTorch, for tests; there is no GPU kernel yet"),
+        ("xformers", _xformers()),
+        ("nvcc", shutil.which("nvcc") or "not found; not needed yet"),
+    )
+
+
+def _xformers() -> str:
+    try:
+        load_memory_efficient_attention()
+    except ValueError as error:
+        return f"no: {error}"
+    if not torch.cuda.is_available():
+        return "its library loads, but it computes attention on CUDA devices only"
+    return "yes: model.attention=xformers"
+
+
+def _runs() -> tuple[tuple[str, str], ...]:
+    imagenet = os.environ.get("IMAGENET_DIR")
+    wandb = "online: it has a key" if has_key() else "offline: no key; `wandb sync` uploads later"
+    return (
+        ("recipes", f"{', '.join(recipe_names())} ({data_folder('recipes')})"),
+        ("imagenet", imagenet or "IMAGENET_DIR is not set: recipes run on embedded digits"),
+        ("wandb", os.environ.get("WANDB_MODE") or wandb),
+    )

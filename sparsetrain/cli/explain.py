@@ -1,0 +1,52 @@
+"""Errors in one line, where their message says what to do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Print errors whose message is meant for the user, without a traceback, and exit with 1.
+
+    HYDRA_FULL_ERROR=1 shows the traceback, as it does in any program that uses Hydra.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from sparsetrain.errors import NonFiniteError
+
+    try:
+        yield
+    except (
+        ValueError,
+        FileNotFoundError,
+        NonFiniteError,
+        HydraException,
+        OmegaConfBaseException,
+    ) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        stop(one_line(error), 1)
+
+
+def one_line(error: BaseException) -> str:
+    """The message that matters of an error and of what wraps it."""
+    from hydra.errors import InstantiationException
+
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "Traceback" in str(error):  # DataLoader workers send theirs as text
+        return lines[-1].partition("Error: ")[2] or lines[-1]
+    return " ".join(lines) or type(error).__name__
+
+
+def stop(message: str, status: int) -> NoReturn:
+    """End the program with one line on standard error."""
+    print(f"sparsetrain: {message}", file=sys.stderr)
+    raise SystemExit(status)

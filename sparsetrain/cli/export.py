@@ -1,0 +1,126 @@
+"""`export`: a checkpoint's model as any tool reads it, read back and verified."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sparsetrain.cli.load import Trained, load_trained
+from sparsetrain.cli.overrides import split_word
+from sparsetrain.cli.quiet import quiet_lightning
+from sparsetrain.cli.show import relative, show_values
+from sparsetrain.nn import densify, set_sparse, sparse_linears
+from sparsetrain.pattern import NM
+from sparsetrain.recipe import nearest
+
+_KEYS = ("checkpoint", "format", "out", "prune")
+_ENDINGS = {"safetensors": ".safetensors", "onnx": ".onnx"}
+
+
+def export(words: list[str]) -> None:
+    """Write `checkpoint=…` as `format=safetensors` or `onnx`, read it back, verify it."""
+    quiet_lightning()
+    options = _options(words)
+    trained = load_trained(options["checkpoint"])
+    if options.get("prune") == "true":
+        set_sparse(trained.network, True)
+    used = {name: layer.used_weight().clone() for name, layer in _sparse(trained).items()}
+    densify(trained.network, apply_masks=True)
+    kind = options["format"]
+    out = Path(options.get("out") or Path(options["checkpoint"]).with_suffix(_ENDINGS[kind]))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "safetensors":
+        written = write_safetensors(trained.network, out)
+    else:
+        written = write_onnx(trained.network, out, trained.config.model.img_size)
+    groups = verify(written, used)
+    rows = [("written", f"{relative(out)} ({out.stat().st_size / 1e6:.1f} MB)")]
+    rows.append(("layers", f"{len(used)} 2:4, {groups:,} groups of four verified"))
+    if not used:
+        rows[1] = ("layers", _why_dense(trained))
+    show_values(tuple(rows))
+
+
+def write_safetensors(network: nn.Module, out: Path) -> Mapping[str, Tensor]:
+    """Write the state dict, atomically; returns the weights as read back from the file."""
+    from safetensors.torch import load_file, save_file
+
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    state = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
+    save_file(state, unfinished, metadata={"format": "pt"})
+    os.replace(unfinished, out)
+    return load_file(out)
+
+
+def write_onnx(network: nn.Module, out: Path, img_size: int) -> Mapping[str, Tensor]:
+    """Write an ONNX graph with a dynamic batch, atomically; returns its initializers by name."""
+    import onnx
+    from onnx.numpy_helper import to_array
+
+    unfinished = out.with_name(f".unfinished-{out.name}")
+    images = torch.randn(2, 3, img_size, img_size)
+    program = torch.onnx.export(
+        network,
+        (images,),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        input_names=["images"],
+        output_names=["logits"],
+        # Folding would transpose weights and take their names.
+        optimize=False,
+        verbose=False,
+    )
+    assert program is not None, "dynamo exports return a program"
+    program.save(unfinished, external_data=False)
+    os.replace(unfinished, out)
+    graph = onnx.load(out).graph
+    return {i.name: torch.from_numpy(to_array(i).copy()) for i in graph.initializer}
+
+
+def verify(written: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> int:
+    """Check that every sparse layer is in the file as it was used, 2:4 in every group of four
+    along its input. Returns the number of groups. Raises ValueError naming the layer."""
+    groups = 0
+    for name, expected in used.items():
+        weight = written.get(f"{name}.weight")
+        if weight is None:
+            raise ValueError(f"export: the file has no {name}.weight; it has {len(written)} tensors")
+        bad = NM(2, 4).count_violations(weight)
+        if bad:
+            raise ValueError(f"export: {name}.weight has {bad} groups with more than 2 non-zeros")
+        if not torch.equal(weight, expected):
+            raise ValueError(f"export: {name}.weight differs from what the model multiplies by")
+        groups += weight.numel() // 4
+    return groups
+
+
+def _sparse(trained: Trained) -> dict[str, nn.Module]:
+    return {n: layer for n, layer in sparse_linears(trained.network).items() if layer.sparse}
+
+
+def _why_dense(trained: Trained) -> str:
+    if trained.phase in ("dense_tail", "dense_warmup"):
+        return (
+            f"all dense: the checkpoint is from the {trained.phase.replace('_', ' ')}; prune=true "
+            "applies the masks, at a cost in accuracy"
+        )
+    return "all dense: no layer of this run has 2:4 weights"
+
+
+def _options(words: list[str]) -> dict[str, str]:
+    options = dict(split_word(word) for word in words)
+    for key in options:
+        if key not in _KEYS:
+            raise ValueError(f"{key}= is no option of export: {nearest(key, _KEYS)}")
+    if not options.get("checkpoint"):
+        raise ValueError("checkpoint= is missing: give a file that `fit` wrote")
+    options.setdefault("format", "safetensors")
+    if options["format"] not in _ENDINGS:
+        raise ValueError(f"format={options['format']!r}: choose one of {', '.join(_ENDINGS)}")
+    if options.get("prune", "false") not in ("true", "false"):
+        raise ValueError(f"prune={options['prune']!r}: give true or false")
+    return options

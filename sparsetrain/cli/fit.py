@@ -1,0 +1,100 @@
+"""`fit`: train a recipe, from its config to the summary."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+from sparsetrain.cli.overrides import DATA_NOTE
+from sparsetrain.cli.quiet import quiet_lightning
+from sparsetrain.cli.report import report_of_run
+from sparsetrain.cli.show import ShowLayers, show_banner, show_summary
+from sparsetrain.lightning import (
+    AtomicCheckpointIO,
+    Classifier,
+    SparsifyModel,
+    read_checkpoint,
+)
+from sparsetrain.lightning.callbacks.config import SaveConfig
+from sparsetrain.lightning.report import write_report
+from sparsetrain.recipe import instantiate_sparsity
+
+
+def fit(config: DictConfig, demo: bool) -> None:
+    """Train as the composed config says. demo: the data set stands in for a missing one."""
+    quiet_lightning()
+    notes = (DATA_NOTE,) if demo else ()
+    show_banner(notes)
+    if config.checkpoint is not None:
+        read_checkpoint(config.checkpoint)
+    pl.seed_everything(config.seed, verbose=False)
+    torch.set_float32_matmul_precision("high")
+
+    data = instantiate(config.data, _convert_="all")
+    data.setup("fit")
+    module = build_module(config, data)
+    sparsify = SparsifyModel(instantiate_sparsity(config))
+    saved = SaveConfig(plain(config), list(HydraConfig.get().overrides.task))
+    show = ShowLayers(f"{config.model.name} on {data.name}")
+    trainer = build_trainer(config, [sparsify, saved, show])
+    trainer.fit(module, datamodule=data, ckpt_path=config.checkpoint)
+
+    if trainer.is_global_zero:
+        run_dir = Path(config.run_dir)
+        report = report_of_run(config, trainer, module, data, notes)
+        write_report(run_dir / "report.html", report)
+        show_summary(report, run_dir)
+
+
+def build_module(config: DictConfig, data: Any) -> Classifier:
+    """The classifier of a config, for the classes of the (set up) data."""
+    with open_dict(config):
+        config.model.num_classes = data.num_classes
+    network = instantiate(config.model, _convert_="all")
+    module = classifier(network, config, data.num_classes)
+    if config.compile:
+        module.network.compile()
+    return module
+
+
+def classifier(network: nn.Module, config: DictConfig, num_classes: int) -> Classifier:
+    """A network under the optimizer and the mixing of a config."""
+    adamw = instantiate(config.optimizer, _convert_="all")
+    return Classifier(network, adamw, instantiate(config.mix), num_classes)
+
+
+def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
+    """The trainer of a config. `first`: callbacks that come before the configured ones."""
+    callbacks = [*first, *_instances(config.callbacks)]
+    arguments = config.trainer.copy()
+    elastic = torch.distributed.is_torchelastic_launched()
+    if elastic and arguments.devices == "auto":
+        with open_dict(arguments):
+            arguments.devices = int(os.environ["LOCAL_WORLD_SIZE"])
+            arguments.num_nodes = int(os.environ["WORLD_SIZE"]) // arguments.devices
+    return instantiate(
+        arguments,
+        callbacks=callbacks,
+        logger=_instances(config.logger),
+        plugins=[AtomicCheckpointIO()],
+        _convert_="all",
+    )
+
+
+def _instances(group: DictConfig) -> list[Any]:
+    return [instantiate(node, _convert_="all") for node in group.values() if node is not None]
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A composed config as plain values, interpolations resolved."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}

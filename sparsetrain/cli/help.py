@@ -1,0 +1,89 @@
+"""What `--help` prints."""
+
+from __future__ import annotations
+
+from sparsetrain.recipe import data_folder
+
+_OVERVIEW = """\
+2:4 sparse training of vision transformers.
+
+  python -m sparsetrain fit recipe=vit_tiny_24        train; about a minute on a CPU
+  python -m sparsetrain validate checkpoint=…         accuracy, density, throughput
+  python -m sparsetrain export checkpoint=… format=safetensors
+  python -m sparsetrain doctor                        what this machine can run, and why not
+
+`python -m sparsetrain fit --help` lists recipes and data sets."""
+
+_FIT = """\
+Train a recipe:  python -m sparsetrain fit recipe=NAME [key=value …]
+
+  python -m sparsetrain fit recipe=vit_tiny_24
+  python -m sparsetrain fit recipe=vit_b_24 data=imagenet data.root=/data/imagenet trainer.devices=8
+  python -m sparsetrain fit recipe=vit_b_24 data=parquet data.root=/data/cifar10 model.img_size=64
+  python -m sparsetrain fit recipe=vit_tiny_24 sparsity=dense           the same recipe dense
+  python -m sparsetrain fit recipe=vit_tiny_24 sparsity.weight.decay=1e-4
+  python -m sparsetrain fit -m recipe=vit_tiny_24 seed=0,1,2            one run for each seed
+  python -m sparsetrain fit recipe=vit_tiny_24 checkpoint=runs/…/last.ckpt   go on from there
+  torchrun --nproc_per_node 8 -m sparsetrain fit recipe=vit_b_24 data.root=/data/imagenet
+
+recipes
+{recipes}
+
+data sets (data=NAME)
+{data}
+
+sparsity (sparsity=NAME)
+{sparsity}
+
+Without data= and IMAGENET_DIR, recipes for ImageNet run on embedded digits, to show that they run.
+Every key can be set: `fit recipe=NAME --cfg job` prints them all. A run leaves its checkpoints,
+metrics.csv, report.html and W&B files in runs/RECIPE/TIME.
+Tab completion in bash:  eval "$(sparsetrain complete)\""""
+
+_VALIDATE = """\
+Accuracy, density and throughput of a checkpoint:
+
+  python -m sparsetrain validate checkpoint=runs/…/checkpoints/best.ckpt
+  python -m sparsetrain validate recipe=vit_b_24 checkpoint=… data.root=/data/imagenet
+
+Model, sparsity and data are those of the run that wrote it; further key=value change them."""
+
+_EXPORT = """\
+Write a checkpoint's model as any tool reads it: dense, with exact zeros where it is 2:4.
+
+  python -m sparsetrain export checkpoint=runs/…/checkpoints/best.ckpt format=safetensors
+  python -m sparsetrain export checkpoint=runs/…/checkpoints/best.ckpt format=onnx out=vit.onnx
+
+The file is read back, and every group of four of every sparse layer is verified. `out` defaults
+to the checkpoint's name with another ending. A run that ended in its dense tail has dense weights;
+prune=true applies the masks to them."""
+
+_DOCTOR = "What this machine can run, and why not:  python -m sparsetrain doctor"
+_COMPLETE = 'Tab completion in bash:  eval "$(sparsetrain complete)"'
+
+
+def overview() -> str:
+    return _OVERVIEW
+
+
+def verb_help(verb: str) -> str:
+    if verb == "fit":
+        groups = {name: _titles(name) for name in ("recipes", "configs/data", "configs/sparsity")}
+        return _FIT.format(
+            recipes=groups["recipes"],
+            data=groups["configs/data"],
+            sparsity=groups["configs/sparsity"],
+        )
+    texts = {"validate": _VALIDATE, "export": _EXPORT, "doctor": _DOCTOR, "complete": _COMPLETE}
+    return texts[verb]
+
+
+def _titles(folder: str) -> str:
+    """The first sentence of each file's header."""
+    lines = []
+    first, _, rest = folder.partition("/")
+    for path in sorted((data_folder(first) / rest).glob("*.yaml")):
+        comments = [line[1:].strip() for line in path.read_text("utf-8").splitlines() if line[:1] == "#"]
+        title = next((text for text in comments if text and not text.startswith("@package")), "")
+        lines.append(f"  {path.stem:<14}{title}")
+    return "\n".join(lines)

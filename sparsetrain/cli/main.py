@@ -1,0 +1,51 @@
+"""`python -m sparsetrain VERB …`: find the verb, run it, say what went wrong in one line."""
+
+from __future__ import annotations
+
+import sys
+
+from sparsetrain.cli.explain import explained, stop
+from sparsetrain.cli.help import overview, verb_help
+
+VERBS = ("fit", "validate", "export", "doctor", "complete")
+
+
+def main() -> None:
+    """Entry point. Exit status 0, 1 for an error that is explained, 2 for a wrong command line."""
+    args = sys.argv[1:]
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(overview())
+        return
+    verb, rest = args[0], args[1:]
+    if verb not in VERBS:
+        from sparsetrain.recipe import nearest
+
+        stop(f"{verb!r} is no command: {nearest(verb, VERBS[:-1])}", 2)
+    if any(arg in ("-h", "--help") for arg in rest):
+        print(verb_help(verb))
+        return
+    with explained():
+        _run(verb, rest)
+
+
+def _run(verb: str, rest: list[str]) -> None:
+    if verb == "fit":
+        from sparsetrain.cli.run import run_fit
+
+        run_fit(rest)
+    elif verb == "validate":
+        from sparsetrain.cli.validate import validate
+
+        validate(rest)
+    elif verb == "export":
+        from sparsetrain.cli.export import export
+
+        export(rest)
+    elif verb == "complete":
+        from sparsetrain.cli.complete import complete
+
+        complete(rest)
+    else:
+        from sparsetrain.cli.doctor import doctor
+
+        doctor()

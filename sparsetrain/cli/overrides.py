@@ -1,0 +1,126 @@
+"""The key=value words of a command line, checked before anything runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sparsetrain.recipe import compose, data_folder, nearest, recipe_names, store_recipe
+
+DATA_NOTE = (
+    "No data set was given, so this run trains on scikit-learn's 1,797 embedded digits at 32 "
+    "pixels with numbers made for a CPU: it shows that everything runs, not what the recipe "
+    "reaches. Give the real one with data=imagenet data.root=/path (or IMAGENET_DIR), or with "
+    "data=parquet data.root=/path."
+)
+
+
+def split_word(word: str) -> tuple[str, str]:
+    """'+data.root=/x' → ('data.root', '/x')."""
+    key, _, value = word.partition("=")
+    return key.lstrip("+~"), value
+
+
+def take(words: list[str], key: str) -> tuple[str | None, list[str]]:
+    """The last value given for `key`, and the other words."""
+    values = [split_word(word)[1] for word in words if split_word(word)[0] == key]
+    rest = [word for word in words if split_word(word)[0] != key]
+    return (values[-1] if values else None), rest
+
+
+def with_recipe_file(words: list[str]) -> list[str]:
+    """recipe=path/to/mine.yaml offers that file to Hydra under its name."""
+    value, rest = take(words, "recipe")
+    if value is None or not value.endswith((".yaml", ".yml")):
+        return words
+    path = Path(value)
+    if not path.is_file():
+        raise FileNotFoundError(f"recipe={value}: no such file; {nearest(path.stem, recipe_names())}")
+    return [f"recipe={store_recipe(path)}", *rest]
+
+
+def with_demo_data(words: list[str]) -> tuple[list[str], bool]:
+    """Add the embedded digits where a recipe wants ImageNet and none was given."""
+    keys = {split_word(word)[0] for word in words}
+    given = "data" in keys or "data.root" in keys or os.environ.get("IMAGENET_DIR")
+    value, _ = take(words, "recipe")
+    if given or "demo" in keys or value is None or "," in value or "digits" in _data_of(value):
+        return words, False
+    return [*words, "demo=digits"], True
+
+
+def check(words: list[str]) -> None:
+    """Raise ValueError in one line for an unknown recipe, group option, or key."""
+    value, _ = take(words, "recipe")
+    if not value:
+        raise ValueError(f"recipe= is missing: choose one of {', '.join(recipe_names())}")
+    known = [*recipe_names(), *_stored_recipes()]
+    for name in value.split(","):
+        if name not in known:
+            raise ValueError(f"recipe={name!r} is unknown: {nearest(name, known)}")
+    for word in words:
+        _check_group(word)
+    plain = list(_first_of_sweeps(words))
+    keys = sorted(_keys(compose([w for w in plain if split_word(w)[0] in _groups()])))
+    for word in plain:
+        key, _ = split_word(word)
+        if word[0] in "+~" or key in _groups() or key.partition(".")[0] == "hydra":
+            continue
+        if key not in keys:
+            raise ValueError(f"{key}= is no key of this config: {nearest(key, keys)} (or +{word})")
+    compose(plain)
+
+
+def _groups() -> set[str]:
+    return {"recipe", *(path.name for path in data_folder("configs").iterdir() if path.is_dir())}
+
+
+def _check_group(word: str) -> None:
+    key, value = split_word(word)
+    if key == "recipe" or key not in _groups() or value in ("", "null"):
+        return
+    options = sorted(path.stem for path in (data_folder("configs") / key).glob("*.yaml"))
+    for name in value.strip("[]").split(","):
+        if name not in options:
+            raise ValueError(f"{key}={name!r} is unknown: {nearest(name, options)}")
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    from omegaconf import DictConfig
+
+    for key in config:
+        yield f"{prefix}{key}"
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none():
+            yield from _keys(node, f"{prefix}{key}.")
+
+
+def _first_of_sweeps(words: list[str]) -> Iterator[str]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for override in OverridesParser.create().parse_overrides(words):
+        if override.is_sweep_override():
+            first = next(iter(override.sweep_string_iterator()))
+            yield f"{override.get_key_element()}={first}"
+        else:
+            yield str(override.input_line)
+
+
+def _stored_recipes() -> list[str]:
+    from hydra.core.config_store import ConfigStore
+
+    group = ConfigStore.instance().repo.get("recipe", {})
+    return [name.removesuffix(".yaml") for name in group]
+
+
+def _data_of(recipe: str) -> str:
+    """The data set that a recipe itself picks, '' if it leaves that to the user."""
+    from omegaconf import OmegaConf
+
+    path = data_folder("recipes") / f"{recipe}.yaml"
+    if not path.is_file():
+        return ""
+    defaults = OmegaConf.to_container(OmegaConf.load(path).get("defaults", []))
+    return next((d["override /data"] for d in defaults if "override /data" in d), "")  # type: ignore[union-attr, index]

@@ -1,0 +1,20 @@
+"""Lightning's and timm's chatter that a user of the command can do nothing about."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+
+def quiet_lightning() -> None:
+    """Leave errors and our own words on the terminal."""
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        r".*does not have many workers.*",
+        r".*is smaller than the logging interval.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*Experiment logs directory .* exists and is not empty.*",
+        r".*isinstance\(treespec, LeafSpec\).*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,156 @@
+"""A finished run as the report that is written and the summary that is printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from sparsetrain.cli.show import relative
+from sparsetrain.lightning import MaskSnapshots, SparsifyModel, SparsityMonitor
+from sparsetrain.lightning.report import (
+    Curve,
+    LayerRow,
+    MaskPair,
+    RunReport,
+    Series,
+    Span,
+    read_metrics,
+)
+from sparsetrain.nn import inspect
+from sparsetrain.schedule import Schedule, sparse_span
+
+Metrics = dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+
+_CURVES = (
+    ("Loss", "", ("train/loss", "val/loss")),
+    ("Accuracy", "", ("val/top1", "val/top5")),
+    ("Flip rate", "", ("sparsity/flip_rate",)),
+    ("Density", "", ("sparsity/density",)),
+    ("Throughput", "images/s", ("perf/images_per_s",)),
+    ("Choosing masks", "ms", ("perf/sparsify_ms",)),
+    ("Model FLOPs utilization", "of the dense peak", ("perf/mfu",)),
+    ("Learning rate", "", ("train/lr",)),
+)
+
+
+def report_of_run(
+    config: DictConfig,
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    data: Any,
+    notes: tuple[str, ...],
+) -> RunReport:
+    """Everything that report.html shows, from the run's metrics.csv, model and callbacks."""
+    metrics = read_metrics(Path(config.run_dir) / "metrics.csv")
+    sparsify = _find(trainer, SparsifyModel)
+    total = trainer.global_step
+    return RunReport(
+        title=f"{Path(config.run_dir).parent.name}: {config.model.name}",
+        summary=_summary(trainer, module, data, metrics),
+        notes=notes,
+        curves=_curves(metrics, _spans(sparsify.sparsity.schedule, total, sparsify)),
+        layers=_layers(sparsify, module),
+        masks=_masks(_find(trainer, MaskSnapshots), module),
+        config_yaml=OmegaConf.to_yaml(config, resolve=True),
+    )
+
+
+def _summary(
+    trainer: pl.Trainer, module: pl.LightningModule, data: Any, metrics: Metrics
+) -> tuple[tuple[str, str], ...]:
+    checkpoint = _find(trainer, ModelCheckpoint)
+    sparsify = _find(trainer, SparsifyModel)
+    monitor = _find(trainer, SparsityMonitor)
+    rows = [("data", data.name)]
+    if "val/top1" in metrics:
+        last, best = metrics["val/top1"][1][-1], max(metrics["val/top1"][1])
+        rows.append(("top-1", f"{100 * last:.2f} % at the end, {100 * best:.2f} % at best"))
+    rows.append(("density", _density(sparsify, module)))
+    if monitor is not None and monitor.images_per_s is not None:
+        rows.append(("throughput", f"{monitor.images_per_s:,.0f} images/s"))
+    rows.append(("optimizer steps", f"{trainer.global_step:,}"))
+    if checkpoint is not None:
+        for label, path in (
+            ("best checkpoint", checkpoint.best_model_path),
+            ("last checkpoint", checkpoint.last_model_path),
+        ):
+            rows.append((label, str(relative(path)) if path else "none: no validation ran"))
+    return tuple(rows)
+
+
+def _density(sparsify: SparsifyModel, module: pl.LightningModule) -> str:
+    stats = inspect(module)
+    if not stats:
+        activations = sparsify.sparsity.activation is not None
+        return "weights dense" + (", activations 2:4" if activations else "")
+    total = sum(s.shape[0] * s.shape[1] for s in stats)
+    density = sum(s.density * s.shape[0] * s.shape[1] for s in stats) / total
+    words = f"{density:.3f} in {len(stats)} sparse layers"
+    return words + (" (dense tail)" if sparsify.phase == "dense_tail" else "")
+
+
+def _spans(schedule: Schedule, total: int, sparsify: SparsifyModel) -> tuple[Span, ...]:
+    if sparsify.sparsity.dense or total == 0:
+        return ()
+    start, stop = sparse_span(schedule, total)
+    spans = (("dense warm-up", 0, start), ("sparse", start, stop), ("dense tail", stop, total))
+    return tuple(Span(label, a, b) for label, a, b in spans if a < b)
+
+
+def _curves(metrics: Metrics, spans: tuple[Span, ...]) -> tuple[Curve, ...]:
+    curves = []
+    for title, unit, keys in _CURVES:
+        series = tuple(Series(key, *metrics[key]) for key in keys if key in metrics)
+        if series:
+            curves.append(Curve(title, unit, series, spans))
+    prefix = "sparsity/kept_energy/"
+    kept = tuple(
+        Series(key.removeprefix(prefix).removeprefix("network_"), *metrics[key])
+        for key in metrics
+        if key.startswith(prefix)
+    )
+    if kept:
+        curves.insert(min(4, len(curves)), Curve("Kept energy", "of Σ w²", kept, spans))
+    return tuple(curves)
+
+
+def _layers(sparsify: SparsifyModel, module: pl.LightningModule) -> tuple[LayerRow, ...]:
+    assert sparsify.report is not None, "a finished run has been set up"
+    stats = {s.name: s for s in inspect(module)}
+    rows = []
+    for layer in (*sparsify.report.converted, *sparsify.report.skipped):
+        numbers = stats.get(layer.name)
+        rows.append(
+            LayerRow(
+                name=layer.name.removeprefix("network."),
+                shape=layer.shape,
+                runs=layer.runs,
+                engine=layer.engine,
+                density=numbers.density if numbers else None,
+                kept_energy=numbers.kept_energy if numbers else None,
+                flip_rate=numbers.flip_rate if numbers else None,
+                reason=layer.reason,
+            )
+        )
+    return tuple(rows)
+
+
+def _masks(
+    snapshots: MaskSnapshots | None, module: pl.LightningModule
+) -> tuple[MaskPair, ...]:
+    if snapshots is None:
+        return ()
+    after = snapshots.now(module)
+    return tuple(
+        MaskPair(name.removeprefix("network."), before, after[name])
+        for name, before in snapshots.before.items()
+        if name in after
+    )
+
+
+def _find(trainer: pl.Trainer, kind: Any) -> Any:
+    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]

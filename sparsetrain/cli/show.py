@@ -1,0 +1,76 @@
+"""What the commands print: banner, table of layers, summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from sparsetrain.lightning import SparsifyModel
+from sparsetrain.lightning.report import RunReport
+from sparsetrain.nn import LayerReport, Report, grouped, shape_text
+
+console = Console(highlight=False)
+
+
+@rank_zero_only
+def show_banner(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        console.print(Panel(note, border_style="yellow", width=min(console.width, 100)))
+
+
+class ShowLayers(pl.Callback):
+    """Print what trains on what, and the table of layers, before the first step."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        count = sum(p.numel() for p in pl_module.parameters())
+        devices = f"{trainer.world_size} × {pl_module.device.type}"
+        console.print(f"{self.title} · {count / 1e6:.1f} M parameters · {devices}")
+        sparsify = next(c for c in trainer.callbacks if isinstance(c, SparsifyModel))  # type: ignore[attr-defined]
+        assert sparsify.report is not None, "setup comes before on_fit_start"
+        show_layers(sparsify.report)
+
+
+def show_layers(report: Report) -> None:
+    """The report's layers as a table, one row for each kind of layer."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("count", justify="right")
+    for header in ("shape", "runs", "engine, or why dense"):
+        table.add_column(header)
+    for row, count in grouped(report.converted):
+        table.add_row(_name(row), str(count), shape_text(row.shape), row.runs, row.engine)
+    for row, count in grouped(report.skipped):
+        cells = _name(row), str(count), shape_text(row.shape), row.runs, row.reason
+        table.add_row(*cells, style="dim")
+    console.print(table)
+
+
+def show_summary(report: RunReport, run_dir: Path) -> None:
+    show_values((*report.summary, ("report", str(relative(run_dir / "report.html")))))
+
+
+def show_values(values: tuple[tuple[str, str], ...]) -> None:
+    """Label and value on a line each; long values are never cut."""
+    width = max(len(label) for label, _ in values)
+    for label, value in values:
+        console.print(f"[dim]{label:<{width}}[/dim]  {escape(value)}", soft_wrap=True)
+
+
+def relative(path: str | Path) -> Path:
+    """The path from here, where it lies below; else as it is."""
+    path = Path(path)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _name(row: LayerReport) -> str:
+    return row.name.removeprefix("network.")

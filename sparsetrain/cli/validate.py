@@ -1,0 +1,85 @@
+"""`validate`: accuracy, density and throughput of a checkpoint."""
+
+from __future__ import annotations
+
+import time
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from sparsetrain.cli.fit import classifier
+from sparsetrain.cli.load import load_trained
+from sparsetrain.cli.overrides import check, split_word, take
+from sparsetrain.cli.quiet import quiet_lightning
+from sparsetrain.cli.show import console, show_values
+from sparsetrain.lightning import read_checkpoint
+from sparsetrain.nn import density
+from sparsetrain.recipe import compose
+
+
+def validate(words: list[str]) -> None:
+    """Validate `checkpoint=…` on the data of its run, or on what further key=value say."""
+    quiet_lightning()
+    path, rest = take(words, "checkpoint")
+    if path is None:
+        raise ValueError("checkpoint= is missing: give a file that `fit` wrote")
+    trained = load_trained(path)
+    config = _config(trained.config, path, rest)
+    data = instantiate(config.data, num_classes=trained.config.model.num_classes, _convert_="all")
+    data.setup("validate")
+    module = classifier(trained.network, trained.config, data.num_classes)
+    with console.status(f"validating on {data.name}"):
+        timer = _Timer()
+        trainer = _trainer(config, timer)
+        (metrics,) = trainer.validate(module, datamodule=data, verbose=False)
+    images = len(data.splits.val)
+    show_values(
+        (
+            ("data", data.name),
+            ("top-1", f"{100 * metrics['val/top1']:.2f} %"),
+            ("top-5", f"{100 * metrics['val/top5']:.2f} %"),
+            ("loss", f"{metrics['val/loss']:.4f}"),
+            ("density", f"{density(trained.network):.3f} ({trained.phase or 'dense'})"),
+            ("throughput", f"{images / timer.seconds:,.0f} images/s"),
+        )
+    )
+
+
+class _Timer(pl.Callback):
+    seconds: float = 0.0
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seconds = -time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seconds += time.perf_counter()
+
+
+def _config(trained: DictConfig, path: str, words: list[str]) -> DictConfig:
+    """The config of the run, composed anew where the command line changes something."""
+    if not words:
+        return trained
+    changed = {split_word(word)[0] for word in words}
+    before = read_checkpoint(path)["sparsetrain_config"]["overrides"]
+    kept = [word for word in before if split_word(word)[0] not in {*changed, "checkpoint"}]
+    if "data" in changed or "demo" in changed:
+        kept = [word for word in kept if split_word(word)[0].partition(".")[0] not in ("data", "demo")]
+    check([*kept, *words])
+    config = compose([*kept, *words])
+    OmegaConf.update(config, "model", trained.model, merge=False)
+    return config
+
+
+def _trainer(config: DictConfig, timer: pl.Callback) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=1,
+        precision=config.trainer.precision,
+        logger=False,
+        callbacks=[timer],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )

@@ -1,0 +1,16 @@
+"""Callbacks: they say when; the functions they call say what."""
+
+from sparsetrain.lightning.callbacks.determinism import StepSeed
+from sparsetrain.lightning.callbacks.monitor import SparsityMonitor
+from sparsetrain.lightning.callbacks.safety import SaveOnInterrupt, StopOnNonFinite
+from sparsetrain.lightning.callbacks.snapshots import MaskSnapshots
+from sparsetrain.lightning.callbacks.sparsify import SparsifyModel
+
+__all__ = [
+    "MaskSnapshots",
+    "SaveOnInterrupt",
+    "SparsifyModel",
+    "SparsityMonitor",
+    "StepSeed",
+    "StopOnNonFinite",
+]

@@ -1,0 +1,20 @@
+"""The run's config in its checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+
+
+class SaveConfig(pl.Callback):
+    """Put plain values under `sparsetrain_config` of every checkpoint, so that a checkpoint can
+    be validated and exported by itself."""
+
+    def __init__(self, config: dict[str, Any], overrides: list[str]) -> None:
+        self.saved = {"config": config, "overrides": overrides}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["sparsetrain_config"] = self.saved

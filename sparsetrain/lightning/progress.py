@@ -1,0 +1,32 @@
+"""Progress for people at a terminal, and for log files."""
+
+from __future__ import annotations
+
+import sys
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+
+class EpochLines(ProgressBar):
+    """One printed line an epoch: for output that is not a terminal."""
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metrics = {
+            key: f"{float(value):.4g}"
+            for key, value in trainer.callback_metrics.items()
+            if key in ("train/loss", "val/loss", "val/top1")
+        }
+        words = "  ".join(f"{key} {value}" for key, value in metrics.items())
+        print(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
+            f"step {trainer.global_step}  {words}",
+            flush=True,
+        )
+
+
+def progress() -> ProgressBar:
+    """A progress bar on a terminal, a line an epoch elsewhere."""
+    return RichProgressBar(leave=False) if sys.stdout.isatty() else EpochLines()

@@ -1,0 +1,130 @@
+"""What holds for every op: opcheck, fullgraph compilation, free strides, no autograd."""
+
+from typing import Any
+
+import pytest
+import torch
+from ops_checks import gaussian, within_nan
+from torch import Tensor
+
+from sparsetrain import ops
+
+SHAPES = [(8, 16), (5, 12), (0, 8)]
+
+
+def calls(rows: int, columns: int, dtype: torch.dtype) -> dict[str, tuple[Any, tuple]]:
+    """One call of every op: name -> (public function, positional arguments)."""
+    x = gaussian(rows, columns, dtype)
+    mask = ops.select24(x, "transposable")
+    values, meta, values_t, meta_t = ops.squared_relu24(x)
+    b = gaussian(columns, 6, dtype, seed=1)
+    bias = gaussian(1, 6, dtype, seed=2)[0]
+    return {
+        "select24": (ops.select24, (x, "row")),
+        "pack24": (ops.pack24, (x, mask)),
+        "unpack24": (ops.unpack24, (values, meta)),
+        "sparsify24": (ops.sparsify24, (x, "transposable", torch.bfloat16)),
+        "apply24": (ops.apply24, (x, mask, torch.float16)),
+        "mask24": (ops.mask24, (x, mask, 2.0, 0.5)),
+        "matmul24": (ops.matmul24, (values, meta, b, bias, False, torch.float32)),
+        "squared_relu24": (ops.squared_relu24, (x, "greedy")),
+        "squared_relu24_backward": (
+            ops.squared_relu24_backward,
+            (gaussian(rows, columns, dtype, seed=3), values, meta, values_t, meta_t),
+        ),
+        "mvue24": (ops.mvue24, (x, torch.tensor([5]))),
+        "soft_threshold24": (ops.soft_threshold24, (x, torch.tensor([1.5]))),
+        "flips24": (ops.flips24, (mask, ops.select24(-x + 1, "row"))),
+    }
+
+
+NAMES = list(calls(4, 4, torch.float32))
+
+
+def leaves(result):
+    return (result,) if isinstance(result, Tensor) else result
+
+
+def assert_equal(got, expected):
+    for one, other in zip(leaves(got), leaves(expected), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_every_op_that_is_exported_is_tested():
+    assert sorted(NAMES) == sorted(ops.__all__)
+
+
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_opcheck(name, rows, columns):
+    dtype = torch.bfloat16 if rows == 5 else torch.float32
+    _, arguments = calls(rows, columns, dtype)[name]
+    torch.library.opcheck(getattr(torch.ops.sparsetrain, name).default, arguments)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_function_compiles_to_the_same_result(name):
+    function, arguments = calls(6, 16, torch.float32)[name]
+    torch.compiler.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    assert_equal(compiled(*arguments), function(*arguments))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", NAMES)
+def test_strides_and_surroundings_do_not_matter(name, dtype):
+    function, arguments = calls(7, 20, dtype)[name]
+    views = [within_nan(a) if isinstance(a, Tensor) and a.dim() == 2 else a for a in arguments]
+    result = function(*views)
+    assert all(tensor.is_contiguous() for tensor in leaves(result))
+    if name == "matmul24":  # the order of a sum may depend on strides
+        torch.testing.assert_close(result, function(*arguments), rtol=1e-5, atol=1e-5)
+    else:
+        assert_equal(result, function(*arguments))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_stay_as_they_were(name):
+    function, arguments = calls(8, 16, torch.float32)[name]
+    before = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
+    function(*arguments)
+    for one, other in zip(arguments, before, strict=True):
+        assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_backward_through_an_op_warns_and_gives_no_gradient(name):
+    function, arguments = calls(8, 16, torch.float32)[name]
+    differentiable = [
+        a.requires_grad_() for a in arguments if isinstance(a, Tensor) and a.is_floating_point()
+    ]
+    results = [y for y in leaves(function(*arguments)) if y.is_floating_point()]
+    if results and differentiable:
+        with pytest.warns(UserWarning, match="an autograd kernel was not registered"):
+            torch.stack([y.double().sum() for y in results]).sum().backward()
+    assert all(a.grad is None for a in differentiable)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_argument_is_refused_by_function_and_op_alike(name):
+    function, arguments = calls(8, 16, torch.float32)[name]
+    wrong = arguments[0].to(torch.int32)
+    for call in (function, getattr(torch.ops.sparsetrain, name)):
+        with pytest.raises(ValueError, match=r"^\w+: .*torch\.int32"):
+            call(wrong, *arguments[1:])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "flips24"])
+def test_more_than_two_dimensions_are_refused(name):
+    function, arguments = calls(8, 16, torch.float32)[name]
+    with pytest.raises(ValueError, match=r"2 dimensions|should be \(|flatten"):
+        function(arguments[0][None], *arguments[1:])
+
+
+@pytest.mark.parametrize(
+    "name", ["select24", "sparsify24", "squared_relu24", "mvue24", "soft_threshold24"]
+)
+def test_columns_that_are_not_whole_groups_are_refused(name):
+    function, arguments = calls(8, 16, torch.float32)[name]
+    with pytest.raises(ValueError, match="14 columns are not a multiple of 4; pad"):
+        function(arguments[0][:, :14], *arguments[1:])

@@ -50,9 +50,10 @@ def linear24(
 
     Under autocast the mask is chosen from the master weight and the products run in the
     autocast dtype. float32, float64, bfloat16, float16. Raises ValueError for features that are
-    not a multiple of 4 and for dtypes that differ outside autocast.
+    not a multiple of 4 (output features with `mvue` only) and for dtypes that differ outside
+    autocast.
     """
-    _check_linear(x, weight)
+    _check_linear(x, weight, mvue)
     if mask is None:
         mask = select24(weight.detach(), rule)
     dtype = compute_dtype(x, weight)
@@ -77,7 +78,7 @@ def soft_linear24(
     passes straight through. Shapes and dtypes as `linear24`; scale: float32 [1], fixed at the
     start of training. Grad input is a dense product, grad weight MVUE or dense.
     """
-    _check_linear(x, weight)
+    _check_linear(x, weight, mvue)
     dtype = compute_dtype(x, weight)
     soft_OI = soft_threshold24(weight.detach(), scale.float()).to(dtype)
     x_TI = x.to(dtype).flatten(0, -2)
@@ -98,11 +99,16 @@ def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     return weight.dtype
 
 
-def _check_linear(x: Tensor, weight: Tensor) -> None:
+def _check_linear(x: Tensor, weight: Tensor, mvue: bool) -> None:
     if weight.ndim != 2 or x.ndim < 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"x {tuple(x.shape)} and weight {tuple(weight.shape)}: "
             "expected x [..., I] of at least 2 dimensions and weight [O, I]"
+        )
+    if mvue and weight.shape[0] % 4 != 0:
+        raise ValueError(
+            f"weight has {weight.shape[0]} output features, not a multiple of 4, which mvue=True "
+            "needs: pass mvue=False"
         )
     if torch.compiler.is_compiling():
         return

@@ -57,12 +57,13 @@ def squared_relu_mlp24(
     mask1, mask2: transposable masks of the weights (bits, as `ops.select24`), None for dense.
     rule: `transposable` serves both orientations of the activations with one mask on tiles of
         4 tokens × 4 features; `row` gives each orientation its own best mask.
-    Raises ValueError for features that are not a multiple of 4.
+    Raises ValueError for hidden features, or input features under mask1, that are not a multiple
+    of 4.
     """
-    if x.shape[-1] != w1.shape[1] or w1.shape[0] != w2.shape[1]:
+    if x.ndim < 2 or x.shape[-1] != w1.shape[1] or w1.shape[0] != w2.shape[1]:
         raise ValueError(
             f"x {tuple(x.shape)}, w1 {tuple(w1.shape)}, w2 {tuple(w2.shape)}: "
-            "expected [..., I], [H, I] and [O, H]"
+            "expected [..., I] of at least 2 dimensions, [H, I] and [O, H]"
         )
     dtype = compute_dtype(x, w1)
     x_TI = x.to(dtype).flatten(0, -2)

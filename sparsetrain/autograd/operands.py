@@ -51,9 +51,12 @@ class MaskedOperand(NamedTuple):
         return _dense_mm(columns_RC.T, b_RN, None, transpose_out)
 
     def squared_relu_backward(self, grad_RC: Tensor) -> tuple[MaskedOperand, Tensor]:
-        rows_RC = 2 * self.rows_RC.sqrt() * grad_RC
-        columns_RC = None if self.columns_RC is None else 2 * self.columns_RC.sqrt() * grad_RC
-        return MaskedOperand(rows_RC, columns_RC), rows_RC.sum(0, dtype=torch.float32)
+        dtype, wide = grad_RC.dtype, torch.promote_types(grad_RC.dtype, torch.float32)
+        rows_RC = _squared_relu_gradient(self.rows_RC.to(wide), grad_RC.to(wide))
+        columns_RC = self.columns_RC
+        if columns_RC is not None:
+            columns_RC = _squared_relu_gradient(columns_RC.to(wide), grad_RC.to(wide)).to(dtype)
+        return MaskedOperand(rows_RC.to(dtype), columns_RC), rows_RC.sum(0)
 
 
 class PackedOperand(NamedTuple):
@@ -115,6 +118,11 @@ def sparse_squared_relu(z_TH: Tensor, rule: Rule, engine: Engine) -> ActivationO
     values, meta, values_t, meta_t, _ = sparsify24(h_TH, rule)
     columns_TH = unpack24(values_t, meta_t)[:, : h_TH.shape[0]].T
     return MaskedOperand(unpack24(values, meta), columns_TH)
+
+
+def _squared_relu_gradient(h_RC: Tensor, grad_RC: Tensor) -> Tensor:
+    # Exactly 0 where h is, of an infinite gradient too, as in reference/squared_relu24.py.
+    return torch.where(h_RC == 0, 0, 2 * h_RC.sqrt() * grad_RC)
 
 
 def _dense_mm(a: Tensor, b: Tensor, bias: Tensor | None, transpose_out: bool) -> Tensor:

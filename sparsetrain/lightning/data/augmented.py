@@ -24,7 +24,7 @@ class AugmentedData(ImageData):
         batch_size: int,
         num_workers: int,
         img_size: int,
-        num_classes: int,
+        num_classes: int | None,
         mean: Sequence[float],
         std: Sequence[float],
         seed: int,
@@ -46,7 +46,9 @@ class AugmentedData(ImageData):
         self.augment = Augment() if augment is None else augment
         self.crop_pct = crop_pct
 
-    def transformed(self, train: Source, val: Source, names: Sequence[str] | None) -> Splits:
+    def transformed(
+        self, train: Source, val: Source, names: Sequence[str] | None, num_classes: int
+    ) -> Splits:
         """Both sources under their transforms."""
         interpolation = self.augment.interpolation
         return Splits(
@@ -61,4 +63,5 @@ class AugmentedData(ImageData):
                 self.seed,
             ),
             None if names is None else tuple(names),
+            num_classes,
         )

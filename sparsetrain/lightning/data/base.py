@@ -22,6 +22,7 @@ class Splits:
     train: SeededImages
     val: SeededImages
     class_names: tuple[str, ...] | None
+    num_classes: int
 
 
 class ImageData(pl.LightningDataModule, ABC):
@@ -34,7 +35,7 @@ class ImageData(pl.LightningDataModule, ABC):
         batch_size: images per process and step.
         num_workers: loading processes per training process; 0 loads in the training process.
         img_size: edge of the square images, in pixels.
-        num_classes: outputs of the model.
+        num_classes: outputs of the model; None for as many as the data set has, known after setup.
         mean, std: of each channel, subtracted from and divided into values in [0, 1].
         seed: with epoch and index it decides order and augmentation.
         prefetch_factor: batches loaded ahead per worker.
@@ -51,7 +52,7 @@ class ImageData(pl.LightningDataModule, ABC):
         batch_size: int,
         num_workers: int,
         img_size: int,
-        num_classes: int,
+        num_classes: int | None,
         mean: Sequence[float],
         std: Sequence[float],
         seed: int,
@@ -62,7 +63,7 @@ class ImageData(pl.LightningDataModule, ABC):
             ("batch_size", batch_size, 1),
             ("num_workers", num_workers, 0),
             ("img_size", img_size, 1),
-            ("num_classes", num_classes, 1),
+            ("num_classes", 1 if num_classes is None else num_classes, 1),
             ("seed", seed, 0),
             ("prefetch_factor", prefetch_factor, 1),
         ):
@@ -71,7 +72,7 @@ class ImageData(pl.LightningDataModule, ABC):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.img_size = img_size
-        self.num_classes = num_classes
+        self.wanted_classes = num_classes
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.seed = seed
@@ -96,6 +97,11 @@ class ImageData(pl.LightningDataModule, ABC):
     @property
     def num_train(self) -> int:
         return len(self.splits.train)
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs the model needs: what was asked for, else what the data set has."""
+        return self.wanted_classes or self.splits.num_classes
 
     @property
     def class_names(self) -> list[str] | None:
@@ -156,9 +162,9 @@ class ImageData(pl.LightningDataModule, ABC):
         }
 
 
-def check_class_count(count: int, num_classes: int, where: str) -> None:
-    """Raise ValueError unless the data set and the model have as many classes."""
-    if count != num_classes:
+def check_class_count(count: int, num_classes: int | None, where: str) -> None:
+    """Raise ValueError unless the data set and the model, if it says, have as many classes."""
+    if num_classes is not None and count != num_classes:
         raise ValueError(
             f"{where} has {count} classes but model.num_classes={num_classes}; "
             f"set model.num_classes={count}"

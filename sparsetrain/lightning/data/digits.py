@@ -14,6 +14,7 @@ from sparsetrain.lightning.data.base import ImageData, Splits, check_labels
 from sparsetrain.lightning.data.dataset import SeededImages
 from sparsetrain.lightning.data.transforms import Augment, resize_transform
 
+CLASSES = 10
 SPLIT_SEED = 0
 """Fixed, so that runs with different seeds are measured on the same 360 images."""
 
@@ -49,7 +50,7 @@ class Digits(ImageData):
         batch_size: int,
         num_workers: int,
         img_size: int,
-        num_classes: int,
+        num_classes: int | None,
         mean: Sequence[float],
         std: Sequence[float],
         seed: int,
@@ -71,7 +72,7 @@ class Digits(ImageData):
 
     def load(self) -> Splits:
         images, labels = load_digits(return_X_y=True)
-        check_labels(labels, self.num_classes, "digits")
+        check_labels(labels, self.wanted_classes or CLASSES, "digits")
         pixels = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         train, val = train_test_split(
             np.arange(len(labels)), test_size=0.2, random_state=SPLIT_SEED, stratify=labels
@@ -80,5 +81,6 @@ class Digits(ImageData):
         return Splits(
             SeededImages(DigitSource(pixels[train], labels[train]), transform, self.seed),
             SeededImages(DigitSource(pixels[val], labels[val]), transform, self.seed),
-            tuple(str(digit) for digit in range(10)),
+            tuple(str(digit) for digit in range(CLASSES)),
+            CLASSES,
         )

@@ -90,13 +90,13 @@ class ImageNet(AugmentedData):
                 f"{some(listing(root))}; add the validation folder"
             )
         train, val = FolderSource(root / "train"), FolderSource(val_folder)
-        check_class_count(len(train.classes), self.num_classes, f"data.root={root}: train/")
+        check_class_count(len(train.classes), self.wanted_classes, f"data.root={root}: train/")
         if differing := sorted(set(train.classes) ^ set(val.classes)):
             raise ValueError(
                 f"data.root={root}: train/ has {len(train.classes)} classes and {val_folder.name}/ "
                 f"{len(val.classes)}; only one has {some(differing)}; make them the same"
             )
-        return self.transformed(train, val, train.classes)
+        return self.transformed(train, val, train.classes, len(train.classes))
 
     def _load_shards(self, root: Path) -> Splits:
         train_files, val_files = split_files(root, ".tar")
@@ -107,9 +107,10 @@ class ImageNet(AugmentedData):
                     f"*{split}*.tar, only {some(listing(root))}; wanted {WANTED}"
                 )
         train, val = ShardSource(train_files), ShardSource(val_files)
+        classes = self.wanted_classes or int(train.labels.max()) + 1
         for source, split in ((train, "train"), (val, "val")):
-            check_labels(source.labels, self.num_classes, f"data.root={root}: {split} shards")
-        return self.transformed(train, val, None)
+            check_labels(source.labels, classes, f"data.root={root}: {split} shards")
+        return self.transformed(train, val, None, classes)
 
 
 def is_image(name: str) -> bool:

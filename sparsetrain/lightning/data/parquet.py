@@ -117,7 +117,7 @@ class Parquet(AugmentedData):
         batch_size: int,
         num_workers: int,
         img_size: int,
-        num_classes: int,
+        num_classes: int | None,
         mean: Sequence[float],
         std: Sequence[float],
         seed: int,
@@ -156,14 +156,17 @@ class Parquet(AugmentedData):
                     f"wanted {WANTED}"
                 )
         names = read_class_names(train_files[0], self.label_column)
+        train, val = (
+            ParquetSource(files, self.image_column, self.label_column, self.memory_gb)
+            for files in (train_files, val_files)
+        )
         if names is not None:
-            check_class_count(len(names), self.num_classes, f"data.root={root}")
-        sources = []
-        for files in (train_files, val_files):
-            source = ParquetSource(files, self.image_column, self.label_column, self.memory_gb)
-            check_labels(source.labels, self.num_classes, f"{files[0]}…")
-            sources.append(source)
-        return self.transformed(sources[0], sources[1], names)
+            check_class_count(len(names), self.wanted_classes, f"data.root={root}")
+        counted = int(train.labels.max()) + 1 if names is None else len(names)
+        classes = self.wanted_classes or counted
+        for source in (train, val):
+            check_labels(source.labels, classes, f"{source.files[0]}…")
+        return self.transformed(train, val, names, classes)
 
 
 def check_columns(schema: pa.Schema, image_column: str, label_column: str, path: Path) -> str:

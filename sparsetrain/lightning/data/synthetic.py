@@ -10,6 +10,8 @@ from sparsetrain.lightning.data.transforms import Augment
 
 POOL = 64
 """Distinct images: 37 MiB at 224 pixels, made once per process."""
+CLASSES = 1000
+"""When the model does not say: ImageNet's."""
 
 
 class SyntheticSource:
@@ -47,7 +49,7 @@ class Synthetic(ImageData):
         batch_size: int,
         num_workers: int,
         img_size: int,
-        num_classes: int,
+        num_classes: int | None,
         seed: int,
         prefetch_factor: int = 2,
         augment: Augment | None = None,
@@ -69,10 +71,14 @@ class Synthetic(ImageData):
         self.val_length = val_length
 
     def load(self) -> Splits:
-        train = SyntheticSource(self.length, self.img_size, self.num_classes, self.seed)
-        val = SyntheticSource(self.val_length, self.img_size, self.num_classes, self.seed + 1)
+        classes = self.wanted_classes or CLASSES
+        train = SyntheticSource(self.length, self.img_size, classes, self.seed)
+        val = SyntheticSource(self.val_length, self.img_size, classes, self.seed + 1)
         return Splits(
-            SeededImages(train, as_it_is, self.seed), SeededImages(val, as_it_is, self.seed), None
+            SeededImages(train, as_it_is, self.seed),
+            SeededImages(val, as_it_is, self.seed),
+            None,
+            classes,
         )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ from PIL import Image
 
 from sparsetrain.lightning.data import ImageData, SeededImages, Splits
 
-COMMON = {
+COMMON: dict[str, Any] = {
     "batch_size": 2,
     "num_workers": 0,
     "img_size": 16,
@@ -58,7 +59,7 @@ class Numbered(ImageData):
 
     def load(self):
         train, val = (SeededImages(Counting(n), add_noise, self.seed) for n in self.lengths)
-        return Splits(train, val, None)
+        return Splits(train, val, None, self.lengths[0])
 
 
 def encoded(seed, kind="JPEG", size=(20, 24)):

@@ -13,12 +13,7 @@ CONFIGS = Path(__file__).parents[3] / "configs" / "data"
 RUN = OmegaConf.create(
     {
         "seed": 1,
-        "model": {
-            "img_size": 16,
-            "num_classes": 10,
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.2, 0.2, 0.2],
-        },
+        "model": {"img_size": 16, "num_classes": None},
     }
 )
 RECIPE = {
@@ -50,6 +45,7 @@ def test_a_config_makes_a_data_set_that_loads(name, recipe, root):
     data = instantiate(compose(name, **recipe, **place).data)
     assert isinstance(data, ImageData)
     data.setup()
+    assert data.num_classes == (1000 if name == "synthetic" else 10)
     images, _ = next(iter(data.train_dataloader()))
     assert images.shape == (2, 3, 16, 16)
 

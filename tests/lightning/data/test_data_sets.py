@@ -75,6 +75,18 @@ def test_setting_up_again_opens_nothing_again(make):
     assert data.splits is splits
 
 
+def test_a_data_set_says_how_many_classes_it_has_when_the_model_does_not(folders, shards, parquet):
+    common = {**COMMON, "num_classes": None}
+    for data in (
+        ImageNet(folders, **common),
+        ImageNet(shards, **common),
+        Parquet(parquet, **common),
+    ):
+        assert ready(data).num_classes == 2
+    assert ready(Digits(**common)).num_classes == 10
+    assert ready(ImageNet(shards, **{**COMMON, "num_classes": 3})).num_classes == 3
+
+
 def test_asking_before_setup_says_what_to_call():
     with pytest.raises(RuntimeError, match=r"Digits is not open yet; call setup\(\) first"):
         _ = Digits(**{**COMMON, "num_classes": 10}).num_train

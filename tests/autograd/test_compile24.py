@@ -1,0 +1,145 @@
+"""The composites under torch.compile: one whole graph, the eager numbers, few recompilations."""
+
+import pytest
+import torch
+from autograd_checks import backward, normal
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from sparsetrain.autograd import ENGINES, linear24, soft_linear24, squared_relu_mlp24
+from sparsetrain.ops import select24
+from sparsetrain.pattern import RULES
+
+SCALE = torch.tensor([1.5])
+BATCHES = (8, 12, 7, 33)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+
+
+def weights(*shapes):
+    return [normal(*shape, seed=i + 1) for i, shape in enumerate(shapes)]
+
+
+def assert_compiled_is_eager(function, parameters, *, backend="aot_eager", batches=(8,)):
+    """Compare output and gradients over batch sizes; returns how often it was compiled."""
+    counter = CompileCounterWithBackend(backend)
+    compiled = torch.compile(function, fullgraph=True, backend=counter)
+    for tokens in batches:
+        x = normal(tokens, parameters[0].shape[1], seed=tokens)
+        grad = normal(tokens, parameters[-1].shape[0], seed=tokens + 1)
+        expected = backward(function, [x, *parameters], grad)
+        got = backward(compiled, [x, *parameters], grad)
+        for ours, eager in zip(got, expected, strict=True):
+            torch.testing.assert_close(ours, eager)
+    return counter.frame_count
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rule", RULES)
+def test_linear24_compiles_whole_and_gives_the_eager_numbers(engine, rule):
+    parameters = weights((12, 16), (12,))
+    assert_compiled_is_eager(lambda *t: linear24(*t, rule=rule, engine=engine), parameters)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_given_mask_may_change_without_compiling_again(engine):
+    w, b = weights((12, 16), (12,))
+    masks = [select24(normal(12, 16, seed=s), "transposable") for s in (2, 3)]
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(
+        lambda x, mask: linear24(x, w, b, mask, engine=engine), fullgraph=True, backend=counter
+    )
+    x = normal(8, 16, seed=5)
+    for mask in masks:
+        torch.testing.assert_close(compiled(x, mask), linear24(x, w, b, mask))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_soft_linear24_compiles_whole_and_gives_the_eager_numbers(engine):
+    assert_compiled_is_eager(
+        lambda *t: soft_linear24(*t, SCALE, mvue=False, engine=engine), weights((12, 16), (12,))
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rule", ["transposable", "row"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_squared_relu_mlp24_compiles_whole_and_gives_the_eager_numbers(engine, rule, masked):
+    parameters = weights((16, 12), (16,), (8, 16), (8,))
+    masks = [select24(w, "transposable") if masked else None for w in parameters[::2]]
+
+    def mlp(x, w1, b1, w2, b2):
+        return squared_relu_mlp24(
+            x, w1, b1, w2, b2, mask1=masks[0], mask2=masks[1], rule=rule, engine=engine
+        )
+
+    assert_compiled_is_eager(mlp, parameters)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_batch_sizes_compile_linear24_twice_at_most(engine):
+    parameters = weights((12, 16), (12,))
+    times = assert_compiled_is_eager(
+        lambda *t: linear24(*t, engine=engine), parameters, batches=BATCHES
+    )
+    assert times == 2
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_batch_sizes_compile_squared_relu_mlp24_twice_at_most(engine):
+    parameters = weights((16, 12), (16,), (8, 16), (8,))
+    times = assert_compiled_is_eager(
+        lambda *t: squared_relu_mlp24(*t, engine=engine), parameters, batches=BATCHES
+    )
+    assert times == 2
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_mvue_compiles_whole_and_stays_unbiased(engine):
+    x, w = normal(6, 8, seed=1), normal(8, 8, seed=2).requires_grad_()
+    layer = torch.compile(
+        lambda x, w: linear24(x, w, mvue=True, engine=engine), fullgraph=True, backend="aot_eager"
+    )
+    grad = normal(6, 8, seed=3)
+
+    def sampled():
+        return torch.autograd.grad(layer(x, w), w, grad)[0]
+
+    torch.manual_seed(0)
+    draws = torch.stack([sampled() for _ in range(300)])
+    error = (draws.mean(dim=0) - grad.T @ x).abs()
+    assert (error <= 5 * draws.std(dim=0) / 300**0.5 + 1e-5).all()
+    torch.manual_seed(0)
+    assert torch.equal(sampled(), draws[0])
+    assert not torch.equal(draws[0], draws[1])
+
+
+def test_autocast_compiles_whole():
+    w = normal(12, 16, seed=2)
+    compiled = torch.compile(linear24, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        out = compiled(normal(8, 16, seed=1), w)
+        expected = linear24(normal(8, 16, seed=1), w)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_inductor_gives_the_eager_numbers(engine):
+    w1, b1, w2, b2 = weights((16, 12), (16,), (8, 16), (8,))
+    mask = select24(w1, "transposable")
+
+    def both(x, w1, b1, w2, b2):
+        hidden = squared_relu_mlp24(x, w1, b1, w2, b2, mask1=mask, engine=engine)
+        return linear24(hidden, w2.T, engine=engine)
+
+    parameters = [w1, b1, w2, b2, torch.ones(16)]
+
+    def with_scale(x, w1, b1, w2, b2, scale):
+        return both(x, w1, b1, w2, b2) * scale
+
+    assert_compiled_is_eager(with_scale, parameters, backend="inductor")

@@ -1,0 +1,206 @@
+"""squared_relu_mlp24: six products against a float64 MLP in plain autograd."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from autograd_checks import PassThrough, assert_all_as_accurate, backward, double, normal
+
+from sparsetrain.autograd import ENGINES, squared_relu_mlp24
+from sparsetrain.ops import select24
+from sparsetrain.pattern import NM, RULES
+from sparsetrain.reference.masks24 import select_mask24, unpack_bits
+from sparsetrain.reference.pack24 import pad_rows24
+
+MASKED_WEIGHTS = [(False, False), (True, False), (False, True), (True, True)]
+
+
+def problem(leading=(8,), dtype=torch.float64, bias=True, hidden=16):
+    shapes = [(*leading, 12), (hidden, 12), (hidden,), (8, hidden), (8,)]
+    x, w1, b1, w2, b2 = (normal(*s, seed=i, dtype=dtype) for i, s in enumerate(shapes))
+    inputs = [x, w1, b1 if bias else None, w2, b2 if bias else None]
+    return inputs, normal(*leading, 8, seed=9, dtype=dtype)
+
+
+def weight_masks(inputs, masked):
+    return [select24(w, "transposable") if m else None for w, m in zip(inputs[1::2], masked)]
+
+
+def under(mask, w):
+    if mask is None:
+        return w
+    kept = unpack_bits(mask, w.shape[1])
+    return PassThrough.apply(w, torch.where(kept, w.detach(), 0))
+
+
+def activation_masks(inputs, mask1, rule):
+    """The masks that h has in the dtype of the inputs: along features, and along tokens."""
+    x, w1, b1 = inputs[:3]
+    h = F.linear(x.flatten(0, -2), under(mask1, w1).detach(), b1).relu().square()
+    rows = select_mask24(h, rule)
+    if rule != "row":
+        return rows, rows
+    return rows, select_mask24(pad_rows24(h).T, "row").T[: h.shape[0]]
+
+
+def oracle_mlp(mask1, mask2, masks):
+    """Rows of h serve the output, grad x and grad b1; columns of h both weight gradients."""
+
+    def path(x, w1, b1, w2, b2, kept):
+        h = F.linear(x, under(mask1, w1), b1).relu().square()
+        return F.linear(h * kept.view(h.shape), under(mask2, w2), b2)
+
+    def stop(t):
+        return None if t is None else t.detach()
+
+    def mlp(x, w1, b1, w2, b2):
+        rows, columns = masks
+        y = path(x, stop(w1), b1, stop(w2), b2, rows)
+        for_weights = path(stop(x), w1, stop(b1), w2, stop(b2), columns)
+        return y + for_weights - for_weights.detach()
+
+    return mlp
+
+
+def ours(mask1, mask2, rule, engine):
+    return lambda *t: squared_relu_mlp24(*t, mask1=mask1, mask2=mask2, rule=rule, engine=engine)
+
+
+def assert_is_the_oracle(inputs, grad, masked, rule, engine):
+    masks = weight_masks(inputs, masked)
+    oracle = oracle_mlp(*masks, activation_masks(inputs, masks[0], rule))
+    got = backward(ours(*masks, rule, engine), inputs, grad)
+    plain = backward(oracle, inputs, grad)
+    assert_all_as_accurate(got, plain, backward(oracle, double(inputs), grad.double()))
+    return got
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("masked", MASKED_WEIGHTS)
+@pytest.mark.parametrize("leading", [(8,), (7,), (3, 5)])
+def test_the_six_products_are_those_of_the_oracle(engine, rule, masked, leading):
+    inputs, grad = problem(leading)
+    got = assert_is_the_oracle(inputs, grad, masked, rule, engine)
+    # None of it is the dense MLP's.
+    dense = backward(
+        lambda x, w1, b1, w2, b2: F.linear(F.linear(x, w1, b1).relu().square(), w2, b2),
+        inputs,
+        grad,
+    )
+    for sparse, other in list(zip(got, dense, strict=True))[:5]:
+        assert (sparse - other).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("leading", [(0,), (1,), (2, 0)])
+def test_few_or_no_tokens(engine, leading):
+    inputs, grad = problem(leading)
+    assert_is_the_oracle(inputs, grad, (True, True), "transposable", engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rule", ["transposable", "row"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_as_accurate_as_torch(engine, rule, dtype):
+    # Large enough that the largest of the rounding errors is not chance.
+    inputs, grad = problem((50,), dtype, hidden=128)
+    assert_is_the_oracle(inputs, grad, (True, True), rule, engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_biases_may_be_absent(engine):
+    inputs, grad = problem(bias=False)
+    assert_is_the_oracle(inputs, grad, (True, False), "transposable", engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_token_by_hand(engine):
+    # z is x, so h of every token is [1, 4, 9, 0] and two are kept: 4 and 9.
+    x = torch.tensor([[1.0, 2, 3, -4]], requires_grad=True)
+    w1, w2 = torch.eye(4, requires_grad=True), torch.eye(4, requires_grad=True)
+    y = squared_relu_mlp24(x, w1, None, w2, None, rule="row", engine=engine)
+    y.backward(torch.tensor([[10.0, 10, 100, 10]]))
+    assert y.tolist() == [[0, 4, 9, 0]]
+    assert x.grad is not None
+    assert x.grad.tolist() == [[0, 40, 600, 0]]
+    # Along tokens the only token is among the largest of its four, so all of h counts.
+    assert w2.grad is not None
+    assert w2.grad[0].tolist() == [10, 40, 90, 0]
+    assert w1.grad is not None
+    assert w1.grad[0].tolist() == [20, 40, 60, -80]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_transposable_mask_serves_both_orientations(engine):
+    inputs, _ = problem((8,))
+    x, w1, b1, _, _ = inputs
+    h = squared_relu_mlp24(x, w1, b1, torch.eye(16).double(), None, engine=engine)
+    assert NM(2, 4).holds(h)
+    assert NM(2, 4).holds(h.T)
+    assert h.count_nonzero() > 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("masked", [(False, False), (True, True)])
+@pytest.mark.parametrize("frozen", range(5))
+def test_what_is_frozen_gets_no_gradient_and_the_rest_keeps_its_own(engine, masked, frozen):
+    inputs, grad = problem()
+    function = ours(*weight_masks(inputs, masked), "transposable", engine)
+    full = backward(function, inputs, grad)
+    leaves = [t.clone().requires_grad_(i != frozen) for i, t in enumerate(inputs)]
+    function(*leaves).backward(grad)
+    for i, leaf in enumerate(leaves):
+        assert (leaf.grad is None) == (i == frozen)
+        if i != frozen:
+            torch.testing.assert_close(leaf.grad, full[i + 1])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rule", ["transposable", "row"])
+def test_an_infinite_gradient_of_an_activation_that_is_zero_touches_nothing(engine, rule):
+    inputs, grad = problem()
+    inputs[2][5] = -1e6  # unit 5 is never active,
+    inputs[3][:, 5] = 1e308  # and its gradient overflows.
+    assert (grad @ inputs[3]).isinf().any()
+    for result in backward(ours(None, None, rule, engine), inputs, grad):
+        assert result.isfinite().all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("masked", [(False, False), (True, True)])
+def test_autocast_gives_bfloat16_outputs_and_float32_gradients(engine, masked):
+    inputs, grad = problem((22,), torch.float32)
+    masks = weight_masks(inputs, masked)
+    low = [t.bfloat16() for t in inputs]
+    low_masks = activation_masks([low[0], under(masks[0], inputs[1]).bfloat16(), low[2]], None, "row")
+    oracle = oracle_mlp(*masks, low_masks)
+    grad = grad.bfloat16().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = backward(ours(*masks, "row", engine), inputs, grad)
+        plain = backward(oracle, inputs, grad)
+    assert got[0] is not None
+    assert got[0].dtype == torch.bfloat16
+    assert all(t.dtype == torch.float32 for t in got[1:])
+    assert_all_as_accurate(got, plain, backward(oracle, double(inputs), grad.double()))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_hidden_features_that_are_not_a_multiple_of_4_are_refused(engine):
+    with pytest.raises(ValueError, match="6 columns are not a multiple of 4"):
+        squared_relu_mlp24(
+            torch.ones(2, 4), torch.ones(6, 4), None, torch.ones(4, 6), None, engine=engine
+        )
+
+
+@pytest.mark.parametrize(
+    ("x", "w1", "w2"), [((2, 8), (4, 4), (4, 4)), ((2, 4), (4, 4), (4, 8)), ((4,), (4, 4), (4, 4))]
+)
+def test_shapes_that_do_not_fit_are_refused(x, w1, w2):
+    with pytest.raises(ValueError, match=r"x \(.*w1 \(4, 4\), w2"):
+        squared_relu_mlp24(torch.ones(x), torch.ones(w1), None, torch.ones(w2), None)
+
+
+def test_dtypes_that_differ_are_refused_outside_autocast():
+    four = torch.ones(4, 4)
+    with pytest.raises(ValueError, match=r"x is torch\.float16 and weight torch\.float32"):
+        squared_relu_mlp24(four.half(), four, None, four, None)

@@ -1,0 +1,38 @@
+"""Every op on a CUDA device gives what it gives on the CPU, whichever kernel serves it."""
+
+import pytest
+import torch
+from ops_checks import gaussian
+from test_every_op import NAMES, calls, leaves
+from torch import Tensor
+
+from sparsetrain import ops
+
+pytestmark = pytest.mark.gpu
+
+ROUNDED = {"matmul24", "mvue24", "squared_relu24_backward"}
+
+
+def on_gpu(value):
+    return value.cuda() if isinstance(value, Tensor) else value
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("rows", "columns"), [(8, 16), (37, 132), (0, 8), (260, 64)])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_result_is_that_of_the_cpu(name, rows, columns, dtype):
+    function, arguments = calls(rows, columns, dtype)[name]
+    expected = leaves(function(*arguments))
+    got = leaves(function(*map(on_gpu, arguments)))
+    for one, other in zip(got, expected, strict=True):
+        assert one.device.type == "cuda"
+        if name in ROUNDED and one.is_floating_point():
+            torch.testing.assert_close(one.cpu(), other)
+        else:
+            assert torch.equal(one.cpu(), other)
+
+
+@pytest.mark.parametrize("rule", ["transposable", "row", "greedy"])
+def test_masks_of_a_weight_do_not_depend_on_the_device(rule):
+    x = gaussian(768, 3072)
+    assert torch.equal(ops.select24(x.cuda(), rule).cpu(), ops.select24(x, rule))

@@ -59,7 +59,9 @@ def linear24(
     dtype = compute_dtype(x, weight)
     x_TI = x.to(dtype).flatten(0, -2)
     bias = None if bias is None else bias.to(dtype)
-    out_TO = _Linear24.apply(x_TI, weight, bias, mask, rule, mvue, engine)
+    # Everything is in its dtype now; autocast would round some steps in another.
+    with torch.autocast(x.device.type, enabled=False):
+        out_TO = _Linear24.apply(x_TI, weight, bias, mask, rule, mvue, engine)
     return out_TO.unflatten(0, x.shape[:-1])
 
 
@@ -83,7 +85,8 @@ def soft_linear24(
     soft_OI = soft_threshold24(weight.detach(), scale.float()).to(dtype)
     x_TI = x.to(dtype).flatten(0, -2)
     bias = None if bias is None else bias.to(dtype)
-    out_TO = _SoftLinear24.apply(x_TI, weight, bias, soft_OI, mvue, engine)
+    with torch.autocast(x.device.type, enabled=False):
+        out_TO = _SoftLinear24.apply(x_TI, weight, bias, soft_OI, mvue, engine)
     return out_TO.unflatten(0, x.shape[:-1])
 
 

@@ -69,7 +69,9 @@ def squared_relu_mlp24(
     x_TI = x.to(dtype).flatten(0, -2)
     b1 = None if b1 is None else b1.to(dtype)
     b2 = None if b2 is None else b2.to(dtype)
-    y_TO = _SquaredReluMlp24.apply(x_TI, w1, b1, w2, b2, mask1, mask2, rule, engine)
+    # Everything is in its dtype now; autocast would square in float32.
+    with torch.autocast(x.device.type, enabled=False):
+        y_TO = _SquaredReluMlp24.apply(x_TI, w1, b1, w2, b2, mask1, mask2, rule, engine)
     return y_TO.unflatten(0, x.shape[:-1])
 
 

@@ -28,11 +28,12 @@ class XformersAttention(Attention):
             raise ValueError("model.attention=xformers: masked attention is not supported")
         attend = load_memory_efficient_attention()
         B, N, _ = x.shape
-        gate = self.gate(x).sigmoid() if self.gate is not None else None
+        gate = getattr(self, "gate", None)  # not there in timm < 1.0.28
+        gate = None if gate is None else gate(x).sigmoid()
         q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, self.head_dim).unbind(2)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         dropout = self.attn_drop.p if self.training else 0.0
-        x = attend(q, k, v, p=dropout, scale=self.scale).reshape(B, N, self.attn_dim)
+        x = attend(q, k, v, p=dropout, scale=self.scale).flatten(2)
         x = self.norm(x)
         if gate is not None:
             x = x * gate

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, syncs, renames: a kill at any moment leaves the old file or the
     new one.
 
-    Lightning's own writer goes through the system's temporary folder, where the last move is a
+    For local file systems. Lightning's own writer goes through the system's temporary folder, where the last move is a
     copy if that is another file system.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
+        if storage_options is not None:
+            raise ValueError(f"storage_options={storage_options}: there are none to give; pass None")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.unfinished")
-        with unfinished.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        try:
+            with unfinished.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        finally:
+            # There still if the disk was full, say.
+            unfinished.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -38,12 +46,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        near = sorted(path.parent.glob("*.ckpt")) or sorted(Path("runs").glob("**/*.ckpt"))
-        found = ", ".join(str(p) for p in near[:5]) or "no .ckpt file there or under runs/"
+        files = [*path.parent.glob("*.ckpt")] or [*Path("runs").glob("**/*.ckpt")]
+        near = difflib.get_close_matches(str(path), map(str, files), n=5, cutoff=0.0)
+        found = ", ".join(near) or "no .ckpt file there or under runs/"
         raise FileNotFoundError(f"checkpoint={path} does not exist; found: {found}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except (RuntimeError, EOFError, OSError, LookupError, ValueError, pickle.PickleError) as error:
         raise ValueError(f"checkpoint={path} cannot be read: {error}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"checkpoint={path} has no state_dict: it is no training checkpoint")

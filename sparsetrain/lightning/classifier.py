@@ -23,8 +23,8 @@ class AdamW:
     lr: peak learning rate at a global batch of `lr_batch` images, scaled linearly with the
         global batch; with lr_batch None it is used as it is.
     weight_decay: not applied to biases, norms and what the model names (`no_weight_decay`).
-    warmup_epochs, warmup_lr: linear from warmup_lr (scaled as lr is); min_lr: where the cosine
-        ends. layer_decay: factor per block from the head down, None for one rate everywhere.
+    warmup_epochs, warmup_lr: linear from warmup_lr to lr; min_lr: where the cosine that follows
+        ends. Both are scaled as lr is. layer_decay: factor per block from the head down, None for one rate everywhere.
     """
 
     lr: float
@@ -105,7 +105,10 @@ class Classifier(pl.LightningModule):
         total = trainer.estimated_stepping_batches
         if not math.isfinite(total):
             raise ValueError("trainer.max_epochs=-1: the cosine schedule needs an end; set it")
+        total = int(total)
+        warmup = min(round(spec.warmup_epochs * self._steps_per_epoch()), total)
         factor = 1.0 if spec.lr_batch is None else self._global_batch() / spec.lr_batch
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         optimizer = create_optimizer_v2(
             self.network,
             opt="adamw",
@@ -114,16 +117,16 @@ class Classifier(pl.LightningModule):
             betas=tuple(spec.betas),
             eps=spec.eps,
             layer_decay=spec.layer_decay,
-            fused=self.device.type == "cuda",
+            # Under a GradScaler fused AdamW unscales by itself, and gradients cannot be clipped.
+            fused=self.device.type == "cuda" and not scaled,
         )
-        total = int(total)
-        steps_per_epoch = total / max(trainer.max_epochs or 1, 1)
         scheduler = CosineLRScheduler(
             optimizer,
-            t_initial=max(total, 1),
+            t_initial=max(total - warmup, 1),
             lr_min=spec.min_lr * factor,
-            warmup_t=min(round(spec.warmup_epochs * steps_per_epoch), total),
+            warmup_t=warmup,
             warmup_lr_init=spec.warmup_lr * factor,
+            warmup_prefix=True,
             t_in_epochs=False,
         )
         scheduler.step_update(trainer.global_step)
@@ -132,9 +135,26 @@ class Classifier(pl.LightningModule):
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         scheduler.step_update(self.trainer.global_step)
 
+    def _steps_per_epoch(self) -> int:
+        trainer = self.trainer
+        trainer.fit_loop.setup_data()
+        batches = trainer.num_training_batches
+        if not math.isfinite(batches):
+            raise ValueError(
+                f"optimizer.warmup_epochs={self.adamw.warmup_epochs}: the training data has no "
+                "length, so an epoch has none; set trainer.limit_train_batches"
+            )
+        return math.ceil(batches / trainer.accumulate_grad_batches)
+
     def _global_batch(self) -> int:
         trainer = self.trainer
-        per_process = trainer.datamodule.batch_size  # pyright: ignore[reportAttributeAccessIssue]
+        datamodule: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        per_process = getattr(datamodule, "batch_size", None)
+        if per_process is None:
+            raise ValueError(
+                f"optimizer.lr_batch={self.adamw.lr_batch}: the size of a batch is read off the "
+                "data module's batch_size, and there is none; set optimizer.lr_batch=null"
+            )
         return per_process * trainer.world_size * trainer.accumulate_grad_batches
 
 

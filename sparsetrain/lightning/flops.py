@@ -32,9 +32,12 @@ def dense_peak_flops(device: torch.device) -> float | None:
 
 @torch.no_grad()
 def training_flops_per_image(module: pl.LightningModule, images: Tensor) -> float:
-    """Dense FLOPs of forward and backward for one image: three times the dense forward."""
+    """Dense FLOPs of forward and backward for one image: three times the dense forward.
+
+    Leaves the module as it is, the training mode of every part included.
+    """
     sparse = [m for m in module.modules() if isinstance(m, (SparseLinear, SparseMlp)) and m.sparse]
-    training = module.training
+    modes = {part: part.training for part in module.modules()}
     module.eval()
     for layer in sparse:
         layer.sparse = False
@@ -42,5 +45,6 @@ def training_flops_per_image(module: pl.LightningModule, images: Tensor) -> floa
         module(images[:1])
     for layer in sparse:
         layer.sparse = True
-    module.train(training)
+    for part, mode in modes.items():
+        part.training = mode
     return 3.0 * counter.get_total_flops()

@@ -5,18 +5,26 @@ from __future__ import annotations
 import netrc
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pytorch_lightning.loggers import WandbLogger
 
-_HOST = "api.wandb.ai"
+_SERVER = "https://api.wandb.ai"
 
 
 def wandb_logger(project: str, name: str, save_dir: str) -> WandbLogger:
     """A W&B logger, offline unless a key or WANDB_MODE says otherwise; it never asks.
 
     Offline runs lie under `save_dir`/wandb and go up later with `wandb sync`.
+    Raises ValueError for WANDB_MODE=online without a key, where W&B would ask for one.
     """
-    offline = "WANDB_MODE" not in os.environ and not has_key()
+    mode = os.environ.get("WANDB_MODE")
+    if mode == "online" and not has_key():
+        raise ValueError(
+            "WANDB_MODE=online but there is no key: set WANDB_API_KEY, run `wandb login`, or "
+            "unset WANDB_MODE to log offline"
+        )
+    offline = mode is None and not has_key()
     os.environ.setdefault("WANDB_SILENT", "true")
     logger = WandbLogger(project=project, name=name, save_dir=save_dir, offline=offline)
     # Lightning passes it to wandb.init, which from 0.22 warns of it whatever its value.
@@ -25,13 +33,14 @@ def wandb_logger(project: str, name: str, save_dir: str) -> WandbLogger:
 
 
 def has_key() -> bool:
-    """Whether W&B can log in: WANDB_API_KEY or an entry in ~/.netrc."""
+    """Whether W&B can log in: WANDB_API_KEY, or an entry for its server in ~/.netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     if not path.is_file():
         return False
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", _SERVER)).hostname or ""
     try:
-        return netrc.netrc(path).authenticators(_HOST) is not None
+        return netrc.netrc(path).authenticators(host) is not None
     except netrc.NetrcParseError:
         return False

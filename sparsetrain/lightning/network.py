@@ -31,7 +31,8 @@ def build_network(
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        raise ValueError(f"model.name={name!r}: timm has no such model; near: {', '.join(near)}")
+        hint = f"near: {', '.join(near)}" if near else "see timm.list_models()"
+        raise ValueError(f"model.name={name!r}: timm has no such model; {hint}")
     if attention not in ATTENTIONS:
         raise ValueError(f"model.attention={attention!r}: choose one of {', '.join(ATTENTIONS)}")
     try:
@@ -42,8 +43,10 @@ def build_network(
             drop_path_rate=drop_path,
             **(options or {}),
         )
-    except TypeError as error:
-        raise ValueError(f"model={name!r} does not take these options: {error}") from error
+    except (TypeError, AssertionError) as error:  # timm asserts what does not fit together
+        raise ValueError(
+            f"model.name={name!r} does not take img_size={img_size} with options={options}: {error}"
+        ) from error
     if attention == "xformers":
         from sparsetrain.lightning.attention import use_xformers
 

@@ -12,16 +12,30 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 class EpochLines(ProgressBar):
     """One printed line an epoch: for output that is not a terminal."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = True
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def enable(self) -> None:
+        self.enabled = True
+
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.enabled:
+            return
         metrics = {
             key: f"{float(value):.4g}"
             for key, value in trainer.callback_metrics.items()
             if key in ("train/loss", "val/loss", "val/top1")
         }
         words = "  ".join(f"{key} {value}" for key, value in metrics.items())
+        epochs = trainer.max_epochs
+        of = f"/{epochs}" if epochs is not None and epochs > 0 else ""
         print(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
+            f"epoch {trainer.current_epoch + 1}{of}  "
             f"step {trainer.global_step}  {words}",
             flush=True,
         )

@@ -6,7 +6,6 @@ import difflib
 from fnmatch import fnmatchcase
 from typing import Literal
 
-import torch
 from torch import nn
 
 from sparsetrain.autograd import ENGINES, Engine
@@ -27,7 +26,7 @@ def sparsify(
     and checkpoints do not change. Call it before the optimizer and before any wrapping (DDP,
     FSDP, torch.compile).
 
-    engine: `auto` takes the fastest that the model's device has and says which.
+    engine: `auto` takes the fastest there is and says which.
 
     Raises ValueError if a glob matches no linear layer, if nothing could be converted, or if
     the model is sparse already.
@@ -38,12 +37,18 @@ def sparsify(
         return Report((), (), ("Nothing to make sparse: weight and activation are both None.",))
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     included = _match(linears, sparsity)
-    engine, engine_reason = _resolve_engine(engine, model)
+    engine, engine_reason = _resolve_engine(engine)
 
     converted, skipped = [], []
     mlp_names, reasons = [], {}
     if sparsity.activation is not None:
         mlp_names, reasons = _choose_mlps(model, included)
+        if not mlp_names:
+            found = "; ".join(f"{n}: {r}" for n, r in list(reasons.items())[:5])
+            raise ValueError(
+                f"activation={sparsity.activation}: no MLP can take it "
+                f"({found or 'no MLP is included'})"
+            )
     weight_reasons = _weight_obstacles(model, linears, sparsity.weight)
     for name, linear in linears.items():
         shape = (linear.out_features, linear.in_features)
@@ -67,9 +72,6 @@ def sparsify(
         shape = (mlp.fc1.in_features, mlp.fc1.out_features, mlp.fc2.out_features)
         row = LayerReport(name, shape, sparsity.activation.describe(), engine_reason)
         converted.append(row)
-    if sparsity.activation is not None and not mlp_names:
-        found = "; ".join(f"{n}: {r}" for n, r in list(reasons.items())[:5]) or "no MLP is included"
-        raise ValueError(f"activation={sparsity.activation}: no MLP can take it ({found})")
     if not converted:
         why = "; ".join(f"{r.name}: {r.reason}" for r in skipped if r.name in included)
         raise ValueError(f"no included layer can become 2:4 ({why})")
@@ -128,13 +130,14 @@ def _choose_mlps(model: nn.Module, included: set[str]) -> tuple[list[str], dict[
     """Names of MLPs with both linears included that can convert; and why others cannot."""
     chosen, reasons = [], {}
     for name, module in model.named_modules():
-        if not is_mlp(module) or not {f"{name}.fc1", f"{name}.fc2"} <= included:
+        prefix = f"{name}." if name else ""
+        if not is_mlp(module) or not {f"{prefix}fc1", f"{prefix}fc2"} <= included:
             continue
         reason = why_not(module)
         if reason is None and name:
             chosen.append(name)
         else:
-            reasons[name] = reason or "it is the model itself"
+            reasons[name] = reason or "it is the model itself: wrap it in another module"
     return chosen, reasons
 
 
@@ -144,16 +147,17 @@ def _weight_obstacles(
     """Why a linear layer cannot have 2:4 weights, by name."""
     obstacles = {}
     for name, linear in linears.items():
-        parent = model.get_submodule(name.rpartition(".")[0])
-        both = method is not None and method.rule != "row"
+        parent_name, _, child = name.rpartition(".")
+        bypass = _bypass(model.get_submodule(parent_name), child)
         features = {"in_features": linear.in_features}
-        if both:
+        # MVUE samples the output gradient in groups of features too.
+        if method is not None and (method.rule != "row" or method.mvue):
             features["out_features"] = linear.out_features
         odd = [f"{k}={v}" for k, v in features.items() if v % 4]
         if not name:
             obstacles[name] = "it is the model itself: wrap it in another module"
-        elif isinstance(parent, nn.MultiheadAttention):
-            obstacles[name] = "nn.MultiheadAttention reads its weight without calling it"
+        elif bypass is not None:
+            obstacles[name] = bypass
         elif type(linear) is not nn.Linear:
             obstacles[name] = f"{type(linear).__name__} is not a plain nn.Linear"
         elif odd:
@@ -163,12 +167,24 @@ def _weight_obstacles(
     return obstacles
 
 
-def _resolve_engine(
-    engine: Engine | Literal["auto"], model: nn.Module
-) -> tuple[Engine, str]:
+def _bypass(parent: nn.Module, child: str) -> str | None:
+    """That a module uses the weight of a linear child without calling it; None if it calls it."""
+    name = f"{type(parent).__name__} reads its weight without calling it"
+    if isinstance(parent, nn.MultiheadAttention):
+        return name
+    if isinstance(parent, nn.TransformerEncoderLayer) and child in ("linear1", "linear2"):
+        fused = parent.self_attn.batch_first and parent.activation_relu_or_gelu
+        return f"{name} in eval mode (batch_first=True)" if fused else None
+    # timm's BEiT, EVA and Swin v2 put a bias together and call F.linear.
+    separate = getattr(parent, "qkv_bias_separate", False)
+    if child == "qkv" and getattr(parent, "q_bias", None) is not None and not separate:
+        return f"{name}, to add q_bias and v_bias"
+    return None
+
+
+def _resolve_engine(engine: Engine | Literal["auto"]) -> tuple[Engine, str]:
     if engine == "auto":
-        device = next((p.device.type for p in model.parameters()), "cpu")
-        return "masked", f"masked: no sparse kernel for {device}"
+        return "masked", "masked: no sparse kernels yet"
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r}: choose auto or one of {', '.join(ENGINES)}")
     return engine, f"{engine}: asked for"

@@ -16,7 +16,7 @@ class LayerStats:
     """One sparse layer. All fractions in [0, 1].
 
     density: share of the weight that the product uses; 1.0 in a dense phase.
-    kept_energy: share of Σ w² under the mask.
+    kept_energy: share of Σ w² under the mask; NaN if the sum is not finite.
     flip_rate: share of mask bits that changed at the last update; None before the second.
     nan: weights that are NaN.
     """
@@ -37,7 +37,7 @@ def inspect(model: nn.Module) -> list[LayerStats]:
         weight = layer.weight.float()
         energy = weight.square().sum()
         kept = mask24(weight, layer.current_mask()).square().sum()
-        kept_energy = float(kept / energy) if energy > 0 else 1.0
+        kept_energy = 1.0 if energy == 0 else float(kept / energy)
         used = int(layer.used_weight().count_nonzero())
         density = used / weight.numel() if layer.sparse else 1.0
         flips = None if layer.flipped is None else int(layer.flipped) / weight.numel()

@@ -102,8 +102,8 @@ class SparseLinear(nn.Linear):
         super()._apply(fn, recurse)
         for name in ("mask", "scale", "flipped"):
             value = getattr(self, name)
-            # To the device only: β stays float32 in a bfloat16 model.
-            setattr(self, name, None if value is None else fn(value).to(value.dtype))
+            # To the device only: β stays the float32 number it is in a bfloat16 model.
+            setattr(self, name, None if value is None else value.to(fn(value).device))
         return self
 
     def extra_repr(self) -> str:

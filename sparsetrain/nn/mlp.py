@@ -88,8 +88,8 @@ def why_not(module: nn.Module) -> str | None:
     if not is_mlp(module):
         return "it has no children fc1, act and fc2"
     fc1, fc2 = module.fc1, module.fc2
-    if not (isinstance(fc1, nn.Linear) and isinstance(fc2, nn.Linear)):
-        return f"fc1 is {type(fc1).__name__} and fc2 {type(fc2).__name__}, not Linear"
+    if not {type(fc1), type(fc2)} <= {nn.Linear, SparseLinear}:
+        return f"fc1 is {type(fc1).__name__} and fc2 {type(fc2).__name__}, not plain nn.Linear"
     if fc1.out_features != fc2.in_features:
         return "it is gated (fc1 gives more features than fc2 takes)"
     known = {"fc1", "act", "drop1", "norm", "fc2", "drop2", "drop"}

@@ -50,6 +50,8 @@ def decay_pruned_weights(model: nn.Module, optimizer: Optimizer) -> RemovableHan
     layers = [m for m in layers if isinstance(m.method, SRSTE)]
     for layer in layers:
         layer.decay_attached = True
+    # Layers that share a weight have one gradient, which decays once.
+    layers = list({id(m.weight): m for m in layers}.values())
 
     def add_decay(scale: Tensor | None) -> None:
         for layer in layers:

@@ -15,11 +15,13 @@ def with_class(module: nn.Module, cls: type[M]) -> M:
     """A new module of class `cls` with everything `module` has.
 
     Parameters, children and hooks are the same objects; the containers that hold them are
-    copies, so that adding to one module does not change the other.
+    copies, so that adding to one module does not change the other. `module.compile()` is not
+    taken over, because it compiled a call of the old module.
     """
     new = cls.__new__(cls)
     for name, value in module.__dict__.items():
         new.__dict__[name] = copy.copy(value) if isinstance(value, (dict, set, list)) else value
+    new.__dict__.pop("_compiled_call_impl", None)
     return new
 
 

@@ -10,7 +10,11 @@ from sparsetrain.ops import select24
 from sparsetrain.pattern import RULES
 
 SCALE = torch.tensor([1.5])
-BATCHES = (8, 12, 7, 33)
+# All above 8: torch.compile sets the case of a single byte of metadata apart.
+BATCHES = (16, 24, 17, 33)
+
+# torch 2.10 and 2.11 do this themselves when they trace an autograd.Function.
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -128,18 +132,14 @@ def test_autocast_compiles_whole():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inductor's own imports
 @pytest.mark.parametrize("engine", ENGINES)
 def test_inductor_gives_the_eager_numbers(engine):
-    w1, b1, w2, b2 = weights((16, 12), (16,), (8, 16), (8,))
-    mask = select24(w1, "transposable")
+    parameters = weights((16, 12), (16,), (8, 16), (8,), (20, 8))
+    mask = select24(parameters[0], "transposable")
 
-    def both(x, w1, b1, w2, b2):
+    def both(x, w1, b1, w2, b2, w3):
         hidden = squared_relu_mlp24(x, w1, b1, w2, b2, mask1=mask, engine=engine)
-        return linear24(hidden, w2.T, engine=engine)
+        return linear24(hidden, w3, engine=engine)
 
-    parameters = [w1, b1, w2, b2, torch.ones(16)]
-
-    def with_scale(x, w1, b1, w2, b2, scale):
-        return both(x, w1, b1, w2, b2) * scale
-
-    assert_compiled_is_eager(with_scale, parameters, backend="inductor")
+    assert_compiled_is_eager(both, parameters, backend="inductor")

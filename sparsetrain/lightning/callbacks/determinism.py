@@ -9,9 +9,12 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from sparsetrain.lightning.data.loader import train_position
+
 
 class StepSeed(pl.Callback):
-    """Seed Python, NumPy and PyTorch from (seed, rank, batch) before every training batch.
+    """Seed Python, NumPy and PyTorch from (seed, rank, epoch, batch) before every training
+    batch.
 
     So dropout, stochastic depth, mixup and MVUE draw the same numbers in a resumed run as in
     the uninterrupted one, whatever ran in between.
@@ -23,8 +26,9 @@ class StepSeed(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        number = trainer.fit_loop.total_batch_idx
-        words = np.random.SeedSequence([self.seed, trainer.global_rank, number]).generate_state(3)
+        # Not `total_batch_idx`: it counts a batch again that an exception cut short.
+        place = train_position(trainer)
+        words = np.random.SeedSequence([self.seed, trainer.global_rank, *place]).generate_state(3)
         random.seed(int(words[0]))
         np.random.seed(int(words[1]))
         torch.manual_seed(int(words[2]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,13 +11,18 @@ import pytorch_lightning as pl
 from sparsetrain.lightning.callbacks.sparsify import SparsifyModel
 from sparsetrain.lightning.flops import dense_peak_flops, training_flops_per_image
 from sparsetrain.nn import LayerStats, inspect
+from sparsetrain.schedule import Phase
 
 
 class SparsityMonitor(pl.Callback):
     """Log sparsity and throughput every `trainer.log_every_n_steps` optimizer steps.
 
+    Batches begin with the images.
+
     sparsity/density, sparsity/kept_energy/<layer>, sparsity/kept_energy, sparsity/flip_rate (of
-    the virtual masks in dense phases), perf/step_ms (wall time from one optimizer step to the
+    the virtual masks in dense phases, 0 once masks are frozen; absent until masks have been
+    chosen twice): once per choice of the masks, and at every logging step once they are frozen.
+    perf/step_ms (wall time from one optimizer step to the
     next, data loading included), perf/images_per_s (all processes), perf/sparsify_ms (choosing
     the masks once), perf/mfu (dense-equivalent FLOPs over the dense peak of the GPU; absent
     where the peak is not known).
@@ -27,6 +33,7 @@ class SparsityMonitor(pl.Callback):
         self.stats: list[LayerStats] = []
         self._flops: float | None = None
         self._masks_logged = -1
+        self._phase_logged: Phase | None = None
         self._start: tuple[int, float] | None = None  # optimizer step, time
         self._images = 0
 
@@ -51,8 +58,7 @@ class SparsityMonitor(pl.Callback):
     ) -> None:
         self._images += len(batch[0]) * trainer.world_size
         step = trainer.global_step
-        due = step % trainer.log_every_n_steps == 0 and self._start and step > self._start[0]  # type: ignore[attr-defined]
-        if due:
+        if self._due(step, trainer.log_every_n_steps):  # pyright: ignore[reportAttributeAccessIssue]
             metrics = self._throughput(trainer, pl_module) | self._sparsity(trainer, pl_module)
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=step - 1)
@@ -60,6 +66,10 @@ class SparsityMonitor(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Validation and checkpoints are not training time.
         self._start, self._images = None, 0
+
+    def _due(self, step: int, every: int) -> bool:
+        # 0 is Lightning's word for never.
+        return every > 0 and step % every == 0 and self._start is not None and step > self._start[0]
 
     def _throughput(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
         assert self._start is not None
@@ -78,12 +88,21 @@ class SparsityMonitor(pl.Callback):
         return metrics
 
     def _sparsity(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
-        sparsify = next((c for c in trainer.callbacks if isinstance(c, SparsifyModel)), None)  # type: ignore[attr-defined]
-        if sparsify is None or sparsify.masks_step == self._masks_logged:
+        callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        sparsify = next((c for c in callbacks if isinstance(c, SparsifyModel)), None)
+        if sparsify is None:
             return {}
-        self._masks_logged = sparsify.masks_step
+        chosen = sparsify.masks_step != self._masks_logged
+        if not chosen and not sparsify.frozen and sparsify.phase == self._phase_logged:
+            return {}
+        self._masks_logged, self._phase_logged = sparsify.masks_step, sparsify.phase
         self.stats = inspect(pl_module)
-        return sparsity_metrics(self.stats, sparsify.sparsify_time.milliseconds())
+        if not chosen:
+            flip_rate = 0.0 if sparsify.frozen else None
+            self.stats = [replace(stats, flip_rate=flip_rate) for stats in self.stats]
+        return sparsity_metrics(
+            self.stats, sparsify.sparsify_time.milliseconds() if chosen else None
+        )
 
 
 def sparsity_metrics(stats: list[LayerStats], sparsify_ms: float | None) -> dict[str, float]:

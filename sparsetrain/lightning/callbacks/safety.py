@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -17,7 +18,7 @@ from sparsetrain.errors import NonFiniteError
 class StopOnNonFinite(pl.Callback):
     """Raise before a non-finite loss or gradient reaches the weights, naming step and layer.
 
-    Costs one synchronization a step. Gradients are left alone under a GradScaler, which skips
+    Batches begin with the images. Costs two synchronizations a step. Gradients are left alone under a GradScaler, which skips
     such steps itself.
     """
 
@@ -33,7 +34,8 @@ class StopOnNonFinite(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
         if not torch.isfinite(loss):
-            where = first_non_finite(pl_module, self._batch[0])
+            with trainer.precision_plugin.forward_context():
+                where = first_non_finite(pl_module, self._batch[0])
             raise NonFiniteError(f"step {trainer.global_step}: loss is {loss.item()}; {where}")
 
     def on_before_optimizer_step(
@@ -73,19 +75,27 @@ def first_non_finite(module: pl.LightningModule, images: Tensor) -> str:
     module(images)
     for handle in handles:
         handle.remove()
-    return f"first in the output of {found[0]}" if found else "every layer's output is finite"
+    if found:
+        return f"first in the output of {found[0]}"
+    return "in a second forward every layer's output is finite"
 
 
-class SaveOnInterrupt(pl.Callback):
-    """On Ctrl-C: finish the step, save `interrupted.ckpt`, stop. A second Ctrl-C stops at once."""
+class SaveOnInterrupt(Checkpoint):
+    """On Ctrl-C: finish the optimizer step, save `interrupted.ckpt`, stop. A second Ctrl-C stops
+    at once.
+
+    A `Checkpoint`, because Lightning runs those last: what other callbacks do at the end of a
+    batch (averaging the weights) is in the file.
+    """
 
     def __init__(self, folder: str) -> None:
         self.path = Path(folder) / "interrupted.ckpt"
         self._previous: Any = None
         self._asked = False
+        self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._asked = False
+        self._asked, self._step = False, trainer.global_step
         self._previous = signal.signal(signal.SIGINT, self._ask)
 
     def on_train_batch_end(
@@ -96,6 +106,10 @@ class SaveOnInterrupt(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        if trainer.global_step == self._step:
+            # Between the batches of one step: their gradients are in no checkpoint.
+            return
+        self._step = trainer.global_step
         if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
             trainer.save_checkpoint(self.path)
             raise KeyboardInterrupt

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils.hooks import RemovableHandle
 
@@ -15,6 +17,8 @@ from sparsetrain.autograd import Engine
 from sparsetrain.lightning.stopwatch import Stopwatch
 from sparsetrain.nn import (
     Report,
+    SparseLinear,
+    SparseMlp,
     Sparsity,
     decay_pruned_weights,
     inspect,
@@ -25,7 +29,7 @@ from sparsetrain.nn import (
     update_masks,
 )
 from sparsetrain.recipe import resolve_sparsity
-from sparsetrain.schedule import Phase, mask_due, phase
+from sparsetrain.schedule import Phase, Schedule, mask_due, phase
 
 
 class SparsifyModel(pl.Callback):
@@ -36,10 +40,11 @@ class SparsifyModel(pl.Callback):
     Layers are swapped in `setup`, or right after the module's own `configure_model`: before
     optimizers are made and before any wrapping. Phases and mask updates count optimizer steps
     (`trainer.global_step`). Masks and phase are part of the trainer's checkpoints, so a resumed
-    run goes on exactly.
+    run goes on exactly, and a validated checkpoint is validated as it was trained.
 
     Give `sparsity` or the name of a `recipe`. After setup, `report` says what became of each
-    layer.
+    layer. Raises ValueError where a schedule in fractions meets a run without an end; with
+    `Trainer(detect_anomaly=True)`, naming the layers, where weights are NaN.
     """
 
     def __init__(
@@ -55,13 +60,16 @@ class SparsifyModel(pl.Callback):
         self.phase: Phase | None = None
         self.sparsify_time = Stopwatch()
         self.masks_step = -1  # optimizer step of the last mask update
+        self.frozen = False  # no mask update is to come
         self._step = -1
         self._saved: dict[str, Any] | None = None
+        self._restored = False
         self._handles: list[RemovableHandle] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self.report is not None:
+        if self.report is not None and _is_sparse(pl_module):
             return
+        self._forget()
         if is_overridden("configure_model", pl_module):
             configure: Callable[[], None] = pl_module.configure_model
             pl_module.configure_model = lambda: self._convert_after(configure, pl_module)
@@ -69,7 +77,11 @@ class SparsifyModel(pl.Callback):
             self._convert(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._restore(pl_module)
+        self._restore(trainer, pl_module)
+        if self.phase is None:
+            # So that entering the sparse phase fixes β of S-STE from the weights as they are now,
+            # loaded ones included.
+            set_sparse(pl_module, False)
         self._handles = [decay_pruned_weights(pl_module, o) for o in trainer.optimizers]
 
     def on_train_batch_start(
@@ -79,9 +91,11 @@ class SparsifyModel(pl.Callback):
         if step == self._step or self.sparsity.dense:
             return
         self._step = step
-        total = int(min(trainer.estimated_stepping_batches, 2**62))
-        self._enter(phase(self.sparsity.schedule, step, total), pl_module)
-        if mask_due(self.sparsity.schedule, step, total):
+        schedule = self.sparsity.schedule
+        total = _total_steps(trainer, schedule)
+        self._enter(phase(schedule, step, total), pl_module)
+        self.frozen = schedule.freeze_at is not None and step >= round(schedule.freeze_at * total)
+        if mask_due(schedule, step, total):
             self._update_masks(pl_module, step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -90,13 +104,13 @@ class SparsifyModel(pl.Callback):
         self._handles = []
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._restore_for_evaluation(trainer, pl_module)
+        self._restore(trainer, pl_module)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._restore_for_evaluation(trainer, pl_module)
+        self._restore(trainer, pl_module)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._restore_for_evaluation(trainer, pl_module)
+        self._restore(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -111,7 +125,7 @@ class SparsifyModel(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         # Applied when the loop starts: the model may still move to its device.
-        self._saved = checkpoint.get("sparsetrain_state")
+        self._saved, self._restored = checkpoint.get("sparsetrain_state"), False
 
     def _convert(self, pl_module: pl.LightningModule) -> None:
         self.report = sparsify(pl_module, self.sparsity, self.engine)
@@ -120,23 +134,25 @@ class SparsifyModel(pl.Callback):
         self, configure: Callable[[], None], pl_module: pl.LightningModule
     ) -> None:
         configure()
-        if self.report is None:
-            self._convert(pl_module)
+        # The module's own method again: with ours it could not be pickled.
+        del pl_module.configure_model
+        self._convert(pl_module)
 
-    def _restore(self, pl_module: pl.LightningModule) -> None:
-        if self._saved is None:
-            return
-        load_sparse_state(pl_module, self._saved["layers"])
-        self.phase, self.masks_step = self._saved["phase"], self._saved["masks_step"]
-        self._saved = None
+    def _forget(self) -> None:
+        self.phase, self.masks_step, self.frozen = None, -1, False
+        self._step, self._saved, self._restored = -1, None, False
 
-    def _restore_for_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Lightning gives callbacks their checkpoint for fitting only; sanity checks come before
-        # on_train_start.
-        if trainer.state.fn != TrainerFn.FITTING and trainer.ckpt_path is not None:
-            checkpoint = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=False)
-            self._saved = checkpoint.get("sparsetrain_state")
-        self._restore(pl_module)
+    def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._saved is not None:
+            load_sparse_state(pl_module, self._saved["layers"])
+            self.phase, self.masks_step = self._saved["phase"], self._saved["masks_step"]
+            self._saved, self._restored = None, True
+        elif trainer.ckpt_path is not None and not self._restored and not self.sparsity.dense:
+            warnings.warn(
+                f"ckpt_path={trainer.ckpt_path} holds no masks and no phase (a dense run's, or "
+                "saved with weights only): masks are chosen anew from its weights",
+                stacklevel=2,
+            )
 
     def _enter(self, phase: Phase, pl_module: pl.LightningModule) -> None:
         if phase != self.phase:
@@ -151,3 +167,21 @@ class SparsifyModel(pl.Callback):
         with self.sparsify_time.measure(pl_module.device):
             update_masks(pl_module)
         self.masks_step = step
+
+
+def _is_sparse(module: pl.LightningModule) -> bool:
+    return any(isinstance(m, (SparseLinear, SparseMlp)) for m in module.modules())
+
+
+def _total_steps(trainer: pl.Trainer, schedule: Schedule) -> int:
+    """Optimizer steps of the whole run; in an endless one a number it never reaches."""
+    total = trainer.estimated_stepping_batches
+    if math.isfinite(total):
+        return int(total)
+    if schedule.dense_warmup or schedule.dense_tail or schedule.freeze_at:
+        raise ValueError(
+            f"trainer.max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}: the run has "
+            "no end that dense_warmup, dense_tail and freeze_at of the schedule could be a "
+            "fraction of; set one of the two"
+        )
+    return sys.maxsize

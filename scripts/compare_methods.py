@@ -15,8 +15,9 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -56,22 +57,29 @@ def main() -> None:
 
     devices = max(1, torch.cuda.device_count())
     jobs = [(name, seed) for name in METHODS for seed in range(args.seeds)]
+    # The slowest methods stand last in the table and start first.
+    jobs.reverse()
+    results = []
     with ThreadPoolExecutor(devices * args.jobs) as pool:
         futures = [
             pool.submit(run, name, seed, number % devices, args)
             for number, (name, seed) in enumerate(jobs)
         ]
-        results = [future.result() for future in futures]
-    table = {
-        name: {"top1": [r["top1"] for r in results if r["method"] == name]} for name in METHODS
-    }
-    for name, row in table.items():
-        row["mean"] = round(sum(row["top1"]) / len(row["top1"]), 4)
-        print(f"{name:<36}{100 * row['mean']:.2f}   {row['top1']}")
-    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        for future in as_completed(futures):
+            results.append(future.result())
+            write(results, args)
+
+
+def write(results: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """The results so far as JSON, and on the screen."""
+    table = {}
+    for name in METHODS:
+        top1 = [r["top1"] for r in results if r["method"] == name]
+        if top1:
+            table[name] = {"mean": round(sum(top1) / len(top1), 4), "top1": top1}
     about = {
         "command": "python " + " ".join(sys.argv),
-        "hardware": hardware,
+        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,
         "epochs": args.epochs,
     }
@@ -79,7 +87,7 @@ def main() -> None:
     args.out.write_text(json.dumps({"about": about, "methods": table, "runs": results}, indent=1))
 
 
-def run(name: str, seed: int, device: int, args: argparse.Namespace) -> dict[str, object]:
+def run(name: str, seed: int, device: int, args: argparse.Namespace) -> dict[str, Any]:
     """One training run in a process of its own; its last validation accuracy."""
     folder = Path("runs/compare") / f"{list(METHODS).index(name)}-{seed}"
     command = [sys.executable, "-m", "sparsetrain", "fit", "recipe=vit_tiny_24", "logger=csv"]

@@ -31,7 +31,7 @@ def recipe_names() -> list[str]:
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """'did you mean a, b?' where something is near, else everything there is."""
-    candidates = list(candidates)
+    candidates = list(dict.fromkeys(candidates))
     near = difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
     if near:
         return f"did you mean {', '.join(near)}?"
@@ -45,12 +45,18 @@ def store_recipes() -> None:
 
 
 def store_recipe(path: Path) -> str:
-    """Offer one recipe file to Hydra; returns its name."""
+    """Offer one recipe file to Hydra; returns its name. Raises ValueError for what is no YAML."""
     from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
+    from yaml import YAMLError
 
+    try:
+        node = OmegaConf.load(path)
+    except YAMLError as error:
+        raise ValueError(f"recipe={path} is no YAML: {error}") from error
+    if not isinstance(node, DictConfig):
+        raise ValueError(f"recipe={path} holds a list; a recipe sets keys")
     # Recipes set keys of the whole config, as their header `# @package _global_` says.
-    node = OmegaConf.load(path)
     ConfigStore.instance().store(group="recipe", name=path.stem, node=node, package="_global_")
     return path.stem
 

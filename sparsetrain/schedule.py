@@ -45,8 +45,9 @@ def sparse_span(schedule: Schedule, total: int) -> tuple[int, int]:
 
 
 def phase(schedule: Schedule, step: int, total: int) -> Phase:
-    """The phase of optimizer step `step` (0-based) of `total`."""
+    """The phase of optimizer step `step` (0-based) of `total`; past the end, the last one's."""
     start, stop = sparse_span(schedule, total)
+    step = min(step, total - 1)
     if step < start:
         return "dense_warmup"
     return "sparse" if step < stop else "dense_tail"

@@ -1,4 +1,4 @@
-"""Tab completion in bash: verbs ours, keys and values Hydra's."""
+"""Tab completion in bash: verbs and files ours, keys and values Hydra's."""
 
 from __future__ import annotations
 
@@ -11,14 +11,32 @@ from sparsetrain.recipe import data_folder, store_recipes
 
 _SCRIPT = """\
 _sparsetrain_complete() {
-  local line="${COMP_LINE:0:$COMP_POINT}"
-  COMPREPLY=($(compgen -W "$(COMP_LINE="$line" "${COMP_WORDS[0]}" complete query 2>/dev/null)" \\
-    -- "${line##* }"))
+  local line="${COMP_LINE:0:$COMP_POINT}" word file
+  word="${line##* }"
+  COMPREPLY=()
+  case "$word" in
+    checkpoint=*|out=*|data.root=*|recipe=*/*)
+      while IFS= read -r file; do
+        [[ -d "$file" ]] && file+=/
+        COMPREPLY+=("${word%%=*}=$file")
+      done < <(compgen -f -- "${word#*=}") ;;
+    *)
+      COMPREPLY=($(compgen -W "$(COMP_LINE="$line" "${COMP_WORDS[0]}" complete query \\
+        2>/dev/null)" -- "$word")) ;;
+  esac
+  [[ ${#COMPREPLY[@]} == 1 && "${COMPREPLY[0]}" != *[=./] ]] && COMPREPLY[0]+=" "
 }
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
-complete -o nospace -o default -F _sparsetrain_complete sparsetrain"""
+complete -o nospace -F _sparsetrain_complete sparsetrain"""
 
-_VERBS = ("complete", "doctor", "export", "fit", "validate")
+_WORDS = {
+    "fit": "",
+    "validate": "checkpoint=",
+    "export": "checkpoint= format=safetensors format=onnx out= prune=true",
+    "doctor": "",
+    "complete": "",
+}
+"""The verbs, and what each takes that Hydra does not know."""
 
 
 def complete(args: list[str]) -> None:
@@ -28,10 +46,10 @@ def complete(args: list[str]) -> None:
         return
     words = os.environ["COMP_LINE"].split(" ")[1:]
     if len(words) <= 1:
-        print(" ".join(f"{verb} " for verb in _VERBS))
-    elif words[0] == "export":
-        print("checkpoint= format=safetensors format=onnx out= prune=true")
-    elif words[0] in ("fit", "validate"):
+        print(" ".join(_WORDS))
+        return
+    print(_WORDS.get(words[0], ""))
+    if words[0] in ("fit", "validate"):
         _ask_hydra(words[1:])
 
 

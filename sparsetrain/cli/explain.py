@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell gives it: 128 + SIGINT."""
+
 
 @contextmanager
 def explained() -> Iterator[None]:
@@ -15,20 +18,11 @@ def explained() -> Iterator[None]:
 
     HYDRA_FULL_ERROR=1 shows the traceback, as it does in any program that uses Hydra.
     """
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from sparsetrain.errors import NonFiniteError
-
     try:
         yield
-    except (
-        ValueError,
-        FileNotFoundError,
-        NonFiniteError,
-        HydraException,
-        OmegaConfBaseException,
-    ) as error:
+    except KeyboardInterrupt:
+        stop("interrupted", INTERRUPTED)
+    except _meant_for_the_user() as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         stop(one_line(error), 1)
@@ -50,3 +44,18 @@ def stop(message: str, status: int) -> NoReturn:
     """End the program with one line on standard error."""
     print(f"sparsetrain: {message}", file=sys.stderr)
     raise SystemExit(status)
+
+
+def _meant_for_the_user() -> tuple[type[BaseException], ...]:
+    """Evaluated when something was raised, so that a good start does not wait for the imports."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from sparsetrain.errors import NonFiniteError
+
+    kinds = (ValueError, OSError, NonFiniteError, HydraException, OmegaConfBaseException)
+    if "pytorch_lightning" not in sys.modules:
+        return kinds
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    return (*kinds, MisconfigurationException)

@@ -47,11 +47,12 @@ def export(words: list[str]) -> None:
 
 def write_safetensors(network: nn.Module, out: Path) -> Mapping[str, Tensor]:
     """Write the state dict, atomically; returns the weights as read back from the file."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     unfinished = out.with_name(f".{out.name}.unfinished")
     state = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
-    save_file(state, unfinished, metadata={"format": "pt"})
+    # Not save_file: its files are readable by their owner alone.
+    unfinished.write_bytes(save(state, metadata={"format": "pt"}))
     os.replace(unfinished, out)
     return load_file(out)
 

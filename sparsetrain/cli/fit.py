@@ -8,15 +8,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
+from sparsetrain.cli.interrupt import resumable
 from sparsetrain.cli.overrides import DATA_NOTE
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.report import report_of_run
-from sparsetrain.cli.show import ShowLayers, show_banner, show_summary
+from sparsetrain.cli.show import ShowLayers, show_banner, show_lines, show_summary
+from sparsetrain.cli.workers import limit_workers
 from sparsetrain.lightning import (
     AtomicCheckpointIO,
     Classifier,
@@ -27,31 +30,41 @@ from sparsetrain.lightning.callbacks.config import SaveConfig
 from sparsetrain.lightning.report import write_report
 from sparsetrain.recipe import instantiate_sparsity
 
+CPU_PIXELS = 64 * 128**2
+"""Pixels of a batch beyond which a step of a ViT-B takes a CPU minutes."""
+
 
 def fit(config: DictConfig, demo: bool) -> None:
     """Train as the composed config says. demo: the data set stands in for a missing one."""
     quiet_lightning()
+    words = list(HydraConfig.get().overrides.task)
     notes = (DATA_NOTE,) if demo else ()
     show_banner(notes)
-    if config.checkpoint is not None:
-        read_checkpoint(config.checkpoint)
+    show_lines(limit_workers(config, words))
+    saved = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
     pl.seed_everything(config.seed, verbose=False)
     torch.set_float32_matmul_precision("high")
 
     data = instantiate(config.data, _convert_="all")
     data.setup("fit")
     module = build_module(config, data)
+    if saved is not None:
+        check_same_model(module, saved["state_dict"], config.checkpoint)
     sparsify = SparsifyModel(instantiate_sparsity(config))
-    saved = SaveConfig(plain(config), list(HydraConfig.get().overrides.task))
+    save_config = SaveConfig(plain(config), words)
     show = ShowLayers(f"{config.model.name} on {data.name}")
-    trainer = build_trainer(config, [sparsify, saved, show])
-    trainer.fit(module, datamodule=data, ckpt_path=config.checkpoint)
+    trainer = build_trainer(config, [sparsify, save_config, show])
+    show_banner(on_a_cpu(config, trainer))
+    with resumable(trainer):
+        trainer.fit(module, datamodule=data, ckpt_path=config.checkpoint, weights_only=True)
 
     if trainer.is_global_zero:
         run_dir = Path(config.run_dir)
         report = report_of_run(config, trainer, module, data, notes)
         write_report(run_dir / "report.html", report)
         show_summary(report, run_dir)
+    # The next run of a sweep, in this process, gets a W&B run of its own.
+    wandb.finish()
 
 
 def build_module(config: DictConfig, data: Any) -> Classifier:
@@ -71,6 +84,20 @@ def classifier(network: nn.Module, config: DictConfig, num_classes: int) -> Clas
     return Classifier(network, adamw, instantiate(config.mix), num_classes)
 
 
+def check_same_model(module: nn.Module, saved: dict[str, Any], path: str) -> None:
+    """Raise ValueError in one line unless a checkpoint's tensors are those of the model."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    others = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    differ = [name for name in {**shapes, **others} if shapes.get(name) != others.get(name)]
+    if differ:
+        name = differ[0]
+        raise ValueError(
+            f"checkpoint={path} is of another model: {name} is {others.get(name, 'absent')} there "
+            f"and {shapes.get(name, 'absent')} here ({len(differ)} tensors differ); give the "
+            "model.* and data of the run that wrote it"
+        )
+
+
 def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
     """The trainer of a config. `first`: callbacks that come before the configured ones."""
     callbacks = [*first, *_instances(config.callbacks)]
@@ -86,6 +113,18 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
         logger=_instances(config.logger),
         plugins=[AtomicCheckpointIO()],
         _convert_="all",
+    )
+
+
+def on_a_cpu(config: DictConfig, trainer: pl.Trainer) -> tuple[str, ...]:
+    """What to change in a run that was made for GPUs; empty on them, and for small batches."""
+    batch, size = config.data.batch_size, config.model.img_size
+    if trainer.strategy.root_device.type != "cpu" or batch * size**2 <= CPU_PIXELS:
+        return ()
+    return (
+        f"No GPU was found: {batch} images of {size} pixels a step take long on a CPU, and much "
+        "memory. To try the recipe: model.img_size=64 data.batch_size=16 trainer.max_epochs=1 "
+        "+trainer.limit_train_batches=20",
     )
 
 

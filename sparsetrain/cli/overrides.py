@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparsetrain.recipe import compose, data_folder, nearest, recipe_names, store_recipe
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 DATA_NOTE = (
     "No data set was given, so this run trains on scikit-learn's 1,797 embedded digits at 32 "
@@ -42,11 +45,11 @@ def with_recipe_file(words: list[str]) -> list[str]:
 
 
 def with_demo_data(words: list[str]) -> tuple[list[str], bool]:
-    """Add the embedded digits where a recipe wants ImageNet and none was given."""
+    """Add the embedded digits where recipes want ImageNet and none was given."""
     keys = {split_word(word)[0] for word in words}
-    given = "data" in keys or "data.root" in keys or os.environ.get("IMAGENET_DIR")
+    given = keys & {"data", "data.root", "demo"} or os.environ.get("IMAGENET_DIR")
     value, _ = take(words, "recipe")
-    if given or "demo" in keys or value is None or "," in value or "digits" in _data_of(value):
+    if given or not value or not all(_wants_imagenet(name) for name in value.split(",")):
         return words, False
     return [*words, "demo=digits"], True
 
@@ -56,11 +59,13 @@ def check(words: list[str]) -> None:
     value, _ = take(words, "recipe")
     if not value:
         raise ValueError(f"recipe= is missing: choose one of {', '.join(recipe_names())}")
-    known = [*recipe_names(), *_stored_recipes()]
+    known = sorted({*recipe_names(), *_stored_recipes()})
     for name in value.split(","):
         if name not in known:
             raise ValueError(f"recipe={name!r} is unknown: {nearest(name, known)}")
     for word in words:
+        if "=" not in word and word[0] != "~":
+            raise ValueError(f"{word!r} is not of the form key=value")
         _check_group(word)
     plain = list(_first_of_sweeps(words))
     keys = sorted(_keys(compose([w for w in plain if split_word(w)[0] in _groups()])))
@@ -108,19 +113,20 @@ def _first_of_sweeps(words: list[str]) -> Iterator[str]:
             yield str(override.input_line)
 
 
-def _stored_recipes() -> list[str]:
+def _stored_recipes() -> dict[str, DictConfig]:
+    """The recipes that Hydra was given, ours and the user's, by name."""
     from hydra.core.config_store import ConfigStore
 
     group = ConfigStore.instance().repo.get("recipe", {})
-    return [name.removesuffix(".yaml") for name in group]
+    return {name.removesuffix(".yaml"): stored.node for name, stored in group.items()}
 
 
-def _data_of(recipe: str) -> str:
-    """The data set that a recipe itself picks, '' if it leaves that to the user."""
+def _wants_imagenet(recipe: str) -> bool:
+    """Whether a stored recipe leaves the data set, or where it is, to the user."""
     from omegaconf import OmegaConf
 
-    path = data_folder("recipes") / f"{recipe}.yaml"
-    if not path.is_file():
-        return ""
-    defaults = OmegaConf.to_container(OmegaConf.load(path).get("defaults", []))
-    return next((d["override /data"] for d in defaults if "override /data" in d), "")  # type: ignore[union-attr, index]
+    node = _stored_recipes().get(recipe)
+    if node is None:
+        return False
+    picked = [d["override /data"] for d in node.get("defaults", []) if "override /data" in d]
+    return picked in ([], ["imagenet"]) and OmegaConf.select(node, "data.root") is None

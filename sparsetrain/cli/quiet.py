@@ -8,10 +8,12 @@ import warnings
 
 def quiet_lightning() -> None:
     """Leave errors and our own words on the terminal."""
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
+    for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         r".*does not have many workers.*",
+        r".*The dirpath has changed from.*",
+        r".*Our suggested max number of worker.*",
         r".*is smaller than the logging interval.*",
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*Experiment logs directory .* exists and is not empty.*",

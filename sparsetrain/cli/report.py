@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -49,7 +50,7 @@ def report_of_run(
     sparsify = _find(trainer, SparsifyModel)
     total = trainer.global_step
     return RunReport(
-        title=f"{Path(config.run_dir).parent.name}: {config.model.name}",
+        title=f"{HydraConfig.get().runtime.choices['recipe']}: {config.model.name}",
         summary=_summary(trainer, module, data, metrics),
         notes=notes,
         curves=_curves(metrics, _spans(sparsify.sparsity.schedule, total, sparsify)),

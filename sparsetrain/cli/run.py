@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import hydra
 from omegaconf import DictConfig
 
 from sparsetrain.cli.explain import explained
-from sparsetrain.cli.fit import fit
 from sparsetrain.cli.overrides import check, with_demo_data, with_recipe_file
 from sparsetrain.recipe import data_folder, store_recipes
 
@@ -21,10 +23,6 @@ def run_fit(args: list[str]) -> None:
     words = with_recipe_file(words)
     words, demo = with_demo_data(words)
     check(words)
-    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0:
-        # Only the first process of a run writes: the others share its folder by name alone.
-        words += ["hydra.run.dir=.", "hydra.output_subdir=null"]
-
     whole = sys.argv
 
     @hydra.main(version_base="1.3", config_path=str(data_folder("configs")), config_name="config")
@@ -33,15 +31,31 @@ def run_fit(args: list[str]) -> None:
         sys.argv = whole
         # Here, because Hydra would print a traceback first.
         with explained():
+            # Lightning takes seconds to import; a wrong word is told before.
+            from sparsetrain.cli.fit import fit
+
             fit(config, demo)
 
-    sys.argv = [whole[0], *flags, *words]
-    task()
+    with _scratch_of_a_helper() as scratch:
+        sys.argv = [whole[0], *flags, *words, *scratch]
+        task()
+
+
+@contextmanager
+def _scratch_of_a_helper() -> Iterator[list[str]]:
+    """Overrides by which only the first process of a run makes a run folder."""
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
+    if all(int(os.environ.get(name, "0")) == 0 for name in ranks):
+        yield []
+        return
+    with tempfile.TemporaryDirectory(prefix="sparsetrain-") as folder:
+        dirs = [f"hydra.{kind}.dir={folder}" for kind in ("run", "sweep")]
+        yield [*dirs, "hydra.output_subdir=null"]
 
 
 def _split(args: list[str]) -> tuple[list[str], list[str]]:
     """Hydra's flags with their values, and the override words."""
-    with_value = ("--cfg", "-c", "--package", "-p", "--info", "-i")
+    with_value = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--config-dir", "-cd")
     flags, words = [], []
     for previous, arg in zip(["", *args], args, strict=False):
         is_flag = arg.startswith("-") or previous in with_value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -15,13 +16,22 @@ from sparsetrain.lightning import SparsifyModel
 from sparsetrain.lightning.report import RunReport
 from sparsetrain.nn import LayerReport, Report, grouped, shape_text
 
-console = Console(highlight=False)
+LOG_COLUMNS = 120
+"""Width of what is not a terminal: log files need not wrap at Rich's 80."""
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_COLUMNS)
 
 
 @rank_zero_only
 def show_banner(notes: tuple[str, ...]) -> None:
     for note in notes:
         console.print(Panel(note, border_style="yellow", width=min(console.width, 100)))
+
+
+@rank_zero_only
+def show_lines(lines: tuple[str, ...]) -> None:
+    for line in lines:
+        console.print(escape(line), soft_wrap=True)
 
 
 class ShowLayers(pl.Callback):
@@ -34,7 +44,7 @@ class ShowLayers(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         count = sum(p.numel() for p in pl_module.parameters())
         devices = f"{trainer.world_size} × {pl_module.device.type}"
-        console.print(f"{self.title} · {count / 1e6:.1f} M parameters · {devices}")
+        show_lines((f"{self.title} · {count / 1e6:.1f} M parameters · {devices}",))
         sparsify = next(c for c in trainer.callbacks if isinstance(c, SparsifyModel))  # type: ignore[attr-defined]
         assert sparsify.report is not None, "setup comes before on_fit_start"
         show_layers(sparsify.report)
@@ -42,6 +52,9 @@ class ShowLayers(pl.Callback):
 
 def show_layers(report: Report) -> None:
     """The report's layers as a table, one row for each kind of layer."""
+    if not report.converted:
+        console.print("every layer dense: sparsity.weight and sparsity.activation are null")
+        return
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("layer", no_wrap=True)
     table.add_column("count", justify="right")
@@ -56,7 +69,12 @@ def show_layers(report: Report) -> None:
 
 
 def show_summary(report: RunReport, run_dir: Path) -> None:
-    show_values((*report.summary, ("report", str(relative(run_dir / "report.html")))))
+    rows = [*report.summary, ("report", str(relative(run_dir / "report.html")))]
+    rows += [
+        ("W&B, offline", f"wandb sync {relative(path)}")
+        for path in sorted((run_dir / "wandb").glob("offline-run-*"))
+    ]
+    show_values(tuple(rows))
 
 
 def show_values(values: tuple[tuple[str, str], ...]) -> None:

@@ -10,9 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from sparsetrain.cli.fit import classifier
 from sparsetrain.cli.load import load_trained
-from sparsetrain.cli.overrides import check, split_word, take
+from sparsetrain.cli.overrides import check, split_word, take, with_recipe_file
 from sparsetrain.cli.quiet import quiet_lightning
-from sparsetrain.cli.show import console, show_values
+from sparsetrain.cli.show import console, show_lines, show_values
+from sparsetrain.cli.workers import limit_workers
 from sparsetrain.lightning import read_checkpoint
 from sparsetrain.nn import density
 from sparsetrain.recipe import compose
@@ -25,7 +26,8 @@ def validate(words: list[str]) -> None:
     if path is None:
         raise ValueError("checkpoint= is missing: give a file that `fit` wrote")
     trained = load_trained(path)
-    config = _config(trained.config, path, rest)
+    config = _config(trained.config, path, with_recipe_file(rest))
+    show_lines(limit_workers(config, rest))
     data = instantiate(config.data, num_classes=trained.config.model.num_classes, _convert_="all")
     data.setup("validate")
     module = classifier(trained.network, trained.config, data.num_classes)

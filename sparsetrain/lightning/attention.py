@@ -73,7 +73,9 @@ def load_memory_efficient_attention() -> Callable[..., Any]:
             ops = importlib.import_module("xformers.ops")
             binary = importlib.import_module("xformers._cpp_lib")
     except (ImportError, OSError, RuntimeError) as error:
-        raise ValueError(f"model.attention=xformers: xFormers cannot be imported: {error}") from None
+        raise ValueError(
+            f"model.attention=xformers: xFormers cannot be imported: {error}"
+        ) from None
     broken = getattr(binary, "_cpp_library_load_exception", None)
     if broken is not None:
         built = " ".join(str(broken).split("Please reinstall")[0].split())

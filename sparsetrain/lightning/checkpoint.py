@@ -16,15 +16,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, syncs, renames: a kill at any moment leaves the old file or the
     new one.
 
-    For local file systems. Lightning's own writer goes through the system's temporary folder, where the last move is a
-    copy if that is another file system.
+    For local file systems. Lightning's own writer goes through the system's temporary folder,
+    where the last move is a copy if that is another file system. Raises ValueError for
+    `storage_options`, of which there are none.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         if storage_options is not None:
-            raise ValueError(f"storage_options={storage_options}: there are none to give; pass None")
+            raise ValueError(
+                f"storage_options={storage_options}: there are none to give; pass None"
+            )
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.unfinished")

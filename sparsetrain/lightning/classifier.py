@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 import torch.nn.functional as F
-from timm.data import Mixup
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
+from timm.data.mixup import Mixup
+from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
+from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -24,7 +23,8 @@ class AdamW:
         global batch; with lr_batch None it is used as it is.
     weight_decay: not applied to biases, norms and what the model names (`no_weight_decay`).
     warmup_epochs, warmup_lr: linear from warmup_lr to lr; min_lr: where the cosine that follows
-        ends. Both are scaled as lr is. layer_decay: factor per block from the head down, None for one rate everywhere.
+        ends. Both are scaled as lr is.
+    layer_decay: factor per block from the head down, None for one rate everywhere.
     """
 
     lr: float
@@ -107,6 +107,10 @@ class Classifier(pl.LightningModule):
             raise ValueError("trainer.max_epochs=-1: the cosine schedule needs an end; set it")
         total = int(total)
         warmup = min(round(spec.warmup_epochs * self._steps_per_epoch()), total)
+        if trainer.ckpt_path is not None:
+            # To count the steps Lightning has made the training loader, before it restores where
+            # the run stands; it has to make it again there.
+            trainer.fit_loop._combined_loader = None
         factor = 1.0 if spec.lr_batch is None else self._global_batch() / spec.lr_batch
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         optimizer = create_optimizer_v2(

@@ -41,6 +41,7 @@ def has_key() -> bool:
         return False
     host = urlsplit(os.environ.get("WANDB_BASE_URL", _SERVER)).hostname or ""
     try:
-        return netrc.netrc(path).authenticators(host) is not None
+        entry = netrc.netrc(path).authenticators(host)
     except netrc.NetrcParseError:
         return False
+    return entry is not None and bool(entry[2])

@@ -6,7 +6,7 @@ import sys
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 
 
 class EpochLines(ProgressBar):
@@ -35,8 +35,7 @@ class EpochLines(ProgressBar):
         epochs = trainer.max_epochs
         of = f"/{epochs}" if epochs is not None and epochs > 0 else ""
         print(
-            f"epoch {trainer.current_epoch + 1}{of}  "
-            f"step {trainer.global_step}  {words}",
+            f"epoch {trainer.current_epoch + 1}{of}  step {trainer.global_step}  {words}",
             flush=True,
         )
 

@@ -66,6 +66,7 @@ def sparsify(
             text = reason or f"its MLP stays dense: {parent_reason or 'it is in none'}"
             skipped.append(LayerReport(name, shape, "dense", reason=text))
     for name in mlp_names:
+        assert sparsity.activation is not None
         dense = model.get_submodule(name)
         mlp = SparseMlp.from_dense(dense, sparsity.activation, engine)
         replace_module(model, dense, mlp)
@@ -104,7 +105,9 @@ def _match(linears: dict[str, nn.Linear], sparsity: Sparsity) -> set[str]:
     for kind in ("include", "exclude"):
         for glob in getattr(sparsity, kind):
             if not any(fnmatchcase(name, glob) for name in linears):
-                raise ValueError(f"{kind}: {glob!r} matches no linear layer; {_hint(glob, linears)}")
+                raise ValueError(
+                    f"{kind}: {glob!r} matches no linear layer; {_hint(glob, linears)}"
+                )
     return {
         name
         for name in linears

@@ -65,9 +65,7 @@ class SparseLinear(nn.Linear):
         if not self.sparse:
             return F.linear(input, self.weight, self.bias)
         self.expect_decay()
-        return self.method.linear(
-            input, self.weight, self.bias, self.mask, self.scale, self.engine
-        )
+        return self.method.linear(input, self.weight, self.bias, self.mask, self.scale, self.engine)
 
     @torch.no_grad()
     def start(self) -> None:

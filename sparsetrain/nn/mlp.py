@@ -35,6 +35,7 @@ class SparseMlp(nn.Module):
     act: nn.Module
     fc1: nn.Linear
     fc2: nn.Linear
+    drop2: nn.Module  # may be absent
 
     @classmethod
     def from_dense(cls, dense: nn.Module, activation: Activation24, engine: Engine) -> SparseMlp:
@@ -88,7 +89,8 @@ def why_not(module: nn.Module) -> str | None:
     if not is_mlp(module):
         return "it has no children fc1, act and fc2"
     fc1, fc2 = module.fc1, module.fc2
-    if not {type(fc1), type(fc2)} <= {nn.Linear, SparseLinear}:
+    plain = {type(fc1), type(fc2)} <= {nn.Linear, SparseLinear}
+    if not (plain and isinstance(fc1, nn.Linear) and isinstance(fc2, nn.Linear)):
         return f"fc1 is {type(fc1).__name__} and fc2 {type(fc2).__name__}, not plain nn.Linear"
     if fc1.out_features != fc2.in_features:
         return "it is gated (fc1 gives more features than fc2 takes)"

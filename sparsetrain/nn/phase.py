@@ -97,9 +97,7 @@ def sparse_state(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 def load_sparse_state(model: nn.Module, state: dict[str, dict[str, Any]]) -> None:
     """Restore `sparse_state`. Raises ValueError if the model's sparse layers are others."""
-    modules = {
-        n: m for n, m in model.named_modules() if isinstance(m, (SparseLinear, SparseMlp))
-    }
+    modules = {n: m for n, m in model.named_modules() if isinstance(m, (SparseLinear, SparseMlp))}
     if modules.keys() != state.keys():
         differ = sorted(modules.keys() ^ state.keys())
         raise ValueError(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsetrain.reference.masks24 import unpack_bits
 
-Results = list[Tensor | None]
+Results = list[Any]  # tensors, None where there is none
 
 
 def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -64,7 +64,8 @@ def test_a_given_mask_may_change_without_compiling_again(engine):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_soft_linear24_compiles_whole_and_gives_the_eager_numbers(engine):
     assert_compiled_is_eager(
-        lambda *t: soft_linear24(*t, SCALE, mvue=False, engine=engine), weights((12, 16), (12,))
+        lambda x, w, b: soft_linear24(x, w, b, SCALE, mvue=False, engine=engine),
+        weights((12, 16), (12,)),
     )
 
 

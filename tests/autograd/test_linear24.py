@@ -137,11 +137,11 @@ def test_the_backward_uses_the_mask_of_its_own_forward(engine):
     mask = select24(inputs[1], "transposable")
     expected = backward(lambda x, w, b: linear24(x, w, b, mask, engine=engine), inputs, grad)
     changing = mask.clone()
-    leaves = [t.clone().requires_grad_() for t in inputs]
-    out = linear24(*leaves, changing, engine=engine)
+    x, w, b = (t.clone().requires_grad_() for t in inputs)
+    out = linear24(x, w, b, changing, engine=engine)
     changing.copy_(select24(normal(12, 16, seed=9), "transposable"))
     out.backward(grad)
-    torch.testing.assert_close(leaves[0].grad, expected[1])
+    torch.testing.assert_close(x.grad, expected[1])
 
 
 # Autocast.
@@ -270,7 +270,7 @@ def test_an_unknown_rule_is_refused():
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_mvue_of_output_features_that_are_not_a_multiple_of_4_is_refused_in_the_forward(engine):
-    with pytest.raises(ValueError, match="weight has 10 output features.*mvue"):
+    with pytest.raises(ValueError, match=r"weight has 10 output features.*mvue"):
         linear24(torch.ones(2, 8), torch.ones(10, 8), rule="row", mvue=True, engine=engine)
 
 

@@ -22,7 +22,8 @@ def problem(leading=(8,), dtype=torch.float64, bias=True, hidden=16):
 
 
 def weight_masks(inputs, masked):
-    return [select24(w, "transposable") if m else None for w, m in zip(inputs[1::2], masked)]
+    pairs = zip((inputs[1], inputs[3]), masked, strict=True)
+    return [select24(w, "transposable") if sparse else None for w, sparse in pairs]
 
 
 def under(mask, w):
@@ -42,8 +43,9 @@ def activation_masks(inputs, mask1, rule):
     return rows, select_mask24(pad_rows24(h).T, "row").T[: h.shape[0]]
 
 
-def oracle_mlp(mask1, mask2, masks):
+def oracle_mlp(masks_of_weights, masks_of_h):
     """Rows of h serve the output, grad x and grad b1; columns of h both weight gradients."""
+    mask1, mask2 = masks_of_weights
 
     def path(x, w1, b1, w2, b2, kept):
         h = F.linear(x, under(mask1, w1), b1).relu().square()
@@ -53,7 +55,7 @@ def oracle_mlp(mask1, mask2, masks):
         return None if t is None else t.detach()
 
     def mlp(x, w1, b1, w2, b2):
-        rows, columns = masks
+        rows, columns = masks_of_h
         y = path(x, stop(w1), b1, stop(w2), b2, rows)
         for_weights = path(stop(x), w1, stop(b1), w2, stop(b2), columns)
         return y + for_weights - for_weights.detach()
@@ -61,14 +63,15 @@ def oracle_mlp(mask1, mask2, masks):
     return mlp
 
 
-def ours(mask1, mask2, rule, engine):
+def ours(masks, rule, engine):
+    mask1, mask2 = masks
     return lambda *t: squared_relu_mlp24(*t, mask1=mask1, mask2=mask2, rule=rule, engine=engine)
 
 
 def assert_is_the_oracle(inputs, grad, masked, rule, engine):
     masks = weight_masks(inputs, masked)
-    oracle = oracle_mlp(*masks, activation_masks(inputs, masks[0], rule))
-    got = backward(ours(*masks, rule, engine), inputs, grad)
+    oracle = oracle_mlp(masks, activation_masks(inputs, masks[0], rule))
+    got = backward(ours(masks, rule, engine), inputs, grad)
     plain = backward(oracle, inputs, grad)
     assert_all_as_accurate(got, plain, backward(oracle, double(inputs), grad.double()))
     return got
@@ -145,7 +148,7 @@ def test_one_transposable_mask_serves_both_orientations(engine):
 @pytest.mark.parametrize("frozen", range(5))
 def test_what_is_frozen_gets_no_gradient_and_the_rest_keeps_its_own(engine, masked, frozen):
     inputs, grad = problem()
-    function = ours(*weight_masks(inputs, masked), "transposable", engine)
+    function = ours(weight_masks(inputs, masked), "transposable", engine)
     full = backward(function, inputs, grad)
     leaves = [t.clone().requires_grad_(i != frozen) for i, t in enumerate(inputs)]
     function(*leaves).backward(grad)
@@ -162,7 +165,7 @@ def test_an_infinite_gradient_of_an_activation_that_is_zero_touches_nothing(engi
     inputs[2][5] = -1e6  # unit 5 is never active,
     inputs[3][:, 5] = 1e308  # and its gradient overflows.
     assert (grad @ inputs[3]).isinf().any()
-    for result in backward(ours(None, None, rule, engine), inputs, grad):
+    for result in backward(ours((None, None), rule, engine), inputs, grad):
         assert result.isfinite().all()
 
 
@@ -172,11 +175,13 @@ def test_autocast_gives_bfloat16_outputs_and_float32_gradients(engine, masked):
     inputs, grad = problem((22,), torch.float32)
     masks = weight_masks(inputs, masked)
     low = [t.bfloat16() for t in inputs]
-    low_masks = activation_masks([low[0], under(masks[0], inputs[1]).bfloat16(), low[2]], None, "row")
-    oracle = oracle_mlp(*masks, low_masks)
+    low_masks = activation_masks(
+        [low[0], under(masks[0], inputs[1]).bfloat16(), low[2]], None, "row"
+    )
+    oracle = oracle_mlp(masks, low_masks)
     grad = grad.bfloat16().float()
     with torch.autocast("cpu", torch.bfloat16):
-        got = backward(ours(*masks, "row", engine), inputs, grad)
+        got = backward(ours(masks, "row", engine), inputs, grad)
         plain = backward(oracle, inputs, grad)
     assert got[0] is not None
     assert got[0].dtype == torch.bfloat16

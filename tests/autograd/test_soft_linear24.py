@@ -107,12 +107,12 @@ def test_what_is_frozen_gets_no_gradient(engine, frozen):
 
 def test_mvue_of_output_features_that_are_not_a_multiple_of_4_is_refused_in_the_forward():
     inputs, _ = problem(outputs=10)
-    with pytest.raises(ValueError, match="weight has 10 output features.*mvue"):
-        soft_linear24(*inputs, SCALE)
-    assert soft_linear24(*inputs, SCALE, mvue=False).shape == (6, 10)
+    with pytest.raises(ValueError, match=r"weight has 10 output features.*mvue"):
+        layer("masked", mvue=True)(*inputs)
+    assert layer("masked")(*inputs).shape == (6, 10)
 
 
 def test_a_scale_of_two_numbers_is_refused():
     inputs, _ = problem()
     with pytest.raises(ValueError, match=r"scale: .* should be one element"):
-        soft_linear24(*inputs, torch.ones(2))
+        soft_linear24(inputs[0], inputs[1], None, torch.ones(2))

@@ -6,7 +6,12 @@ import torch.nn.functional as F
 
 import sparsetrain as st
 
-pytestmark = [pytest.mark.gpu, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.slow,
+    # torch 2.10 and 2.11 do this themselves when they trace an autograd.Function.
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
 
 SPARSITIES = {
     "weights": st.Sparsity(include=("*mlp*",), weight=st.STE()),

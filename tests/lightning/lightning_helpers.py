@@ -1,12 +1,15 @@
 """Small modules, data and trainers of the Lightning tests."""
 
+from typing import Any
+
+import pytest
 import pytorch_lightning as pl
 import timm
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from sparsetrain import Schedule, Sparsity
 from sparsetrain.lightning import AdamW, AtomicCheckpointIO, Classifier, Mix, build_network
@@ -14,27 +17,26 @@ from sparsetrain.lightning.data import Augment, ImageData, SeededImages, Splits
 from sparsetrain.lightning.data.digits import DigitSource
 from sparsetrain.lightning.data.transforms import train_transform
 
-
-class Vectors(Dataset):
-    """`length` vectors of 8 numbers with one of 4 labels, the same in every run."""
-
-    def __init__(self, length=16):
-        generator = torch.Generator().manual_seed(0)
-        self.x = torch.randn(length, 8, generator=generator)
-        self.y = torch.randint(0, 4, (length,), generator=generator)
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, index):
-        return self.x[index], self.y[index]
+CHATTER = [
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory"),
+]
+"""What Lightning warns of in trainers like these."""
 
 
-def vectors(length=16, batch_size=4):
-    return DataLoader(Vectors(length), batch_size=batch_size)
+def pairs(inputs, labels, batch_size=4):
+    """Batches of (inputs, labels) in order."""
+    return DataLoader(TensorDataset(inputs, labels), batch_size=batch_size)
 
 
-def make_body():
+def vectors(length=16):
+    """Batches of 4 vectors of 8 numbers with one of 4 labels, the same in every run."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(length, 8, generator=generator)
+    return pairs(x, torch.randint(0, 4, (length,), generator=generator))
+
+
+def make_body() -> Any:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
 
@@ -44,7 +46,7 @@ class Stranger(pl.LightningModule):
 
     def __init__(self, body=None, lr=0.1):
         super().__init__()
-        self.body = make_body() if body is None else body
+        self.body: Any = make_body() if body is None else body
         self.lr = lr
         self.losses = []
 
@@ -76,9 +78,9 @@ class Probe(pl.Callback):
         self.seen.append(self.look(trainer, pl_module))
 
 
-def make_trainer(folder, *callbacks, **settings):
+def make_trainer(folder, *callbacks, plugins=(), **settings) -> Any:
     """A CPU trainer that writes no more than it is told to. `settings` are Trainer's."""
-    saves = any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks)
+    saves = any(isinstance(c, Checkpoint) for c in callbacks)
     settings = {"max_epochs": 1, "logger": False, "enable_checkpointing": saves, **settings}
     return pl.Trainer(
         accelerator="cpu",
@@ -88,7 +90,7 @@ def make_trainer(folder, *callbacks, **settings):
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         callbacks=list(callbacks),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *plugins],
         **settings,
     )
 
@@ -99,16 +101,20 @@ def every_step(folder):
 
 
 def weights24(weight, **schedule):
-    """Sparsity of every layer whose name does not end in 2 or `head`."""
+    """Sparsity of every linear layer with 2:4 weights by `weight`."""
     return Sparsity(weight=weight, schedule=Schedule(**schedule))
 
 
-def tiny_vit(**options):
+def tiny_vit(drop_path=0.2, **options) -> Any:
     """16 tokens and a class token, 2 blocks, 32 features, on images of 8 pixels."""
     torch.manual_seed(0)
     shape = {"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
     return build_network(
-        "vit_tiny_patch16_224", img_size=8, num_classes=10, drop_path=0.2, options=shape | options
+        "vit_tiny_patch16_224",
+        img_size=8,
+        num_classes=10,
+        drop_path=drop_path,
+        options=shape | options,
     )
 
 

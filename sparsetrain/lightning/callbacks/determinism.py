@@ -9,8 +9,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from sparsetrain.lightning.data.loader import train_position
-
 
 class StepSeed(pl.Callback):
     """Seed Python, NumPy and PyTorch from (seed, rank, epoch, batch) before every training
@@ -27,8 +25,8 @@ class StepSeed(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # Not `total_batch_idx`: it counts a batch again that an exception cut short.
-        place = train_position(trainer)
-        words = np.random.SeedSequence([self.seed, trainer.global_rank, *place]).generate_state(3)
+        place = (self.seed, trainer.global_rank, trainer.current_epoch, batch_idx)
+        words = np.random.SeedSequence(place).generate_state(3)
         random.seed(int(words[0]))
         np.random.seed(int(words[1]))
         torch.manual_seed(int(words[2]))

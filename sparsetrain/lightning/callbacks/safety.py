@@ -18,8 +18,8 @@ from sparsetrain.errors import NonFiniteError
 class StopOnNonFinite(pl.Callback):
     """Raise before a non-finite loss or gradient reaches the weights, naming step and layer.
 
-    Batches begin with the images. Costs two synchronizations a step. Gradients are left alone under a GradScaler, which skips
-    such steps itself.
+    Batches begin with the images. Costs two synchronizations a step. Gradients are left alone
+    under a GradScaler, which skips such steps itself.
     """
 
     def __init__(self) -> None:

@@ -130,9 +130,7 @@ class SparsifyModel(pl.Callback):
     def _convert(self, pl_module: pl.LightningModule) -> None:
         self.report = sparsify(pl_module, self.sparsity, self.engine)
 
-    def _convert_after(
-        self, configure: Callable[[], None], pl_module: pl.LightningModule
-    ) -> None:
+    def _convert_after(self, configure: Callable[[], None], pl_module: pl.LightningModule) -> None:
         configure()
         # The module's own method again: with ours it could not be pickled.
         del pl_module.configure_model

@@ -1,0 +1,89 @@
+"""Lightning's average of the weights around sparse layers."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning_helpers import (
+    CHATTER,
+    Probe,
+    Stranger,
+    every_step,
+    make_body,
+    make_trainer,
+    vectors,
+    weights24,
+)
+from pytorch_lightning.callbacks import EMAWeightAveraging
+
+from sparsetrain import STE, SparsifyModel, density
+from sparsetrain.ops import mask24
+
+pytestmark = CHATTER
+DECAY = 0.5
+
+
+def ema():
+    return EMAWeightAveraging(decay=DECAY, use_buffers=False)
+
+
+def averaged(callback) -> Any:
+    return callback._average_model.module
+
+
+def master(trainer, module):
+    return module.body[0].weight.detach().clone()
+
+
+@pytest.mark.parametrize("ema_first", [False, True])
+def test_the_average_is_of_the_master_weights_in_either_order_of_callbacks(tmp_path, ema_first):
+    sparsify, average, probe = SparsifyModel(weights24(STE())), ema(), Probe(master)
+    first = [average, sparsify] if ema_first else [sparsify, average]
+    module = Stranger()
+    make_trainer(tmp_path, *first, probe, every_step(tmp_path / "saved")).fit(module, vectors())
+    last = torch.load(tmp_path / "saved" / "step=4.ckpt")["current_model_state"]["body.0.weight"]
+    expected = probe.seen[1]  # the average begins as the weights after the first step
+    for weight in [*probe.seen[2:], last]:
+        expected = DECAY * expected + (1 - DECAY) * weight
+    torch.testing.assert_close(module.body[0].weight.detach(), expected)
+    assert module.body[0].weight.count_nonzero() == module.body[0].weight.numel()
+    assert density(module) == 0.5
+
+
+def test_validation_runs_on_the_averaged_weights_under_the_masks_of_training(tmp_path):
+    class Looks(Stranger):
+        def on_validation_start(self):
+            self.masters, self.mask = self.body[0].weight.clone(), self.body[0].mask.clone()
+            self.average = averaged(average).body[0].weight.clone()
+
+        def validation_step(self, batch):
+            self.output = self.body[0](batch[0])
+            used = mask24(self.average, self.mask)
+            self.expected = F.linear(batch[0], used, self.body[0].bias)
+
+    module, average = Looks(lr=1.0), ema()
+    trainer = make_trainer(tmp_path, SparsifyModel(weights24(STE(), mask_every=99)), average)
+    trainer.fit(module, vectors(), vectors())
+    assert not torch.equal(module.average, module.masters)
+    torch.testing.assert_close(module.output, module.expected)
+
+
+def test_layers_that_configure_model_makes_are_averaged_as_well(tmp_path):
+    class Late(Stranger):
+        def __init__(self):
+            super().__init__()
+            self.body = None
+
+        def configure_model(self):
+            if self.body is None:
+                self.body = make_body()
+
+    module = Late()
+    trainer = make_trainer(tmp_path, SparsifyModel(weights24(STE())), ema())
+    with pytest.warns(UserWarning, match="overrides the configure_model"):
+        trainer.fit(module, vectors())
+    plain = Stranger()
+    make_trainer(tmp_path, SparsifyModel(weights24(STE())), ema()).fit(plain, vectors())
+    assert torch.equal(module.body[0].weight, plain.body[0].weight)
+    assert density(module) == 0.5

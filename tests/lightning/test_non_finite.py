@@ -1,0 +1,154 @@
+"""StopOnNonFinite raises before a number that is not finite reaches the weights."""
+
+import pytest
+import torch
+from lightning_helpers import CHATTER, Stranger, every_step, make_body, make_trainer, vectors
+from pytorch_lightning.plugins.precision import MixedPrecision
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+
+from sparsetrain import STE, Schedule, SparsifyModel, Sparsity
+from sparsetrain.errors import NonFiniteError
+from sparsetrain.lightning import StopOnNonFinite, read_checkpoint
+
+pytestmark = CHATTER
+FROM_STEP = 2  # of 4
+
+
+class NanWhileTold(nn.Module):
+    """The identity, but NaN while `told`."""
+
+    told = False
+
+    def forward(self, x):
+        return x * torch.nan if self.told else x
+
+
+class InfiniteGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * torch.inf
+
+
+class Breaks(Stranger):
+    """Something in it breaks at the third step. `weights`: what they were just before."""
+
+    def __init__(self, breaks):
+        super().__init__(nn.Sequential(*make_body(), NanWhileTold(), nn.Identity()))
+        self.breaks = breaks
+
+    def training_step(self, batch):
+        if self.trainer.global_step == FROM_STEP:
+            batch = self.breaks(self, batch)
+            self.weights = {k: v.clone() for k, v in self.state_dict().items()}
+        return super().training_step(batch)
+
+
+def nan_layer(module, batch):
+    module.body[3].told = True
+    return batch
+
+
+def infinite_weight(module, batch):
+    module.body[2].weight.data[1, 3] = torch.inf
+    return batch
+
+
+def nan_image(module, batch):
+    batch[0][1, 2] = torch.nan
+    return batch
+
+
+def infinite_gradient(module, batch):
+    module.body[4].register_forward_hook(lambda m, x, out: InfiniteGradient.apply(out))
+    return batch
+
+
+def fit(folder, module, *callbacks):
+    trainer = make_trainer(folder, StopOnNonFinite(), *callbacks, every_step(folder / "saved"))
+    trainer.fit(module, vectors())
+
+
+@pytest.mark.parametrize(
+    ("breaks", "said"),
+    [
+        (nan_layer, r"loss is nan; first in the output of body\.3 \(NanWhileTold\)"),
+        (infinite_weight, r"loss is \w+; the weights body\.2\.weight are not finite"),
+        (nan_image, r"loss is nan; the images already hold non-finite values"),
+        (
+            infinite_gradient,
+            r"the gradient of body\.2\.bias is not finite \(4 parameters in all\); lower the "
+            r"learning rate, or clip gradients with trainer\.gradient_clip_val",
+        ),
+    ],
+)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_first_number_that_is_not_finite_is_named_and_no_weight_changes(
+    tmp_path, breaks, said, sparse
+):
+    module = Breaks(breaks)
+    callbacks = [SparsifyModel(Sparsity(weight=STE(), schedule=Schedule()))] if sparse else []
+    with pytest.raises(NonFiniteError, match=f"step 2: {said}"):
+        fit(tmp_path, module, *callbacks)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, module.weights[name]), name
+
+
+def test_the_checkpoint_of_the_last_good_step_stays_and_loads(tmp_path):
+    whole = Breaks(lambda module, batch: batch)
+    fit(tmp_path / "whole", whole)
+    with pytest.raises(NonFiniteError):
+        fit(tmp_path / "broken", Breaks(nan_layer))
+    names = sorted(path.name for path in (tmp_path / "broken" / "saved").iterdir())
+    assert names == ["step=1.ckpt", "step=2.ckpt"]
+    saved, expected = (
+        read_checkpoint(tmp_path / run / "saved" / "step=2.ckpt")["state_dict"]
+        for run in ("broken", "whole")
+    )
+    assert all(torch.equal(saved[name], value) for name, value in expected.items())
+
+
+def test_a_layer_that_recovers_by_a_second_forward_is_not_blamed(tmp_path):
+    def nan_once(module, batch):
+        def forget(layer, x, out):
+            layer.told = False
+
+        module.body[3].told = True
+        module.body[3].register_forward_hook(forget)
+        return batch
+
+    with pytest.raises(NonFiniteError, match="in a second forward every layer's output is finite"):
+        fit(tmp_path, Breaks(nan_once))
+
+
+def half_precision():
+    """16-mixed on a CPU, where Lightning does not offer it."""
+    return MixedPrecision("16-mixed", "cpu", GradScaler("cpu"))
+
+
+def test_the_layer_is_sought_in_the_precision_of_the_run(tmp_path):
+    # 1e4 · 1e4 overflows float16, but not float32.
+    module = Stranger(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)))
+    for layer in module.body:
+        nn.init.constant_(layer.weight, 1e4)
+    trainer = make_trainer(tmp_path, StopOnNonFinite(), plugins=[half_precision()])
+    with pytest.raises(NonFiniteError, match=r"first in the output of body\.\d \(Linear\)"):
+        trainer.fit(module, vectors())
+
+
+def test_gradients_are_left_to_the_grad_scaler_which_skips_their_step(tmp_path):
+    module = Breaks(infinite_gradient)
+    trainer = make_trainer(tmp_path, StopOnNonFinite(), plugins=[half_precision()], max_steps=3)
+    trainer.fit(module, vectors())
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, module.weights[name]), name
+
+
+def test_a_finite_run_is_not_stopped(tmp_path):
+    module = Stranger()
+    fit(tmp_path, module)
+    assert len(module.losses) == 4

@@ -1,0 +1,77 @@
+"""What the tests of layers share: small modules and what must hold of them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsetrain.nn import sparse_linears
+from sparsetrain.pattern import NM
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Give normal numbers that depend on the arguments only."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Mlp(nn.Module):
+    """The children and the forward of timm's `Mlp`."""
+
+    def __init__(self, inputs: int = 8, hidden: int = 16, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(inputs, hidden)
+        self.act = nn.GELU()
+        self.drop1 = nn.Dropout(0.0)
+        self.norm = nn.Identity()
+        self.fc2 = nn.Linear(hidden, inputs)
+        self.drop2 = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop2(self.fc2(self.norm(self.drop1(self.act(self.fc1(x))))))
+
+
+class Net(nn.Module):
+    """A linear layer, an MLP and a head, on tokens [..., 8]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 8)
+        self.mlp = Mlp()
+        self.head = nn.Linear(8, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mlp(self.embed(x)))
+
+
+def seeded(module: nn.Module, seed: int = 0) -> Any:
+    """Fill the parameters with normal numbers; returns the module."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+def layers(model: nn.Module) -> dict[str, Any]:
+    """The sparse linear layers by name, for tests that know what of them is set."""
+    return dict(sparse_linears(model))
+
+
+def assert_sparse_both_ways(model: nn.Module) -> None:
+    """Every sparse linear layer uses exactly half of its weight, 2:4 in both orientations."""
+    assert layers(model)
+    for layer in layers(model).values():
+        used = layer.used_weight()
+        assert NM(2, 4).holds(used)
+        assert NM(2, 4).holds(used.T)
+        assert used.count_nonzero() == used.numel() // 2
+
+
+def assert_trains(model: nn.Module, x: Tensor) -> None:
+    """A forward and a backward are finite, and every parameter has a gradient."""
+    out = model(x)
+    assert out.isfinite().all()
+    out.square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name

@@ -1,0 +1,107 @@
+"""inspect and density against values computed by hand."""
+
+import math
+
+import pytest
+import torch
+from nn_checks import Net, seeded
+from torch import nn
+
+from sparsetrain.methods import SSTE, STE
+from sparsetrain.nn import (
+    Sparsity,
+    density,
+    inspect,
+    set_sparse,
+    sparse_linears,
+    sparsify,
+    update_masks,
+)
+
+
+def one_layer(rows, method=None):
+    model = seeded(nn.Sequential(nn.Linear(4, len(rows))))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor(rows))
+    sparsify(model, Sparsity(weight=method or STE("row")))
+    return model
+
+
+def test_a_row_by_hand():
+    stats = inspect(one_layer([[1.0, -4, 3, 2], [2.0, 0, 0, 0]]))
+    assert len(stats) == 1
+    assert stats[0].name == "0"
+    assert stats[0].shape == (2, 4)
+    assert stats[0].density == 3 / 8  # a kept zero is a zero
+    assert stats[0].kept_energy == pytest.approx((16 + 9 + 4) / (1 + 16 + 9 + 4 + 4))
+    assert stats[0].flip_rate is None
+    assert stats[0].nan == 0
+
+
+def test_layers_come_in_model_order_and_weigh_by_their_size():
+    model = seeded(Net())
+    sparsify(model, Sparsity())
+    assert [s.name for s in inspect(model)] == ["embed", "mlp.fc1", "mlp.fc2", "head"]
+    assert density(model) == 0.5
+    sparse_linears(model)["mlp.fc1"].sparse = False
+    assert [s.density for s in inspect(model)] == [0.5, 1.0, 0.5, 0.5]
+    assert density(model) == pytest.approx((64 + 2 * 128 + 128 + 32) / 2 / (64 + 256 + 32))
+
+
+def test_a_dense_phase_uses_all_and_still_shows_the_energy_of_its_mask():
+    model = one_layer([[1.0, -4, 3, 2], [2.0, 0, 0, 0]])
+    set_sparse(model, False)
+    assert inspect(model)[0].density == 1.0
+    assert inspect(model)[0].kept_energy == pytest.approx(29 / 34)
+
+
+def test_a_kept_mask_shows_in_energy_and_density():
+    model = one_layer([[1.0, -4, 3, 2], [2.0, 0, 0, 0]])
+    update_masks(model)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[5.0, 0, 3, 2], [1.0, 1, 1, 1]]))
+    stats = inspect(model)[0]
+    assert stats.density == 3 / 8
+    assert stats.kept_energy == pytest.approx((9 + 2) / (25 + 9 + 4 + 4))
+
+
+def test_s_ste_is_as_dense_as_its_soft_weight():
+    stats = inspect(one_layer([[1.0, -4, 3, 2], [3.0, 3, 3, 1]] * 2, SSTE()))[0]
+    # The second row has its second smallest magnitude three times: nothing is left of it.
+    assert stats.density == 4 / 16
+
+
+def test_flip_rates_are_shares_of_all_weights():
+    model = one_layer([[1.0, -4, 3, 2], [2.0, 1, 0, 0]])
+    update_masks(model)
+    assert inspect(model)[0].flip_rate is None
+    update_masks(model)
+    assert inspect(model)[0].flip_rate == 0.0
+    with torch.no_grad():
+        model[0].weight[0] = torch.tensor([5.0, -4, 3, 2])
+    update_masks(model)
+    assert inspect(model)[0].flip_rate == 2 / 8
+
+
+def test_nan_is_counted_and_its_energy_is_no_number():
+    model = one_layer([[1.0, float("nan"), 3, 2], [float("nan"), 1, 0, 0]])
+    assert inspect(model)[0].nan == 2
+    assert math.isnan(inspect(model)[0].kept_energy)
+
+
+def test_a_weight_of_zeros_keeps_all_of_its_energy():
+    stats = inspect(one_layer([[0.0, 0, 0, 0]] * 4))[0]
+    assert (stats.kept_energy, stats.density) == (1.0, 0.0)
+
+
+def test_a_bfloat16_weight_is_summed_in_float32():
+    model = seeded(nn.Sequential(nn.Linear(1024, 8))).bfloat16()
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+    sparsify(model, Sparsity())
+    assert inspect(model)[0].kept_energy == 0.5
+
+
+def test_a_model_without_sparse_layers_is_dense():
+    assert inspect(seeded(Net())) == []
+    assert density(seeded(Net())) == 1.0

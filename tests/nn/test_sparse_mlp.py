@@ -1,0 +1,184 @@
+"""SparseMlp is the MLP with squared ReLU whose hidden activations are 2:4."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nn_checks import Mlp, normal, seeded
+from torch import nn
+
+from sparsetrain.autograd import ENGINES, Engine, squared_relu_mlp24
+from sparsetrain.methods import SRSTE, STE, Activation24
+from sparsetrain.nn import SparseLinear, SparseMlp, SquaredReLU
+from sparsetrain.nn.mlp import why_not
+from sparsetrain.pattern import Rule
+
+
+def dense_mlp(drop=0.0):
+    return seeded(Mlp(drop=drop))
+
+
+def sparse_mlp(rule: Rule = "transposable", engine: Engine = "masked", drop=0.0) -> Any:
+    return SparseMlp.from_dense(dense_mlp(drop), Activation24(rule), engine)
+
+
+def product(mlp, x, rule: Rule = "transposable", engine: Engine = "masked", masks=(None, None)):
+    fc1, fc2 = mlp.fc1, mlp.fc2
+    return squared_relu_mlp24(
+        x,
+        fc1.weight,
+        fc1.bias,
+        fc2.weight,
+        fc2.bias,
+        mask1=masks[0],
+        mask2=masks[1],
+        rule=rule,
+        engine=engine,
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rule", ["transposable", "row"])
+def test_the_forward_is_squared_relu_mlp24(engine, rule):
+    mlp, x = sparse_mlp(rule, engine), normal(2, 5, 8, seed=3)
+    torch.testing.assert_close(mlp(x), product(mlp, x, rule, engine))
+
+
+def test_masks_of_sparse_linears_enter_the_products():
+    mlp, x = sparse_mlp(), normal(2, 5, 8, seed=3)
+    mlp.fc1 = SparseLinear.from_dense(mlp.fc1, STE(), "masked")
+    mlp.fc2 = SparseLinear.from_dense(mlp.fc2, STE(), "masked")
+    masks = (mlp.fc1.current_mask(), mlp.fc2.current_mask())
+    torch.testing.assert_close(mlp(x), product(mlp, x, masks=masks))
+    mlp.fc1.sparse = mlp.fc2.sparse = False
+    torch.testing.assert_close(mlp(x), product(mlp, x))
+
+
+def test_a_dense_phase_is_the_mlp_with_squared_relu():
+    mlp, x = sparse_mlp(), normal(2, 5, 8, seed=3)
+    mlp.sparse = False
+    expected = mlp.fc2(F.relu(mlp.fc1(x)).square())
+    assert torch.equal(mlp(x), expected)
+    mlp.sparse = True
+    assert (mlp(x) - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_dropout_after_the_mlp_still_drops_in_training(sparse):
+    mlp, x = sparse_mlp(drop=0.5), normal(40, 8, seed=3)
+    mlp.sparse = sparse
+    torch.manual_seed(0)
+    dropped = (mlp(x) == 0).float().mean()
+    assert 0.3 < dropped < 0.7
+    assert (mlp.eval()(x) != 0).all()
+
+
+def test_parameters_hooks_and_mode_are_kept_both_ways():
+    dense, calls = dense_mlp().eval(), []
+    dense.register_forward_hook(lambda *_: calls.append("after"))
+    mlp = SparseMlp.from_dense(dense, Activation24(), "masked")
+    assert mlp.fc1 is dense.fc1
+    assert not mlp.training
+    mlp(normal(3, 8))
+    back = mlp.to_dense()
+    assert type(back) is Mlp
+    assert back.__dict__.keys() == dense.__dict__.keys()
+    back(normal(3, 8))
+    assert calls == ["after", "after"]
+
+
+def test_going_back_keeps_squared_relu_and_leaves_the_old_module_its_activation():
+    dense, x = dense_mlp(), normal(3, 8)
+    back: Any = SparseMlp.from_dense(dense, Activation24(), "masked").to_dense()
+    assert isinstance(back.act, SquaredReLU)
+    assert isinstance(dense.act, nn.GELU)
+    assert torch.equal(back(x), back.fc2(F.relu(back.fc1(x)).square()))
+
+
+def test_the_state_dict_is_that_of_the_dense_mlp_both_ways():
+    dense, mlp = dense_mlp(), sparse_mlp()
+    assert list(mlp.state_dict()) == list(dense.state_dict())
+    other = seeded(Mlp(), seed=1)
+    mlp.load_state_dict(other.state_dict(), strict=True)
+    dense.load_state_dict(mlp.state_dict(), strict=True)
+    assert torch.equal(dense.fc2.weight, other.fc2.weight)
+
+
+def test_copies_compute_the_same():
+    mlp, x = sparse_mlp(), normal(3, 8)
+    for other in (copy.deepcopy(mlp), pickle.loads(pickle.dumps(mlp))):
+        torch.testing.assert_close(other(x), mlp(x))
+        assert other.fc1.weight is not mlp.fc1.weight
+
+
+def test_a_new_mask_reaches_the_mlp():
+    mlp, x = sparse_mlp(), normal(3, 8)
+    mlp.fc1 = SparseLinear.from_dense(mlp.fc1, STE(), "masked")
+    mlp.fc1.update_mask()
+    with torch.no_grad():
+        mlp.fc1.weight.copy_(normal(16, 8, seed=7))
+    mlp.fc1.update_mask()
+    torch.testing.assert_close(mlp(x), product(mlp, x, masks=(mlp.fc1.mask, None)))
+
+
+def test_training_without_the_decay_warns_here_too():
+    mlp = sparse_mlp()
+    mlp.fc1 = SparseLinear.from_dense(mlp.fc1, SRSTE(), "masked")
+    with pytest.warns(UserWarning, match="decay is not attached"):
+        mlp(normal(3, 8))
+
+
+def test_the_module_prints_its_pattern_engine_and_phase():
+    mlp = sparse_mlp("row", "native")
+    assert mlp.extra_repr() == "2:4 activation, row, squared ReLU, engine=native"
+    mlp.sparse = False
+    assert mlp.extra_repr().endswith(", now dense")
+
+
+# What cannot become one.
+
+
+class Scaled(nn.Linear):
+    """A linear layer with a forward of its own."""
+
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+def gated():
+    mlp = Mlp()
+    mlp.fc1 = nn.Linear(8, 32)
+    return mlp
+
+
+def with_child(name, child):
+    mlp = Mlp()
+    mlp.add_module(name, child)
+    return mlp
+
+
+REFUSED = {
+    "it has no children fc1, act and fc2": nn.Sequential(nn.Linear(8, 8)),
+    r"gated \(fc1 gives more features": gated(),
+    "further children: gate": with_child("gate", nn.Linear(8, 8)),
+    "normalizes between": with_child("norm", nn.LayerNorm(16)),
+    r"drops out between act and fc2 \(drop1": with_child("drop1", nn.Dropout(0.1)),
+    r"drops out between act and fc2 \(drop\.": with_child("drop", nn.Dropout(0.1)),
+    "18 features are not a multiple of 4": Mlp(hidden=18),
+    "fc1 is Conv2d and fc2 Linear, not plain": with_child("fc1", nn.Conv2d(8, 16, 1)),
+    "fc1 is Scaled and fc2 Linear, not plain": with_child("fc1", Scaled(8, 16)),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_an_mlp_that_the_products_do_not_fit_is_refused_with_the_reason(reason):
+    with pytest.raises(ValueError, match=f"cannot become a SparseMlp: .*{reason}"):
+        SparseMlp.from_dense(REFUSED[reason], Activation24(), "masked")
+
+
+def test_dropout_of_zero_between_and_an_identity_norm_are_no_obstacle():
+    assert why_not(Mlp()) is None
+    assert why_not(with_child("drop", nn.Dropout(0.0))) is None

@@ -1,0 +1,86 @@
+"""sparsify on Hugging Face transformers, tiny and random."""
+
+import pytest
+import torch
+from nn_checks import assert_sparse_both_ways, layers, normal, seeded
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2Model,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from sparsetrain.methods import Activation24
+from sparsetrain.nn import SparseLinear, Sparsity, sparsify
+
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+def called_layers(model, run):
+    called = set()
+    for name, layer in layers(model).items():
+        layer.register_forward_hook(lambda *_, n=name: called.add(n))
+    run(model)
+    return called
+
+
+def test_vit_is_sparse_in_its_encoder_and_trains():
+    config = ViTConfig(image_size=32, patch_size=8, **TINY)
+    model = ViTForImageClassification(config)
+    sparsify(model, Sparsity(exclude=("classifier",)))
+    # Query, key, value, output and two of the MLP in each of two layers.
+    assert len(layers(model)) == 12
+    assert_sparse_both_ways(model)
+    images = normal(2, 3, 32, 32)
+    assert called_layers(model, lambda m: m(images)) == set(layers(model))
+    out = model(images, labels=torch.tensor([0, 1]))
+    out.loss.backward()
+    assert all(layer.weight.grad.isfinite().all() for layer in layers(model).values())
+
+
+def test_bert_is_sparse_with_its_tied_head():
+    model = seeded(BertForMaskedLM(BertConfig(vocab_size=32, max_position_embeddings=16, **TINY)))
+    sparsify(model, Sparsity())
+    head = model.cls.predictions.decoder
+    assert isinstance(head, SparseLinear)
+    assert head.weight is model.get_input_embeddings().weight
+    assert_sparse_both_ways(model)
+    tokens = torch.arange(8).reshape(1, 8)
+    assert called_layers(model, lambda m: m(tokens)) == set(layers(model))
+    model(tokens, labels=tokens).loss.backward()
+    assert all(layer.weight.grad.isfinite().all() for layer in layers(model).values())
+
+
+def test_its_state_dict_is_the_dense_models():
+    config = BertConfig(vocab_size=32, max_position_embeddings=16, **TINY)
+    model, dense = BertForMaskedLM(config), BertForMaskedLM(config)
+    sparsify(model, Sparsity())
+    assert list(model.state_dict()) == list(dense.state_dict())
+    dense.load_state_dict(model.state_dict(), strict=True)
+
+
+def gpt2():
+    return GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2)
+
+
+def test_gpt2_has_no_linear_layers_but_its_head_and_the_error_says_so():
+    with pytest.raises(ValueError, match=r"'\*attn\*' matches no linear layer; it has lm_head"):
+        sparsify(GPT2LMHeadModel(gpt2()), Sparsity(include=("*attn*",)))
+    with pytest.raises(ValueError, match="the model has none"):
+        sparsify(GPT2Model(gpt2()), Sparsity())
+
+
+def test_mlps_by_other_names_cannot_take_activations():
+    model = BertForMaskedLM(BertConfig(vocab_size=32, max_position_embeddings=16, **TINY))
+    with pytest.raises(ValueError, match="no MLP is included"):
+        sparsify(model, Sparsity(weight=None, activation=Activation24()))

@@ -1,0 +1,42 @@
+"""The documents say what is there: their Python runs, their commands and files exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{path.name}-{number}")
+    for path in DOCS
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.S))
+]
+
+
+# MVUE and friends aside, documents may show a loop that has no optimizer yet.
+@pytest.mark.filterwarnings("ignore:SR-STE's decay is not attached")
+@pytest.mark.parametrize("block", BLOCKS)
+def test_python_in_the_documents_runs(block):
+    exec(compile(block, "document", "exec"), {})
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_files_that_a_document_names_exist(path):
+    text = path.read_text("utf-8")
+    named = re.findall(r"`((?:docs|scripts|configs|recipes|tests|csrc)/[\w./-]+)`", text)
+    named += re.findall(r"\]\(((?!http)[\w./-]+)\)", text)
+    for name in named:
+        found = (ROOT / name).exists() or (path.parent / name).exists()
+        assert found, f"{path.name} names {name}"
+
+
+def test_every_recipe_is_in_the_readme():
+    text = (ROOT / "README.md").read_text("utf-8")
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        assert f"`{path.stem}`" in text
+
+
+def test_the_readme_has_a_test_command_for_ci():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert re.search(r"<!-- test command -->\n```bash\n.+?\n```\n", text, re.S)

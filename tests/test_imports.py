@@ -1,0 +1,126 @@
+"""What importing the package loads, and that its parts import in one direction."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sparsetrain
+
+PACKAGE = Path(sparsetrain.__file__).parent
+MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+# A part may import those before it, and itself. The package's own __init__ is above all.
+LAYERS = (
+    {"pattern", "schedule", "errors", "native"},
+    {"reference"},
+    {"ops"},
+    {"autograd"},
+    {"methods"},
+    {"nn"},
+    {"recipe"},
+    {"lightning"},
+    {"cli"},
+    {"__init__", "__main__"},
+)
+HEAVY = (
+    "pytorch_lightning",
+    "timm",
+    "hydra",
+    "omegaconf",
+    "wandb",
+    "torchvision",
+    "xformers",
+    "rich",
+    "sklearn",
+    "pyarrow",
+)
+# Where each may be imported, at the top of a file or inside a function.
+HOMES = {
+    "hydra": {"recipe", "cli"},
+    "omegaconf": {"recipe", "cli"},
+    "pytorch_lightning": {"lightning", "cli"},
+    "timm": {"lightning", "cli"},
+    "wandb": {"lightning", "cli"},
+    "torchvision": {"lightning", "cli"},
+    "xformers": {"lightning", "cli"},
+}
+
+
+def part(module: str) -> str:
+    """`nn` of nn/linear.py, `schedule` of schedule.py."""
+    return module.split("/")[0].removesuffix(".py")
+
+
+def imported(module: str) -> Iterator[str]:
+    """Full names of all that a file imports, inside functions and for type checking too."""
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            names = [alias.name for alias in node.names]
+            # `from sparsetrain import ops` is an import of sparsetrain.ops.
+            if node.module == "sparsetrain":
+                yield from (f"sparsetrain.{name}" for name in names)
+            else:
+                yield str(node.module)
+
+
+def rank(name: str) -> int:
+    ranks = [i for i, layer in enumerate(LAYERS) if name in layer]
+    assert ranks, f"sparsetrain.{name} has no place in LAYERS"
+    return ranks[0]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module):
+    here = part(module)
+    for name in imported(module):
+        if name.startswith("sparsetrain."):
+            there = name.split(".")[1]
+            assert there == here or rank(there) < rank(here), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_heavy_is_imported_in_its_own_part_alone(module):
+    for name in imported(module):
+        root = name.split(".")[0]
+        if root in HOMES:
+            assert part(module) in HOMES[root], f"{module} imports {name}"
+
+
+def run(program: str) -> str:
+    command = [sys.executable, "-W", "error", "-c", program]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=PACKAGE.parent, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_importing_the_package_needs_torch_alone():
+    # Blocked, not only absent from sys.modules: a caught ImportError would hide a use.
+    program = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        assert name.split(".")[0] not in {HEAVY!r}, name
+sys.meta_path.insert(0, Refuse())
+import sparsetrain, torch
+model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+print(len(sparsetrain.sparsify(model, sparsetrain.Sparsity()).converted))
+print(sorted(set(sys.modules) & set({HEAVY!r})))
+"""
+    assert run(program).splitlines() == ["1", "[]"]
+
+
+def test_every_public_name_is_there():
+    # The callbacks load Lightning when they are asked for, which the tests of lightning/ do.
+    lazy = {"SparsifyModel", "SparsityMonitor"}
+    assert [name for name in sparsetrain.__all__ if name not in {*dir(sparsetrain), *lazy}] == []
+    with pytest.raises(AttributeError, match="has no attribute 'sparsity24'"):
+        _ = sparsetrain.sparsity24

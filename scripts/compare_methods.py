@@ -21,11 +21,14 @@ from typing import Any
 
 import torch
 
-MODEL = (
-    "model.img_size=32 model.options.patch_size=4 model.options.embed_dim=128 "
-    "model.options.depth=6 model.options.num_heads=4"
-).split()
-DATA = "data=parquet data.batch_size=512 data.augment.scale=[0.4,1.0]".split()
+MODEL = [
+    "model.img_size=32",
+    "model.options.patch_size=4",
+    "model.options.embed_dim=128",
+    "model.options.depth=6",
+    "model.options.num_heads=4",
+]
+DATA = ["data=parquet", "data.batch_size=512", "data.augment.scale=[0.4,1.0]"]
 NO_TAIL = "sparsity.schedule.dense_tail=0 sparsity.schedule.dense_warmup=0.05"
 
 METHODS = {
@@ -46,7 +49,7 @@ METHODS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", required=True, help="folder of the Parquet files")
     parser.add_argument("--out", required=True, type=Path, help="JSON file to write")
     parser.add_argument("--epochs", type=int, default=16)

@@ -1,4 +1,4 @@
-"""Tests marked `gpu` run where there is a CUDA device and are skipped with that reason elsewhere."""
+"""Tests marked `gpu` are skipped, with that reason, where there is no CUDA device."""
 
 import pytest
 import torch

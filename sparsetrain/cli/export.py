@@ -89,7 +89,9 @@ def verify(written: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> int:
     for name, expected in used.items():
         weight = written.get(f"{name}.weight")
         if weight is None:
-            raise ValueError(f"export: the file has no {name}.weight; it has {len(written)} tensors")
+            raise ValueError(
+                f"export: the file has no {name}.weight; it has {len(written)} tensors"
+            )
         bad = NM(2, 4).count_violations(weight)
         if bad:
             raise ValueError(f"export: {name}.weight has {bad} groups with more than 2 non-zeros")

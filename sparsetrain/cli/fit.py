@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ def fit(config: DictConfig, demo: bool) -> None:
     show = ShowLayers(f"{config.model.name} on {data.name}")
     trainer = build_trainer(config, [sparsify, save_config, show])
     show_banner(on_a_cpu(config, trainer))
-    with resumable(trainer):
+    with resumable(trainer), own_wandb_run():
         trainer.fit(module, datamodule=data, ckpt_path=config.checkpoint, weights_only=True)
 
     if trainer.is_global_zero:
@@ -63,8 +65,6 @@ def fit(config: DictConfig, demo: bool) -> None:
         report = report_of_run(config, trainer, module, data, notes)
         write_report(run_dir / "report.html", report)
         show_summary(report, run_dir)
-    # The next run of a sweep, in this process, gets a W&B run of its own.
-    wandb.finish()
 
 
 def build_module(config: DictConfig, data: Any) -> Classifier:
@@ -114,6 +114,17 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
         plugins=[AtomicCheckpointIO()],
         _convert_="all",
     )
+
+
+@contextmanager
+def own_wandb_run() -> Iterator[None]:
+    """Close the W&B run with the training: the next of a sweep, in this process, opens its own."""
+    try:
+        yield
+    except BaseException:
+        wandb.finish(exit_code=1)
+        raise
+    wandb.finish()
 
 
 def on_a_cpu(config: DictConfig, trainer: pl.Trainer) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ _OVERVIEW = """\
   python -m sparsetrain validate checkpoint=…         accuracy, density, throughput
   python -m sparsetrain export checkpoint=… format=safetensors
   python -m sparsetrain doctor                        what this machine can run, and why not
+  python -m sparsetrain complete                      tab completion for bash
 
-`python -m sparsetrain fit --help` lists recipes and data sets."""
+`python -m sparsetrain fit --help` lists recipes and data sets; every command has a --help."""
 
 _FIT = """\
 Train a recipe:  python -m sparsetrain fit recipe=NAME [key=value …]
@@ -20,6 +21,7 @@ Train a recipe:  python -m sparsetrain fit recipe=NAME [key=value …]
   python -m sparsetrain fit recipe=vit_tiny_24
   python -m sparsetrain fit recipe=vit_b_24 data=imagenet data.root=/data/imagenet trainer.devices=8
   python -m sparsetrain fit recipe=vit_b_24 data=parquet data.root=/data/cifar10 model.img_size=64
+  python -m sparsetrain fit recipe=./mine.yaml                          a recipe file of your own
   python -m sparsetrain fit recipe=vit_tiny_24 sparsity=dense           the same recipe dense
   python -m sparsetrain fit recipe=vit_tiny_24 sparsity.weight.decay=1e-4
   python -m sparsetrain fit -m recipe=vit_tiny_24 seed=0,1,2            one run for each seed
@@ -36,6 +38,9 @@ sparsity (sparsity=NAME)
 {sparsity}
 
 Without data= and IMAGENET_DIR, recipes for ImageNet run on embedded digits, to show that they run.
+Their batches are for 8 GPUs. With your data on less:  model.img_size=64 data.batch_size=16
+trainer.max_epochs=1 +trainer.limit_train_batches=20; trainer.accumulate_grad_batches keeps the
+global batch. Ctrl-C saves a checkpoint and prints the command that goes on from it.
 Every key can be set: `fit recipe=NAME --cfg job` prints them all. A run leaves its checkpoints,
 metrics.csv, report.html and W&B files in runs/RECIPE/TIME.
 Tab completion in bash:  eval "$(sparsetrain complete)\""""
@@ -44,6 +49,7 @@ _VALIDATE = """\
 Accuracy, density and throughput of a checkpoint:
 
   python -m sparsetrain validate checkpoint=runs/…/checkpoints/best.ckpt
+  python -m sparsetrain validate checkpoint=… data=parquet data.root=/data/cifar10
   python -m sparsetrain validate recipe=vit_b_24 checkpoint=… data.root=/data/imagenet
 
 Model, sparsity and data are those of the run that wrote it; further key=value change them."""
@@ -83,7 +89,9 @@ def _titles(folder: str) -> str:
     lines = []
     first, _, rest = folder.partition("/")
     for path in sorted((data_folder(first) / rest).glob("*.yaml")):
-        comments = [line[1:].strip() for line in path.read_text("utf-8").splitlines() if line[:1] == "#"]
+        comments = [
+            line[1:].strip() for line in path.read_text("utf-8").splitlines() if line[:1] == "#"
+        ]
         title = next((text for text in comments if text and not text.startswith("@package")), "")
         lines.append(f"  {path.stem:<14}{title}")
     return "\n".join(lines)

@@ -40,7 +40,9 @@ def with_recipe_file(words: list[str]) -> list[str]:
         return words
     path = Path(value)
     if not path.is_file():
-        raise FileNotFoundError(f"recipe={value}: no such file; {nearest(path.stem, recipe_names())}")
+        raise FileNotFoundError(
+            f"recipe={value}: no such file; {nearest(path.stem, recipe_names())}"
+        )
     return [f"recipe={store_recipe(path)}", *rest]
 
 

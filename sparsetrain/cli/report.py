@@ -140,9 +140,7 @@ def _layers(sparsify: SparsifyModel, module: pl.LightningModule) -> tuple[LayerR
     return tuple(rows)
 
 
-def _masks(
-    snapshots: MaskSnapshots | None, module: pl.LightningModule
-) -> tuple[MaskPair, ...]:
+def _masks(snapshots: MaskSnapshots | None, module: pl.LightningModule) -> tuple[MaskPair, ...]:
     if snapshots is None:
         return ()
     after = snapshots.now(module)

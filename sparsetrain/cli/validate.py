@@ -36,13 +36,14 @@ def validate(words: list[str]) -> None:
         trainer = _trainer(config, timer)
         (metrics,) = trainer.validate(module, datamodule=data, verbose=False)
     images = len(data.splits.val)
+    phase = (trained.phase or "dense").replace("_", " ")
     show_values(
         (
             ("data", data.name),
             ("top-1", f"{100 * metrics['val/top1']:.2f} %"),
             ("top-5", f"{100 * metrics['val/top5']:.2f} %"),
             ("loss", f"{metrics['val/loss']:.4f}"),
-            ("density", f"{density(trained.network):.3f} ({trained.phase or 'dense'})"),
+            ("density", f"{density(trained.network):.3f} ({phase})"),
             ("throughput", f"{images / timer.seconds:,.0f} images/s"),
         )
     )
@@ -66,7 +67,9 @@ def _config(trained: DictConfig, path: str, words: list[str]) -> DictConfig:
     before = read_checkpoint(path)["sparsetrain_config"]["overrides"]
     kept = [word for word in before if split_word(word)[0] not in {*changed, "checkpoint"}]
     if "data" in changed or "demo" in changed:
-        kept = [word for word in kept if split_word(word)[0].partition(".")[0] not in ("data", "demo")]
+        kept = [
+            word for word in kept if split_word(word)[0].partition(".")[0] not in ("data", "demo")
+        ]
     check([*kept, *words])
     config = compose([*kept, *words])
     OmegaConf.update(config, "model", trained.model, merge=False)

@@ -63,7 +63,7 @@ def check_packed(
     values_name: str, values: Tensor, meta_name: str, meta: Tensor, rows: int, columns: int
 ) -> None:
     """Refuse a packed form that is not that of a [rows, columns] matrix."""
-    reason = f"the packed form of a {rows} x {columns} matrix"
+    reason = "as pack24 makes it for this matrix"  # no sizes: they may be symbolic
     check_dtype(values_name, values.dtype)
     check_shape(values_name, values, (rows, columns // 2), reason)
     check_bytes(meta_name, meta, (rows, (columns + 7) // 8), reason)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from ops_checks import assert_as_accurate_as_torch  # pyright: ignore[reportMissingImports]
+from ops_checks import assert_as_accurate_as_torch
 from torch import Tensor
 
 from sparsetrain.reference.masks24 import unpack_bits

@@ -179,14 +179,14 @@ def test_validating_a_checkpoint_without_masks_says_that_they_are_chosen_anew(tm
         validated(tmp_path, weights24(STE()), tmp_path / "saved" / "step=4.ckpt")
 
 
-def test_one_callback_converts_each_module_that_it_is_given(tmp_path):
-    sparsity = weights24(STE(), dense_warmup=0.5)
-    sparsify, probe = SparsifyModel(sparsity), Probe(layer_sparse)
+@pytest.mark.parametrize("warmup", [0.5, 1.0])
+def test_one_callback_takes_each_module_that_it_is_given_from_the_start(tmp_path, warmup):
+    sparsify, probe = SparsifyModel(weights24(STE(), dense_warmup=warmup)), Probe(layer_sparse)
     for _ in range(2):
         module = Stranger()
         make_trainer(tmp_path, sparsify, probe).fit(module, vectors())
         assert isinstance(module.body[0], SparseLinear)
-    one = [(0, False), (1, False), (2, True), (3, True)]
+    one = [(step, step >= 4 * warmup) for step in range(4)]
     assert probe.seen == one + one
 
 

@@ -78,7 +78,7 @@ def test_a_packed_part_of_another_matrix_is_refused(change):
     packed = list(squared_relu24(gaussian(8, 16)))
     packed[change] = packed[change][1:]
     name = ["values", "meta", "values_t", "meta_t"][change]
-    with pytest.raises(ValueError, match=rf"^{name}: shape .* the packed form of a"):
+    with pytest.raises(ValueError, match=rf"^{name}: shape .* as pack24 makes it"):
         squared_relu24_backward(gaussian(8, 16), *packed)
 
 

@@ -63,7 +63,7 @@ class SparsifyModel(pl.Callback):
         self.frozen = False  # no mask update is to come
         self._step = -1
         self._saved: dict[str, Any] | None = None
-        self._restored = False
+        self._settled = False  # what the checkpoint says, or does not say, is dealt with
         self._handles: list[RemovableHandle] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -125,7 +125,7 @@ class SparsifyModel(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         # Applied when the loop starts: the model may still move to its device.
-        self._saved, self._restored = checkpoint.get("sparsetrain_state"), False
+        self._saved, self._settled = checkpoint.get("sparsetrain_state"), False
 
     def _convert(self, pl_module: pl.LightningModule) -> None:
         self.report = sparsify(pl_module, self.sparsity, self.engine)
@@ -138,14 +138,15 @@ class SparsifyModel(pl.Callback):
 
     def _forget(self) -> None:
         self.phase, self.masks_step, self.frozen = None, -1, False
-        self._step, self._saved, self._restored = -1, None, False
+        self._step, self._saved, self._settled = -1, None, False
 
     def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._saved is not None:
             load_sparse_state(pl_module, self._saved["layers"])
             self.phase, self.masks_step = self._saved["phase"], self._saved["masks_step"]
-            self._saved, self._restored = None, True
-        elif trainer.ckpt_path is not None and not self._restored and not self.sparsity.dense:
+            self._saved, self._settled = None, True
+        elif trainer.ckpt_path is not None and not self._settled and not self.sparsity.dense:
+            self._settled = True
             warnings.warn(
                 f"ckpt_path={trainer.ckpt_path} holds no masks and no phase (a dense run's, or "
                 "saved with weights only): masks are chosen anew from its weights",

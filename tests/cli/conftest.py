@@ -1,0 +1,45 @@
+"""One short run that most tests look at."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cli_helpers import Ended, fit
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    ended: Ended
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def neither_data_nor_key():
+    """Nothing of the machine's settings reaches a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("IMAGENET_DIR", "HYDRA_FULL_ERROR", "COLUMNS"):
+            patch.delenv(name, raising=False)
+        patch.setenv("WANDB_MODE", "offline")
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Run:
+    """Eight steps of vit_tiny_24 in two epochs."""
+    folder = tmp_path_factory.mktemp("trained")
+    ended = fit(folder)
+    assert ended.status == 0, ended.err
+    return Run(folder, ended)
+
+
+@pytest.fixture(scope="session")
+def dense_tail(tmp_path_factory) -> Run:
+    """A run whose last steps are dense."""
+    folder = tmp_path_factory.mktemp("tail")
+    ended = fit(folder, "trainer.max_epochs=1", "sparsity.schedule.dense_tail=0.5")
+    assert ended.status == 0, ended.err
+    return Run(folder, ended)

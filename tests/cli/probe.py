@@ -1,0 +1,44 @@
+"""Callbacks that tests add to a run from the command line."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+from sparsetrain.nn import sparse_state
+
+
+class SaveMasks(pl.Callback):
+    """Write each process's masks at the end of training to `folder`/<rank>.pt."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        masks = {name: layer["mask"] for name, layer in sparse_state(pl_module).items()}
+        self.folder.mkdir(exist_ok=True)
+        torch.save(masks, self.folder / f"{trainer.global_rank}.pt")
+
+
+class PressCtrlC(pl.Callback):
+    """Send SIGINT to this process when an optimizer step begins."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class PlantNaN(pl.Callback):
+    """Write a NaN into the first parameter when an optimizer step begins."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            next(pl_module.parameters()).data.view(-1)[0] = float("nan")

@@ -1,0 +1,106 @@
+"""Bad data and bad numbers through the command line: one line each."""
+
+import warnings
+
+import numpy as np
+import pytest
+from cli_helpers import TINY, call, fit, spawn
+from PIL import Image
+
+FOLDERS = ("data=imagenet", "data.batch_size=4", "data.num_workers=0", "trainer.max_epochs=1")
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two classes of eight images in train/, of two in val/."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 2)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "set" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "set"
+
+
+def fit_folders(folders, *words):
+    return fit(folders.parent / "run", *FOLDERS, f"data.root={folders}", *words)
+
+
+def test_whole_folders_train_with_two_classes(folders):
+    ended = fit_folders(folders)
+    assert ended.status == 0, ended.err
+    assert "2×96" in ended.out
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_truncated_image_is_named(folders, workers):
+    image = folders / "train" / "dog" / "3.png"
+    image.write_bytes(image.read_bytes()[:100])
+    with warnings.catch_warnings():
+        # Python 3.12 on forking a worker from a process with threads, as wandb starts.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        complaint = fit_folders(folders, f"data.num_workers={workers}").complaint
+    assert f"cannot decode the image {image}" in complaint
+    assert "replace or remove it" in complaint
+
+
+def test_an_empty_class_folder_is_named(folders):
+    for image in (folders / "train" / "cat").iterdir():
+        image.unlink()
+    assert f"{folders}/train/cat has no images" in fit_folders(folders).complaint
+
+
+def test_an_empty_data_root_says_what_is_wanted(folders):
+    root = folders.parent / "empty"
+    root.mkdir()
+    assert f"data.root={root} has no train split" in fit_folders(root).complaint
+
+
+def test_a_class_count_that_is_not_the_data_sets_says_what_to_set(folders):
+    assert "set model.num_classes=2" in fit_folders(folders, "model.num_classes=5").complaint
+
+
+def test_a_label_beyond_the_classes_is_named(tmp_path):
+    complaint = fit(tmp_path, "model.num_classes=7").complaint
+    assert "label 7 of sample" in complaint
+    assert "model.num_classes=7" in complaint
+
+
+def test_a_missing_root_says_which_key_to_set(tmp_path):
+    assert "data.root is not set" in fit(tmp_path, "data=parquet").complaint
+
+
+def test_a_pattern_that_matches_nothing_is_named_with_the_layers_there_are(tmp_path):
+    complaint = fit(tmp_path, "sparsity.include=[mpl]").complaint
+    assert "include: 'mpl' matches no linear layer" in complaint
+    assert "blocks.0.mlp.fc1" in complaint
+
+
+def test_a_weight_that_becomes_nan_is_named_with_its_step(tmp_path):
+    probe = ("+callbacks.probe._target_=probe.PlantNaN", "+callbacks.probe.step=5")
+    complaint = fit(tmp_path, *probe).complaint
+    assert complaint.startswith("step 5: loss is nan; the weights network.")
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file(), "of the first epoch"
+
+
+def test_a_learning_rate_that_blows_up_stops_the_run_without_traceback(tmp_path):
+    words = ("optimizer.lr=1e30", "optimizer.warmup_epochs=0", f"hydra.run.dir={tmp_path}/run")
+    ended = spawn("-m", "sparsetrain", "fit", *TINY, *words, cwd=tmp_path)
+    assert ended.status == 1
+    assert ended.complaint.startswith("step ")
+    assert "finite" in ended.complaint or "loss is" in ended.complaint
+
+
+def test_recipe_files_that_are_none_are_told_apart(tmp_path):
+    path = tmp_path / "mine_three.yaml"
+    path.write_text("model: [")
+    assert f"recipe={path} is no YAML" in call("fit", f"recipe={path}").complaint
+    path.write_text("- model\n")
+    assert "holds a list" in call("fit", f"recipe={path}").complaint
+
+
+def test_a_trainer_argument_that_is_none_and_an_absent_gpu_are_named(tmp_path):
+    assert "'foo'" in fit(tmp_path, "+trainer.foo=1").complaint
+    assert "max_epochs=-1" in fit(tmp_path, "trainer.max_epochs=-1").complaint

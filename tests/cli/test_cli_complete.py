@@ -1,0 +1,69 @@
+"""Tab completion, driven through bash."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from cli_helpers import ROOT, environment
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+DRIVE = """\
+set -e
+eval "$(sparsetrain complete)"
+for line in "$@"; do
+  COMP_LINE="$line"; COMP_POINT=${#line}
+  read -ra COMP_WORDS <<< "$line"
+  set +e; _sparsetrain_complete; set -e
+  printf '%s|' "${COMPREPLY[@]}"; echo
+done
+complete -p sparsetrain
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder, and the console script of an installed package on a path."""
+    folder = tmp_path_factory.mktemp("shell")
+    (folder / "bin").mkdir()
+    script = folder / "bin" / "sparsetrain"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m sparsetrain "$@"\n')
+    script.chmod(0o755)
+    (folder / "runs" / "a").mkdir(parents=True)
+    (folder / "runs" / "a.ckpt").touch()
+    return folder
+
+
+def completions(folder, *lines):
+    """What bash is offered at the end of each line."""
+    env = environment()
+    env["PATH"] = f"{folder / 'bin'}{os.pathsep}{env['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", DRIVE, "bash", *lines],
+        cwd=folder, env=env, capture_output=True, text=True, check=True, timeout=200,
+    )  # fmt: skip
+    *found, registered = done.stdout.splitlines()
+    assert registered == "complete -o nospace -F _sparsetrain_complete sparsetrain"
+    assert done.stderr == ""
+    return [[word for word in line.split("|") if word] for line in found]
+
+
+def test_verbs_keys_values_and_files_are_completed(folder):
+    found = completions(
+        folder,
+        "sparsetrain f",
+        "sparsetrain fit recipe=vit_t",
+        "sparsetrain fit recipe=vit_tiny_24 sparsity=",
+        "sparsetrain fit recipe=vit_tiny_24 trainer.max_e",
+        "sparsetrain export format=",
+        "sparsetrain export checkpoint=runs/a",
+    )
+    assert found[0] == ["fit "]
+    assert found[1] == ["recipe=vit_tiny_24 "]
+    sparsities = (path.stem for path in (ROOT / "configs" / "sparsity").glob("*.yaml"))
+    assert sorted(found[2]) == sorted(f"sparsity={name}" for name in sparsities)
+    assert found[3] == ["trainer.max_epochs="]
+    assert found[4] == ["format=safetensors", "format=onnx"]
+    assert sorted(found[5]) == ["checkpoint=runs/a.ckpt", "checkpoint=runs/a/"]

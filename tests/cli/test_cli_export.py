@@ -1,0 +1,114 @@
+"""`export`: files that other tools read, checked here without the code that wrote them."""
+
+import os
+import stat
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from cli_helpers import call, fit, shown
+from safetensors.torch import load_file
+
+from sparsetrain.cli.load import load_trained
+
+SPARSE = [f"blocks.{block}.mlp.fc{part}.weight" for block in (0, 1) for part in (1, 2)]
+
+
+def assert_two_of_four(weight):
+    """At most two non-zeros in every four consecutive inputs, and zeros that are exactly half."""
+    kept = np.count_nonzero(weight.reshape(-1, 4), axis=1)
+    assert kept.max() == 2
+    assert np.count_nonzero(weight) * 2 == weight.size
+
+
+def logits(session, images):
+    return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def test_safetensors_hold_exact_zeros_and_what_the_model_multiplies_by(trained, tmp_path):
+    out = tmp_path / "new" / "vit.safetensors"
+    ended = call("export", f"checkpoint={trained.last}", f"out={out}")
+    assert ended.status == 0, ended.err
+    groups = 4 * 384 * 96 // 4
+    assert shown(ended.out, "layers") == f"4 2:4, {groups:,} groups of four verified"
+    tensors = load_file(out)
+    for name in SPARSE:
+        assert_two_of_four(tensors[name].numpy())
+    saved = torch.load(trained.last, weights_only=True)["state_dict"]
+    assert {f"network.{name}" for name in tensors} == saved.keys()
+    for name, tensor in tensors.items():
+        master = saved[f"network.{name}"]
+        assert torch.equal(tensor, torch.where(tensor == 0, tensor, master)), name
+        assert name in SPARSE or torch.equal(tensor, master), name
+
+
+def test_an_exported_file_may_be_read_by_others(trained, tmp_path):
+    out = tmp_path / "vit.safetensors"
+    call("export", f"checkpoint={trained.last}", f"out={out}")
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o666 & ~mask
+    assert [path.name for path in tmp_path.iterdir()] == ["vit.safetensors"]
+
+
+def test_onnx_computes_what_the_model_does_for_any_batch(trained):
+    ended = call("export", f"checkpoint={trained.last}", "format=onnx")
+    assert ended.status == 0, ended.err
+    out = trained.last.with_suffix(".onnx")
+    import onnx
+    from onnx.numpy_helper import to_array
+
+    tensors = {i.name: to_array(i) for i in onnx.load(out).graph.initializer}
+    for name in SPARSE:
+        assert_two_of_four(tensors[name])
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    network = load_trained(str(trained.last)).network
+    for batch in (1, 5):
+        images = torch.randn(batch, 3, 16, 16)
+        with torch.no_grad():
+            assert torch.allclose(logits(session, images), network(images), atol=1e-4)
+
+
+def test_a_checkpoint_of_the_dense_tail_is_exported_dense_and_says_so(dense_tail, tmp_path):
+    out = tmp_path / "vit.safetensors"
+    ended = call("export", f"checkpoint={dense_tail.last}", f"out={out}")
+    assert ended.status == 0, ended.err
+    assert "dense tail; prune=true" in shown(ended.out, "layers")
+    assert load_file(out)[SPARSE[0]].count_nonzero() == 384 * 96
+
+
+def test_prune_applies_the_masks_to_a_checkpoint_of_the_dense_tail(dense_tail, tmp_path):
+    out = tmp_path / "vit.safetensors"
+    ended = call("export", f"checkpoint={dense_tail.last}", f"out={out}", "prune=true")
+    assert shown(ended.out, "layers").startswith("4 2:4")
+    for name in SPARSE:
+        assert_two_of_four(load_file(out)[name].numpy())
+
+
+def test_a_run_with_sparse_activations_only_is_exported_dense_and_says_so(tmp_path):
+    assert fit(tmp_path, "sparsity=act24", "trainer.max_epochs=1").status == 0
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    ended = call("export", f"checkpoint={last}", "format=onnx")
+    assert shown(ended.out, "layers") == "all dense: no layer of this run has 2:4 weights"
+    session = onnxruntime.InferenceSession(last.with_suffix(".onnx"))
+    trained = load_trained(str(last))
+    images = torch.randn(3, 3, 16, 16)
+    from sparsetrain.nn import set_sparse
+
+    set_sparse(trained.network, False)
+    with torch.no_grad():
+        assert torch.allclose(logits(session, images), trained.network(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("verb", ["export", "validate"])
+def test_a_file_that_is_no_checkpoint_is_named(verb, tmp_path, trained):
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes(trained.last.read_bytes()[:10000])
+    other = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {}}, other)
+    assert f"checkpoint={cut} cannot be read" in call(verb, f"checkpoint={cut}").complaint
+    assert "not written by `sparsetrain fit`" in call(verb, f"checkpoint={other}").complaint
+    missing = call(verb, f"checkpoint={trained.last.parent}/lst.ckpt").complaint
+    assert "does not exist" in missing
+    assert "last.ckpt" in missing

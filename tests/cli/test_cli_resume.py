@@ -1,0 +1,98 @@
+"""Stopping a run, and going on from where it stopped."""
+
+import os
+import pty
+import re
+import select
+import shlex
+import subprocess
+import sys
+import time
+
+from cli_helpers import call, environment, fit, metric
+
+CTRL_C = ("+callbacks.probe._target_=probe.PressCtrlC", "+callbacks.probe.step=5")
+
+
+def test_a_run_resumed_from_a_checkpoint_has_the_losses_of_the_uninterrupted_one(trained, tmp_path):
+    assert fit(tmp_path / "first", *CTRL_C).status == 130
+    saved = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    ended = fit(tmp_path / "rest", f"checkpoint={saved}")
+    assert ended.status == 0, ended.err
+    whole, rest = (metric(run, "train/loss") for run in (trained.folder, tmp_path / "rest"))
+    assert sorted(rest) == [4, 5, 6, 7]
+    assert rest == {step: whole[step] for step in rest}
+    for key in ("val/top1", "val/loss"):
+        assert metric(tmp_path / "rest", key)[7] == metric(trained.folder, key)[7]
+
+
+def test_ctrl_c_prints_the_command_that_goes_on_exactly(trained, tmp_path):
+    ended = fit(tmp_path / "first", *CTRL_C)
+    assert ended.status == 130
+    line, command = ended.err.splitlines()
+    saved = tmp_path / "first" / "checkpoints" / "interrupted.ckpt"
+    assert line == f"sparsetrain: interrupted after step 6; saved {saved}"
+    words = shlex.split(command.removeprefix("go on with: "))
+    assert words[:2] == ["sparsetrain", "fit"]
+    assert words[-1] == f"checkpoint={saved}"
+    again = call(*words[1:], "~callbacks.probe", f"hydra.run.dir={tmp_path}/rest")
+    assert again.status == 0, again.err
+    whole, rest = (metric(run, "train/loss") for run in (trained.folder, tmp_path / "rest"))
+    assert sorted(rest) == [6, 7]
+    assert rest == {step: whole[step] for step in rest}
+
+
+def test_a_checkpoint_of_another_model_is_named_with_the_first_difference(trained, tmp_path):
+    complaint = fit(tmp_path, "model.options.depth=1", f"checkpoint={trained.last}").complaint
+    assert f"checkpoint={trained.last} is of another model" in complaint
+    assert "network.blocks.1." in complaint
+
+
+def test_at_a_terminal_there_is_a_bar_and_ctrl_c_ends_it_without_traceback(tmp_path):
+    words = ("recipe=vit_tiny_24", "model.options.depth=1", "trainer.max_epochs=500")
+    terminal, other = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sparsetrain", "fit", *words],
+        cwd=tmp_path,
+        env={**environment(), "COLUMNS": "80", "TERM": "xterm"},
+        stdin=other,
+        stdout=other,
+        stderr=other,
+        start_new_session=True,
+        preexec_fn=_own_terminal,
+    )
+    os.close(other)
+    text = _read_until(terminal, r"Epoch 1/.*train/loss", 120)
+    os.write(terminal, b"\x03")
+    text += _read_until(terminal, None, 60)
+    assert process.wait(timeout=60) == 130
+    os.close(terminal)
+    assert "Traceback" not in text
+    assert "Warning" not in text
+    assert len(list(tmp_path.glob("runs/vit_tiny_24/*/checkpoints/interrupted.ckpt"))) == 1
+    command = re.search(r"go on with: (.*)", text)
+    assert command, text
+    assert command[1].startswith(f"python -m sparsetrain fit {' '.join(words)} checkpoint=runs/")
+
+
+def _own_terminal() -> None:
+    """Make standard input the controlling terminal, so that ^C there is SIGINT."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _read_until(terminal: int, pattern: str | None, seconds: float) -> str:
+    """What a terminal shows until a pattern comes, or until its other end is closed."""
+    text, end = "", time.monotonic() + seconds
+    while pattern is None or not re.search(pattern, text):
+        assert time.monotonic() < end, text
+        if not select.select([terminal], [], [], 1.0)[0]:
+            continue
+        try:
+            text += os.read(terminal, 65536).decode(errors="replace")
+        except OSError:  # Linux: the other end is closed
+            assert pattern is None, text
+            break
+    return text

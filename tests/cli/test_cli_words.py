@@ -1,0 +1,95 @@
+"""Words on the command line that are wrong: one line, the nearest names, no traceback."""
+
+import pytest
+from cli_helpers import call, spawn
+
+VERBS = ("fit", "validate", "export", "doctor", "complete")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["fit"], ["recipe= is missing", "vit_tiny_24"]),
+        (["fit", "vit_tiny_24"], ["recipe= is missing", "vit_tiny_24"]),
+        (["fit", "recipe=vit_tiny_42"], ["recipe='vit_tiny_42'", "did you mean vit_tiny_24"]),
+        (["fit", "recipe=./nowhere.yaml"], ["recipe=./nowhere.yaml", "no such file"]),
+        (["fit", "recipe=vit_tiny_24", "seed"], ["'seed'", "key=value"]),
+        (
+            ["fit", "recipe=vit_tiny_24", "trainer.max_epoch=1"],
+            ["trainer.max_epoch=", "did you mean trainer.max_epochs"],
+        ),
+        (
+            ["fit", "recipe=vit_tiny_24", "sparsity.schedule.dense_tial=0"],
+            ["dense_tial", "did you mean sparsity.schedule.dense_tail"],
+        ),
+        (
+            ["fit", "recipe=vit_tiny_24", "sparsity=weigths24"],
+            ["sparsity='weigths24'", "did you mean weights24"],
+        ),
+        (
+            ["fit", "recipe=vit_tiny_24", "data=parqet"],
+            ["data='parqet'", "did you mean parquet"],
+        ),
+        (["fit", "-m", "recipe=vit_tiny_24,vit_b", "seed=0,1"], ["'vit_b'", "vit_b_24"]),
+        (["validate"], ["checkpoint= is missing"]),
+        (["export"], ["checkpoint= is missing"]),
+        (["export", "checkpiont=x"], ["checkpiont=", "did you mean checkpoint"]),
+        (["export", "checkpoint=x", "format=onxx"], ["'onxx'", "safetensors, onnx"]),
+        (["export", "checkpoint=x", "prune=yes"], ["prune='yes'", "true or false"]),
+        (["train"], ["'train' is no command", "fit, validate, export, doctor"]),
+        (["validat"], ["'validat' is no command", "did you mean validate"]),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_word_is_answered_in_one_line_with_the_nearest_names(words, parts):
+    complaint = call(*words).complaint
+    for part in parts:
+        assert part in complaint
+
+
+def test_no_name_is_offered_twice():
+    complaint = call("fit", "recipe=vit_b24").complaint
+    assert complaint.count("vit_b_24") == 1
+
+
+def test_an_unknown_command_ends_with_status_2_and_an_explained_error_with_1():
+    assert call("train").status == 2
+    assert call("fit", "recipe=nope").status == 1
+
+
+def test_a_wrong_word_ends_a_process_without_traceback_or_output(tmp_path):
+    ended = spawn("-m", "sparsetrain", "fit", "recipe=vit_b_42", cwd=tmp_path)
+    assert ended.status == 1
+    assert ended.out == ""
+    assert "did you mean vit_b_24" in ended.complaint
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_words_and_with_help_the_commands_are_listed():
+    for words in ([], ["--help"], ["-h"], ["help"]):
+        ended = call(*words)
+        assert ended.status == 0
+        for verb in VERBS:
+            assert f"python -m sparsetrain {verb}" in ended.out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_command_explains_itself(verb):
+    ended = call(verb, "--help")
+    assert ended.status == 0
+    assert "sparsetrain" in ended.out
+    assert max(map(len, ended.out.splitlines())) <= 120
+
+
+def test_the_help_of_fit_lists_every_recipe_data_set_and_sparsity():
+    out = call("fit", "--help").out
+    for name in ("deit_s_24", "vit_l_24", "vit_b_dense", "imagenet", "parquet", "s_ste24"):
+        (line,) = (li for li in out.splitlines() if li.startswith(f"  {name} "))
+        assert len(line.split()) > 3, "a name and what it is"
+
+
+def test_doctor_names_versions_devices_engines_and_recipes():
+    ended = call("doctor")
+    assert ended.status == 0
+    for word in ("torch ", "cpu ", "masked ", "vit_tiny_24", "IMAGENET_DIR is not set"):
+        assert word in ended.out

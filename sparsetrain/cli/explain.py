@@ -56,6 +56,6 @@ def _meant_for_the_user() -> tuple[type[BaseException], ...]:
     kinds = (ValueError, OSError, NonFiniteError, HydraException, OmegaConfBaseException)
     if "pytorch_lightning" not in sys.modules:
         return kinds
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     return (*kinds, MisconfigurationException)

@@ -13,7 +13,7 @@ from sparsetrain.cli.load import Trained, load_trained
 from sparsetrain.cli.overrides import split_word
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.show import relative, show_values
-from sparsetrain.nn import densify, set_sparse, sparse_linears
+from sparsetrain.nn import SparseLinear, densify, set_sparse, sparse_linears
 from sparsetrain.pattern import NM
 from sparsetrain.recipe import nearest
 
@@ -101,7 +101,7 @@ def verify(written: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> int:
     return groups
 
 
-def _sparse(trained: Trained) -> dict[str, nn.Module]:
+def _sparse(trained: Trained) -> dict[str, SparseLinear]:
     return {n: layer for n, layer in sparse_linears(trained.network).items() if layer.sparse}
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning.loggers import WandbLogger
 from torch import nn
 
 from sparsetrain.cli.interrupt import resumable
@@ -51,13 +51,13 @@ def fit(config: DictConfig, demo: bool) -> None:
     data.setup("fit")
     module = build_module(config, data)
     if saved is not None:
-        check_same_model(module, saved["state_dict"], config.checkpoint)
+        check_same_model(module, saved["state_dict"], str(config.checkpoint))
     sparsify = SparsifyModel(instantiate_sparsity(config))
     save_config = SaveConfig(plain(config), words)
     show = ShowLayers(f"{config.model.name} on {data.name}")
     trainer = build_trainer(config, [sparsify, save_config, show])
     show_banner(on_a_cpu(config, trainer))
-    with resumable(trainer), own_wandb_run():
+    with resumable(trainer), own_wandb_run(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=config.checkpoint, weights_only=True)
 
     if trainer.is_global_zero:
@@ -117,8 +117,13 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
 
 
 @contextmanager
-def own_wandb_run() -> Iterator[None]:
+def own_wandb_run(trainer: pl.Trainer) -> Iterator[None]:
     """Close the W&B run with the training: the next of a sweep, in this process, opens its own."""
+    if not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+        yield
+        return
+    import wandb
+
     try:
         yield
     except BaseException:

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from cli_helpers import ROOT
 from hydra.utils import instantiate
 
 from sparsetrain.cli.overrides import check, with_demo_data
-from sparsetrain.nn import sparsify
+from sparsetrain.nn import decay_pruned_weights, sparsify
 from sparsetrain.recipe import compose, instantiate_sparsity, recipe_names, store_recipes
 
 SPARSITIES = sorted(path.stem for path in (ROOT / "configs" / "sparsity").glob("*.yaml"))
@@ -21,10 +22,15 @@ def test_a_recipe_trains_with_every_sparsity(recipe):
         network = instantiate(config.model, _convert_="all")
         spec = instantiate_sparsity(config)
         report = sparsify(network, spec)
-        assert len(report.converted) == (0 if sparsity == "dense" else 1 if not spec.weight else 2)
-        loss = network(torch.randn(4, 3, 16, 16)).square().sum()
-        loss.backward()
-        assert all(p.grad is not None for p in network.parameters())
+        linears, mlps = 2 * (spec.weight is not None), spec.activation is not None
+        assert len(report.converted) == linears + mlps
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        decay_pruned_weights(network, optimizer)
+        before = [p.detach().clone() for p in network.parameters()]
+        F.cross_entropy(network(torch.randn(5, 3, 16, 16)), torch.arange(5)).backward()
+        optimizer.step()
+        for old, new in zip(before, network.parameters(), strict=True):
+            assert not torch.equal(old, new)
         instantiate(config.optimizer, _convert_="all")
         instantiate(config.mix)
 

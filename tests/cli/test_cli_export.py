@@ -4,13 +4,16 @@ import os
 import stat
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from cli_helpers import call, fit, shown
+from onnx.numpy_helper import to_array
 from safetensors.torch import load_file
 
 from sparsetrain.cli.load import load_trained
+from sparsetrain.nn import set_sparse
 
 SPARSE = [f"blocks.{block}.mlp.fc{part}.weight" for block in (0, 1) for part in (1, 2)]
 
@@ -52,13 +55,10 @@ def test_an_exported_file_may_be_read_by_others(trained, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["vit.safetensors"]
 
 
-def test_onnx_computes_what_the_model_does_for_any_batch(trained):
-    ended = call("export", f"checkpoint={trained.last}", "format=onnx")
+def test_onnx_computes_what_the_model_does_for_any_batch(trained, tmp_path):
+    out = tmp_path / "vit.onnx"
+    ended = call("export", f"checkpoint={trained.last}", "format=onnx", f"out={out}")
     assert ended.status == 0, ended.err
-    out = trained.last.with_suffix(".onnx")
-    import onnx
-    from onnx.numpy_helper import to_array
-
     tensors = {i.name: to_array(i) for i in onnx.load(out).graph.initializer}
     for name in SPARSE:
         assert_two_of_four(tensors[name])
@@ -94,8 +94,6 @@ def test_a_run_with_sparse_activations_only_is_exported_dense_and_says_so(tmp_pa
     session = onnxruntime.InferenceSession(last.with_suffix(".onnx"))
     trained = load_trained(str(last))
     images = torch.randn(3, 3, 16, 16)
-    from sparsetrain.nn import set_sparse
-
     set_sparse(trained.network, False)
     with torch.no_grad():
         assert torch.allclose(logits(session, images), trained.network(images), atol=1e-4)

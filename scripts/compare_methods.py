@@ -56,10 +56,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time on each device")
     parser.add_argument("--workers", type=int, default=4, help="data loading processes a run")
+    parser.add_argument("--only", default="", help="a part of the names of the methods to run")
     args = parser.parse_args()
 
     devices = max(1, torch.cuda.device_count())
-    jobs = [(name, seed) for name in METHODS for seed in range(args.seeds)]
+    jobs = [(name, seed) for name in METHODS if args.only in name for seed in range(args.seeds)]
     # The slowest methods stand last in the table and start first.
     jobs.reverse()
     results = []

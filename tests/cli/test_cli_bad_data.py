@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from cli_helpers import TINY, call, fit, spawn
+from cli_helpers import call, fit
 from PIL import Image
 
 FOLDERS = ("data=imagenet", "data.batch_size=4", "data.num_workers=0", "trainer.max_epochs=1")
@@ -85,12 +85,9 @@ def test_a_weight_that_becomes_nan_is_named_with_its_step(tmp_path):
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file(), "of the first epoch"
 
 
-def test_a_learning_rate_that_blows_up_stops_the_run_without_traceback(tmp_path):
-    words = ("optimizer.lr=1e30", "optimizer.warmup_epochs=0", f"hydra.run.dir={tmp_path}/run")
-    ended = spawn("-m", "sparsetrain", "fit", *TINY, *words, cwd=tmp_path)
-    assert ended.status == 1
-    assert ended.complaint.startswith("step ")
-    assert "finite" in ended.complaint or "loss is" in ended.complaint
+def test_a_learning_rate_that_blows_up_stops_the_run_in_one_line(tmp_path):
+    complaint = fit(tmp_path, "optimizer.lr=1e30", "optimizer.warmup_epochs=0").complaint
+    assert complaint.startswith("step 1: loss is nan; ")
 
 
 def test_recipe_files_that_are_none_are_told_apart(tmp_path):

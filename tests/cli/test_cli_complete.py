@@ -54,16 +54,14 @@ def test_verbs_keys_values_and_files_are_completed(folder):
     found = completions(
         folder,
         "sparsetrain f",
-        "sparsetrain fit recipe=vit_t",
         "sparsetrain fit recipe=vit_tiny_24 sparsity=",
-        "sparsetrain fit recipe=vit_tiny_24 trainer.max_e",
+        "sparsetrain validate checkpoint=x recipe=vit_t",
         "sparsetrain export format=",
         "sparsetrain export checkpoint=runs/a",
     )
     assert found[0] == ["fit "]
-    assert found[1] == ["recipe=vit_tiny_24 "]
     sparsities = (path.stem for path in (ROOT / "configs" / "sparsity").glob("*.yaml"))
-    assert sorted(found[2]) == sorted(f"sparsity={name}" for name in sparsities)
-    assert found[3] == ["trainer.max_epochs="]
-    assert found[4] == ["format=safetensors", "format=onnx"]
-    assert sorted(found[5]) == ["checkpoint=runs/a.ckpt", "checkpoint=runs/a/"]
+    assert sorted(found[1]) == sorted(f"sparsity={name}" for name in sparsities)
+    assert found[2] == ["recipe=vit_tiny_24 "]
+    assert found[3] == ["format=safetensors", "format=onnx"]
+    assert sorted(found[4]) == ["checkpoint=runs/a.ckpt", "checkpoint=runs/a/"]

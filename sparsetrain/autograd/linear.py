@@ -74,7 +74,7 @@ def soft_linear24(
     mvue: bool = True,
     engine: Engine = "masked",
 ) -> Tensor:
-    """`F.linear` with the weight scale · S(weight) of S-STE (Hu et al., NeurIPS 2024, §4).
+    """`F.linear` with the weight scale · S(weight) of S-STE (Hu et al., NeurIPS 2024).
 
     S is the soft threshold by the second smallest of every four along the input; its gradient
     passes straight through. Shapes and dtypes as `linear24`; scale: float32 [1], fixed at the

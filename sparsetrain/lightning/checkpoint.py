@@ -56,7 +56,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, LookupError, ValueError, pickle.PickleError) as error:
-        raise ValueError(f"checkpoint={path} cannot be read: {error}") from error
+        # torch's messages are long, or one number; the cause is chained.
+        why = f"{type(error).__name__} on reading it: cut short, or no checkpoint of fit's"
+        raise ValueError(f"checkpoint={path} cannot be read ({why})") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"checkpoint={path} has no state_dict: it is no training checkpoint")
     return checkpoint

@@ -40,6 +40,17 @@ class EpochLines(ProgressBar):
         )
 
 
+class Bar(RichProgressBar):
+    """Lightning's bar without the number of the logger's version, which would wrap it."""
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
 def progress() -> ProgressBar:
     """A progress bar on a terminal, a line an epoch elsewhere."""
-    return RichProgressBar(leave=False) if sys.stdout.isatty() else EpochLines()
+    return Bar(leave=False) if sys.stdout.isatty() else EpochLines()

@@ -1,13 +1,13 @@
 """Activation 2:4: the hidden activations of an MLP, made 2:4 through squared ReLU.
 
-    What it does    replaces the activation by h = relu(z)² and keeps 2 of every 4 of h; with h
-                    50–95 % zero by itself little is lost: of the non-zeros 18.8 % at density
-                    0.5, 3.6 % at 0.2, 0.24 % at 0.05
-    Products        h @ w2.T, dh @ h (grad w2), dz @ w1 and dz.T @ x: four of six with dense
-                    weights, all six with transposable 2:4 weights
-    When            from scratch (it changes the activation), after a dense warm-up while h is
-                    still dense
-    Source          Haziza et al. 2025; So et al. 2021 (Primer, squared ReLU)
+What it does    replaces the activation by h = relu(z)² and keeps 2 of every 4 of h; with h
+                50–95 % zero by itself little is lost: of the non-zeros 18.8 % at density
+                0.5, 3.6 % at 0.2, 0.24 % at 0.05
+Products        h @ w2.T, dh @ h (grad w2), dz @ w1 and dz.T @ x: four of six with dense
+                weights, all six with transposable 2:4 weights
+When            from scratch (it changes the activation), after a dense warm-up while h is
+                still dense
+Source          Haziza et al. 2025; So et al. 2021 (Primer, squared ReLU)
 """
 
 from __future__ import annotations

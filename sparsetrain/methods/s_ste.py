@@ -1,13 +1,13 @@
 """S-STE: a continuous 2:4 projection.
 
-    What it does    trains with β S(W): every group of four is soft-thresholded by its second
-                    smallest magnitude, so a weight crosses zero instead of jumping when the
-                    mask changes; the gradient passes straight through
-    β               ⟨W, S⟩ / ⟨S, S⟩ per tensor, fixed at the start of the sparse phase: computed
-                    anew every step it blows up
-    Products        forward sparse; grad input dense (S(W) is 2:4 along the input only); grad
-                    weight by MVUE
-    Source          Hu et al., NeurIPS 2024, arXiv 2409.09099
+What it does    trains with β S(W): every group of four is soft-thresholded by its second
+                smallest magnitude, so a weight crosses zero instead of jumping when the
+                mask changes; the gradient passes straight through
+β               ⟨W, S⟩ / ⟨S, S⟩ per tensor, fixed at the start of the sparse phase: computed
+                anew every step it blows up
+Products        forward sparse; grad input dense (S(W) is 2:4 along the input only); grad
+                weight by MVUE
+Source          Hu et al., NeurIPS 2024, arXiv 2409.09099
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """SR-STE: the straight-through estimator with decay on what is pruned.
 
-    What it does    adds λ (1 − m) ⊙ W to the gradient, so that pruned weights shrink and the
-                    mask settles; in the gradient and before Adam, after unscaling and clipping:
-                    as weight decay outside Adam it does not stop the flip rate from exploding
-    When            the default for training from scratch; choose λ so that the flip rate is
-                    0.60–0.95 of the dense run's in a short trial
-    Published       λ 6e-5 (GPT-2 124M, 774M), 2e-4 (350M, 1.5B), 6e-6 (BERT)
-    Source          Zhou et al., ICLR 2021, arXiv 2102.04010; in the gradient with transposable
-                    masks: Hu et al., ICML 2024, arXiv 2404.01847, §4.2
+What it does    adds λ (1 − m) ⊙ W to the gradient, so that pruned weights shrink and the
+                mask settles; in the gradient and before Adam, after unscaling and clipping:
+                as weight decay outside Adam it does not stop the flip rate from exploding
+When            the default for training from scratch; choose λ so that the flip rate is
+                0.60–0.95 of the dense run's in a short trial
+Published       λ 6e-5 (GPT-2 124M, 774M), 2e-4 (350M, 1.5B), 6e-6 (BERT)
+Source          Zhou et al., ICLR 2021, arXiv 2102.04010; in the gradient with transposable
+                masks: Hu et al., ICML 2024, arXiv 2404.01847
 """
 
 from __future__ import annotations

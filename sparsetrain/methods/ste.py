@@ -1,11 +1,11 @@
 """STE: the straight-through estimator.
 
-    What it does    trains with W ⊙ m; the gradient of W ⊙ m is given to all of W
-    When            the plain baseline; enough with a dense tail of 20–30 % of the steps
-    Cost            choosing the mask; none with a frozen one
-    Published       DINOv2 ViT-L, ImageNet-1k linear probe: always sparse 82.3, first 70 % sparse
-                    82.7, dense 82.8 (PyTorch blog, 2024)
-    Source          Bengio et al. 2013, arXiv 1308.3432; for 2:4, Zhou et al., ICLR 2021
+What it does    trains with W ⊙ m; the gradient of W ⊙ m is given to all of W
+When            the plain baseline; enough with a dense tail of 20–30 % of the steps
+Cost            choosing the mask; none with a frozen one
+Published       DINOv2 ViT-L, ImageNet-1k: always sparse 82.3, first 70 % sparse
+                82.7, dense 82.8 (PyTorch blog, 2024)
+Source          Bengio et al. 2013, arXiv 1308.3432; for 2:4, Zhou et al., ICLR 2021
 """
 
 from __future__ import annotations

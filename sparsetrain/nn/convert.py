@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from sparsetrain.autograd import ENGINES, Engine
-from sparsetrain.methods import SRSTE, SSTE, WeightMethod
+from sparsetrain.methods import SRSTE, SSTE, Activation24, WeightMethod
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp, is_mlp, why_not
 from sparsetrain.nn.report import LayerReport, Report
@@ -38,41 +38,30 @@ def sparsify(
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     included = _match(linears, sparsity)
     engine, engine_reason = _resolve_engine(engine)
+    mlps, mlp_reasons = _choose_mlps(model, included, sparsity.activation)
+    obstacles = _weight_obstacles(model, linears, sparsity.weight)
 
     converted, skipped = [], []
-    mlp_names, reasons = [], {}
-    if sparsity.activation is not None:
-        mlp_names, reasons = _choose_mlps(model, included)
-        if not mlp_names:
-            found = "; ".join(f"{n}: {r}" for n, r in list(reasons.items())[:5])
-            raise ValueError(
-                f"activation={sparsity.activation}: no MLP can take it "
-                f"({found or 'no MLP is included'})"
-            )
-    weight_reasons = _weight_obstacles(model, linears, sparsity.weight)
     for name, linear in linears.items():
         shape = (linear.out_features, linear.in_features)
+        parent = name.rpartition(".")[0]
         if name not in included:
-            reason = "not named by include" if not _excluded(name, sparsity) else "excluded"
+            reason = "excluded" if _excluded(name, sparsity) else "not named by include"
+        elif sparsity.weight is None:
+            reason = f"its MLP stays dense: {mlp_reasons.get(parent, 'it is in none')}"
         else:
-            reason = weight_reasons.get(name)
+            reason = obstacles.get(name)
         if reason is None and sparsity.weight is not None:
-            layer = SparseLinear.from_dense(linear, sparsity.weight, engine)
-            replace_module(model, linear, layer)
-            row = LayerReport(name, shape, sparsity.weight.describe(), engine_reason)
-            converted.append(row)
-        elif name.rpartition(".")[0] not in mlp_names:
-            parent_reason = reasons.get(name.rpartition(".")[0])
-            text = reason or f"its MLP stays dense: {parent_reason or 'it is in none'}"
-            skipped.append(LayerReport(name, shape, "dense", reason=text))
-    for name in mlp_names:
-        assert sparsity.activation is not None
-        dense = model.get_submodule(name)
-        mlp = SparseMlp.from_dense(dense, sparsity.activation, engine)
-        replace_module(model, dense, mlp)
+            replace_module(model, linear, SparseLinear.from_dense(linear, sparsity.weight, engine))
+            converted.append(LayerReport(name, shape, sparsity.weight.describe(), engine_reason))
+        elif parent not in mlps:
+            skipped.append(LayerReport(name, shape, "dense", reason=reason or ""))
+    for name in mlps:
+        assert sparsity.activation is not None, "there are none without"
+        mlp = SparseMlp.from_dense(model.get_submodule(name), sparsity.activation, engine)
+        replace_module(model, model.get_submodule(name), mlp)
         shape = (mlp.fc1.in_features, mlp.fc1.out_features, mlp.fc2.out_features)
-        row = LayerReport(name, shape, sparsity.activation.describe(), engine_reason)
-        converted.append(row)
+        converted.append(LayerReport(name, shape, sparsity.activation.describe(), engine_reason))
     if not converted:
         why = "; ".join(f"{r.name}: {r.reason}" for r in skipped if r.name in included)
         raise ValueError(f"no included layer can become 2:4 ({why})")
@@ -129,9 +118,16 @@ def _hint(glob: str, linears: dict[str, nn.Linear]) -> str:
     return f"it has {', '.join(names[:8])}{more}"
 
 
-def _choose_mlps(model: nn.Module, included: set[str]) -> tuple[list[str], dict[str, str]]:
-    """Names of MLPs with both linears included that can convert; and why others cannot."""
+def _choose_mlps(
+    model: nn.Module, included: set[str], activation: Activation24 | None
+) -> tuple[list[str], dict[str, str]]:
+    """Names of MLPs with both linears included that take the activation; and why others do not.
+
+    Raises ValueError if an activation is asked for and no MLP can take it.
+    """
     chosen, reasons = [], {}
+    if activation is None:
+        return chosen, reasons
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
         if not is_mlp(module) or not {f"{prefix}fc1", f"{prefix}fc2"} <= included:
@@ -141,6 +137,11 @@ def _choose_mlps(model: nn.Module, included: set[str]) -> tuple[list[str], dict[
             chosen.append(name)
         else:
             reasons[name] = reason or "it is the model itself: wrap it in another module"
+    if not chosen:
+        found = "; ".join(f"{n}: {r}" for n, r in list(reasons.items())[:5])
+        raise ValueError(
+            f"activation={activation}: no MLP can take it ({found or 'no MLP is included'})"
+        )
     return chosen, reasons
 
 

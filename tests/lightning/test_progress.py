@@ -38,7 +38,7 @@ def printed(folder, capsys, bar, **settings):
 def test_a_terminal_gets_a_bar_and_a_file_gets_lines(monkeypatch):
     for terminal, kind in ((True, RichProgressBar), (False, EpochLines)):
         monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
-        assert type(progress()) is kind
+        assert isinstance(progress(), kind)
 
 
 def test_every_epoch_prints_one_line_with_its_step_and_metrics(tmp_path, capsys):

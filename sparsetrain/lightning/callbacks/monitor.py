@@ -22,10 +22,9 @@ class SparsityMonitor(pl.Callback):
     sparsity/density, sparsity/kept_energy/<layer>, sparsity/kept_energy, sparsity/flip_rate (of
     the virtual masks in dense phases, 0 once masks are frozen; absent until masks have been
     chosen twice): once per choice of the masks, and at every logging step once they are frozen.
-    perf/step_ms (wall time from one optimizer step to the
-    next, data loading included), perf/images_per_s (all processes), perf/sparsify_ms (choosing
-    the masks once), perf/mfu (dense-equivalent FLOPs over the dense peak of the GPU; absent
-    where the peak is not known).
+    perf/step_ms (wall time from one optimizer step to the next, data loading included),
+    perf/images_per_s (all processes), perf/sparsify_ms (choosing the masks once), perf/mfu
+    (dense-equivalent FLOPs over the dense peak of the GPU; absent where the peak is not known).
     """
 
     def __init__(self) -> None:
@@ -62,6 +61,11 @@ class SparsityMonitor(pl.Callback):
             metrics = self._throughput(trainer, pl_module) | self._sparsity(trainer, pl_module)
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=step - 1)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A run shorter than the logging interval has its throughput from here.
+        if self.images_per_s is None and self._start and trainer.global_step > self._start[0]:
+            self._throughput(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Validation and checkpoints are not training time.

@@ -27,6 +27,7 @@ MODEL = [
     "model.options.embed_dim=128",
     "model.options.depth=6",
     "model.options.num_heads=4",
+    "optimizer.lr=2e-3",
 ]
 DATA = ["data=parquet", "data.batch_size=512", "data.augment.scale=[0.4,1.0]"]
 NO_TAIL = "sparsity.schedule.dense_tail=0 sparsity.schedule.dense_warmup=0.05"

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import nn
 
 from sparsetrain.cli.interrupt import resumable
-from sparsetrain.cli.overrides import DATA_NOTE
+from sparsetrain.cli.overrides import NOTES
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.report import report_of_run
 from sparsetrain.cli.show import ShowLayers, show_banner, show_lines, show_summary
@@ -32,15 +32,13 @@ from sparsetrain.lightning.callbacks.config import SaveConfig
 from sparsetrain.lightning.report import write_report
 from sparsetrain.recipe import instantiate_sparsity
 
-CPU_PIXELS = 64 * 128**2
-"""Pixels of a batch beyond which a step of ViT-B/16 takes two CPU cores more than a minute."""
 
-
-def fit(config: DictConfig, demo: bool) -> None:
-    """Train as the composed config says. demo: the data set stands in for a missing one."""
+def fit(config: DictConfig) -> None:
+    """Train as the composed config says."""
     quiet_lightning()
     words = list(HydraConfig.get().overrides.task)
-    notes = (DATA_NOTE,) if demo else ()
+    demo = HydraConfig.get().runtime.choices.get("demo")
+    notes = (NOTES[demo],) if demo in NOTES else ()
     show_banner(notes)
     show_lines(limit_workers(config, words))
     saved = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
@@ -56,7 +54,6 @@ def fit(config: DictConfig, demo: bool) -> None:
     save_config = SaveConfig(plain(config), words)
     show = ShowLayers(f"{config.model.name} on {data.name}")
     trainer = build_trainer(config, [sparsify, save_config, show])
-    show_banner(on_a_cpu(config, trainer))
     with resumable(trainer), own_wandb_run(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=config.checkpoint, weights_only=True)
 
@@ -130,18 +127,6 @@ def own_wandb_run(trainer: pl.Trainer) -> Iterator[None]:
         wandb.finish(exit_code=1)
         raise
     wandb.finish()
-
-
-def on_a_cpu(config: DictConfig, trainer: pl.Trainer) -> tuple[str, ...]:
-    """What to change in a run that was made for GPUs; empty on them, and for small batches."""
-    batch, size = config.data.batch_size, config.model.img_size
-    if trainer.strategy.root_device.type != "cpu" or batch * size**2 <= CPU_PIXELS:
-        return ()
-    return (
-        f"No GPU was found: {batch} images of {size} pixels a step take long on a CPU, and much "
-        "memory. To try the recipe: model.img_size=64 data.batch_size=16 trainer.max_epochs=1 "
-        "+trainer.limit_train_batches=20",
-    )
 
 
 def _instances(group: DictConfig) -> list[Any]:

@@ -37,10 +37,10 @@ data sets (data=NAME)
 sparsity (sparsity=NAME)
 {sparsity}
 
-Without data= and IMAGENET_DIR, recipes for ImageNet run on embedded digits, to show that they run.
-Their batches are for 8 GPUs. With your data on less:  model.img_size=64 data.batch_size=16
-trainer.max_epochs=1 +trainer.limit_train_batches=20; trainer.accumulate_grad_batches keeps the
-global batch. Ctrl-C saves a checkpoint and prints the command that goes on from it.
+Without data= and IMAGENET_DIR, recipes for ImageNet run on embedded digits (demo=digits), and
+without a GPU they are cut to what a CPU does in minutes (demo=cpu), both under a banner. Their
+batches are for 8 GPUs; with fewer, trainer.accumulate_grad_batches keeps the global batch.
+Ctrl-C saves a checkpoint and prints the command that goes on from it.
 Every key can be set: `fit recipe=NAME --cfg job` prints them all. A run leaves its checkpoints,
 metrics.csv, report.html and W&B files in runs/RECIPE/TIME.
 Tab completion in bash:  eval "$(sparsetrain complete)\""""

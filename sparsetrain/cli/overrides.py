@@ -12,12 +12,17 @@ from sparsetrain.recipe import compose, data_folder, nearest, recipe_names, stor
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-DATA_NOTE = (
-    "No data set was given, so this run trains on scikit-learn's 1,797 embedded digits at 32 "
-    "pixels with numbers made for a CPU: it shows that everything runs, not what the recipe "
+NOTES = {
+    "digits": "No data set was given, so this run trains on scikit-learn's 1,797 embedded digits "
+    "at 32 pixels with numbers made for a CPU: it shows that everything runs, not what the recipe "
     "reaches. Give the real one with data=imagenet data.root=/path (or IMAGENET_DIR), or with "
-    "data=parquet data.root=/path."
-)
+    "data=parquet data.root=/path.",
+    "cpu": "No GPU was found, so this run is cut to what a CPU does in minutes: 32 pixels, batches "
+    "of 32, 2 epochs of at most 100 steps, no mixing. It shows that everything runs on your data, "
+    "not what the recipe reaches. Set sizes of your own (model.img_size=, data.batch_size=), or "
+    "demo=null for the recipe as it is.",
+}
+"""What a run says that is cut down, by the name of its file in configs/demo/."""
 
 
 def split_word(word: str) -> tuple[str, str]:
@@ -46,14 +51,22 @@ def with_recipe_file(words: list[str]) -> list[str]:
     return [f"recipe={store_recipe(path)}", *rest]
 
 
-def with_demo_data(words: list[str]) -> tuple[list[str], bool]:
-    """Add the embedded digits where recipes want ImageNet and none was given."""
+def with_demo(words: list[str], has_gpu: bool) -> list[str]:
+    """Cut an ImageNet recipe down where there is no data set for it, or no GPU.
+
+    Sizes, data and demo= that are given are the user's choice and are left alone.
+    """
     keys = {split_word(word)[0] for word in words}
-    given = keys & {"data", "data.root", "demo"} or os.environ.get("IMAGENET_DIR")
     value, _ = take(words, "recipe")
-    if given or not value or not all(_wants_imagenet(name) for name in value.split(",")):
-        return words, False
-    return [*words, "demo=digits"], True
+    if "demo" in keys or not value:
+        return words
+    if not all(_wants_imagenet(name) for name in value.split(",")):
+        return words
+    if not keys & {"data", "data.root"} and not os.environ.get("IMAGENET_DIR"):
+        return [*words, "demo=digits"]
+    if not has_gpu and not keys & {"model", "model.img_size", "data.batch_size"}:
+        return [*words, "demo=cpu"]
+    return words
 
 
 def check(words: list[str]) -> None:

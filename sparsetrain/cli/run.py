@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import hydra
+import torch
 from omegaconf import DictConfig
 
 from sparsetrain.cli.explain import explained
-from sparsetrain.cli.overrides import check, with_demo_data, with_recipe_file
+from sparsetrain.cli.overrides import check, with_demo, with_recipe_file
 from sparsetrain.recipe import data_folder, store_recipes
 
 
@@ -21,7 +22,7 @@ def run_fit(args: list[str]) -> None:
     store_recipes()
     flags, words = _split(args)
     words = with_recipe_file(words)
-    words, demo = with_demo_data(words)
+    words = with_demo(words, has_gpu=torch.accelerator.is_available())
     check(words)
     whole = sys.argv
 
@@ -34,7 +35,7 @@ def run_fit(args: list[str]) -> None:
             # Lightning takes seconds to import; a wrong word is told before.
             from sparsetrain.cli.fit import fit
 
-            fit(config, demo)
+            fit(config)
 
     with _scratch_of_a_helper() as scratch:
         sys.argv = [whole[0], *flags, *words, *scratch]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from cli_helpers import ROOT
 from hydra.utils import instantiate
 
-from sparsetrain.cli.overrides import check, with_demo_data
+from sparsetrain.cli.overrides import check, with_demo
 from sparsetrain.nn import decay_pruned_weights, sparsify
 from sparsetrain.recipe import compose, instantiate_sparsity, recipe_names, store_recipes
 
@@ -37,10 +37,10 @@ def test_a_recipe_trains_with_every_sparsity(recipe):
 
 def test_a_recipe_wants_imagenet_where_the_environment_has_it(monkeypatch):
     store_recipes()
-    assert with_demo_data(["recipe=vit_b_24"]) == (["recipe=vit_b_24", "demo=digits"], True)
+    assert with_demo(["recipe=vit_b_24"], has_gpu=True) == ["recipe=vit_b_24", "demo=digits"]
     monkeypatch.setenv("IMAGENET_DIR", "/data/imagenet")
-    words, demo = with_demo_data(["recipe=vit_b_24"])
-    assert not demo
+    words = with_demo(["recipe=vit_b_24"], has_gpu=True)
+    assert words == ["recipe=vit_b_24"]
     config = compose(words)
     assert config.data._target_.endswith("ImageNet")
     assert config.data.root == "/data/imagenet"
@@ -54,9 +54,9 @@ def test_data_given_or_picked_by_the_recipe_is_not_replaced_by_digits():
         ["recipe=vit_b_24", "data=synthetic"],
         ["recipe=vit_b_24", "data.root=/data"],
     ):
-        assert with_demo_data(words) == (words, False)
-    assert with_demo_data(["recipe=vit_b_24,deit_s_24"])[1]
-    assert not with_demo_data(["recipe=vit_b_24,vit_tiny_24"])[1]
+        assert with_demo(words, has_gpu=True) == words
+    assert "demo=digits" in with_demo(["recipe=vit_b_24,deit_s_24"], has_gpu=False)
+    assert "demo=digits" not in with_demo(["recipe=vit_b_24,vit_tiny_24"], has_gpu=False)
 
 
 def test_keys_can_be_set_added_and_swept():

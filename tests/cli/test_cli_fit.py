@@ -57,7 +57,7 @@ def test_a_run_in_its_own_process_prints_nothing_but_table_epochs_and_summary(tm
 
 def test_a_recipe_for_imagenet_alone_runs_on_digits_under_a_banner(tmp_path):
     small = [f"++model.options.{o}" for o in ("depth=1", "embed_dim=64", "num_heads=2")]
-    limits = ["+trainer.limit_train_batches=1", "+trainer.limit_val_batches=1"]
+    limits = ["trainer.limit_train_batches=1", "trainer.limit_val_batches=1"]
     ended = call("fit", "recipe=vit_b_24", *small, *limits, f"hydra.run.dir={tmp_path}")
     assert ended.status == 0, ended.err
     banner = " ".join(ended.out.replace("│", " ").split())
@@ -134,7 +134,7 @@ def test_cfg_job_prints_the_config_and_trains_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the photographs are not there")
 def test_photographs_in_parquet_train_with_as_many_classes_as_they_have(tmp_path):
-    limits = ["trainer.max_epochs=1", "+trainer.limit_val_batches=1", "data.num_workers=0"]
+    limits = ["trainer.max_epochs=1", "trainer.limit_val_batches=1", "data.num_workers=0"]
     ended = fit(tmp_path, "data=parquet", f"data.root={PHOTOGRAPHS}", *limits)
     assert ended.status == 0, ended.err
     assert "head" in ended.out

@@ -1,12 +1,11 @@
 """What `fit` says where a recipe asks for more than the machine has."""
 
 import pytest
-import pytorch_lightning as pl
 from cli_helpers import fit
 
-from sparsetrain.cli.fit import on_a_cpu
+from sparsetrain.cli.overrides import with_demo
 from sparsetrain.cli.workers import limit_workers
-from sparsetrain.recipe import compose
+from sparsetrain.recipe import compose, store_recipes
 
 IMAGENET = ["recipe=vit_b_24", "data=imagenet", "data.root=/data"]
 
@@ -30,16 +29,19 @@ def test_loading_processes_that_were_asked_for_are_left_alone(two_cores):
     assert config.data.num_workers == 5
 
 
-def test_a_batch_for_gpus_is_answered_on_a_cpu_with_what_to_change():
-    trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-    config = compose(IMAGENET)
-    (note,) = on_a_cpu(config, trainer)
-    assert "512 images of 224 pixels" in note
-    small = compose([*IMAGENET, "model.img_size=64", "data.batch_size=16"])
-    assert on_a_cpu(small, trainer) == ()
+def test_a_recipe_for_gpus_is_cut_to_a_cpu_unless_sizes_are_given():
+    store_recipes()
+    cut = with_demo(IMAGENET, has_gpu=False)
+    assert cut == [*IMAGENET, "demo=cpu"]
+    config = compose(cut)
+    assert (config.model.img_size, config.data.batch_size) == (32, 32)
+    assert config.data._target_.endswith("ImageNet")
+    assert with_demo(IMAGENET, has_gpu=True) == IMAGENET
+    for word in ("model.img_size=64", "data.batch_size=16", "demo=null"):
+        assert with_demo([*IMAGENET, word], has_gpu=False) == [*IMAGENET, word]
 
 
 def test_a_small_run_gets_no_advice(tmp_path):
-    out = fit(tmp_path, "trainer.max_epochs=1", "+trainer.limit_val_batches=1").out
+    out = fit(tmp_path, "trainer.max_epochs=1", "trainer.limit_val_batches=1").out
     assert "No GPU" not in out
     assert "num_workers" not in out

@@ -67,10 +67,14 @@ def compose(overrides: list[str]) -> DictConfig:
     from hydra.core.global_hydra import GlobalHydra
 
     store_recipes()
-    if GlobalHydra.instance().is_initialized():
-        return hydra.compose("config", overrides)
-    with hydra.initialize_config_dir(str(data_folder("configs")), version_base="1.3"):
-        return hydra.compose("config", overrides)
+    # The caller may be a Hydra program of its own, with other folders.
+    state = GlobalHydra.instance()
+    callers, state.hydra = state.hydra, None
+    try:
+        with hydra.initialize_config_dir(str(data_folder("configs")), version_base="1.3"):
+            return hydra.compose("config", overrides)
+    finally:
+        state.hydra = callers
 
 
 def resolve_sparsity(sparsity: Sparsity | None, recipe: str | None) -> Sparsity:

@@ -2,7 +2,7 @@
 
     native    packed values and metadata through ops/: sparse tensor cores where a kernel is
               loaded, the plain-PyTorch definition elsewhere
-    masked    a dense tensor with zeros: any device, same numerics, no speed-up
+    masked    a dense tensor with zeros: CPU and CUDA, same numerics, no speed-up
 
 An operand knows its two products, x24 @ b and x24.T @ b; the gradient files are written with
 those and do not see which form runs. They are NamedTuples of tensors so that a gradient

@@ -59,7 +59,7 @@ def _devices() -> tuple[tuple[str, str], ...]:
 
 def _engines() -> tuple[tuple[str, str], ...]:
     return (
-        ("masked", "yes: dense products with zeros, on any device; no speed-up"),
+        ("masked", "yes: dense products with zeros, on CPU and CUDA; no speed-up"),
         ("native", "the packed products in plain PyTorch, for tests; there is no GPU kernel yet"),
         ("xformers", _xformers()),
         ("nvcc", shutil.which("nvcc") or "not found; not needed yet"),

@@ -34,7 +34,7 @@ def export(words: list[str]) -> None:
     out = Path(options.get("out") or Path(options["checkpoint"]).with_suffix(_ENDINGS[kind]))
     out.parent.mkdir(parents=True, exist_ok=True)
     if kind == "safetensors":
-        written = write_safetensors(trained.network, out)
+        written = write_safetensors(trained.network, out, _metadata(trained))
     else:
         written = write_onnx(trained.network, out, trained.config.model.img_size)
     groups = verify(written, used)
@@ -42,17 +42,22 @@ def export(words: list[str]) -> None:
     rows.append(("layers", f"{len(used)} 2:4, {groups:,} groups of four verified"))
     if not used:
         rows[1] = ("layers", _why_dense(trained))
+    if trained.config.sparsity.activation is not None:
+        words = "squared ReLU, dense: what made it 2:4 is no part of the file"
+        rows.append(("activation", words))
     show_values(tuple(rows))
 
 
-def write_safetensors(network: nn.Module, out: Path) -> Mapping[str, Tensor]:
+def write_safetensors(
+    network: nn.Module, out: Path, metadata: dict[str, str]
+) -> Mapping[str, Tensor]:
     """Write the state dict, atomically; returns the weights as read back from the file."""
     from safetensors.torch import load_file, save
 
     unfinished = out.with_name(f".{out.name}.unfinished")
     state = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
     # Not save_file: its files are readable by their owner alone.
-    unfinished.write_bytes(save(state, metadata={"format": "pt"}))
+    unfinished.write_bytes(save(state, metadata=metadata))
     os.replace(unfinished, out)
     return load_file(out)
 
@@ -103,6 +108,16 @@ def verify(written: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> int:
 
 def _sparse(trained: Trained) -> dict[str, SparseLinear]:
     return {n: layer for n, layer in sparse_linears(trained.network).items() if layer.sparse}
+
+
+def _metadata(trained: Trained) -> dict[str, str]:
+    """What a reader of the file needs to build the network."""
+    relu2 = trained.config.sparsity.activation is not None
+    return {
+        "format": "pt",
+        "timm_model": trained.config.model.name,
+        "mlp_activation": "squared_relu" if relu2 else "the model's own",
+    }
 
 
 def _why_dense(trained: Trained) -> str:

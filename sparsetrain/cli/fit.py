@@ -43,14 +43,14 @@ def fit(config: DictConfig) -> None:
     show_lines(limit_workers(config, words))
     saved = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
     pl.seed_everything(config.seed, verbose=False)
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision(config.matmul_precision)
 
     data = instantiate(config.data, _convert_="all")
     data.setup("fit")
     module = build_module(config, data)
     if saved is not None:
         check_same_model(module, saved["state_dict"], str(config.checkpoint))
-    sparsify = SparsifyModel(instantiate_sparsity(config))
+    sparsify = SparsifyModel(instantiate_sparsity(config), engine=config.engine)
     save_config = SaveConfig(plain(config), words)
     show = ShowLayers(f"{config.model.name} on {data.name}")
     trainer = build_trainer(config, [sparsify, save_config, show])
@@ -104,6 +104,9 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
         with open_dict(arguments):
             arguments.devices = int(os.environ["LOCAL_WORLD_SIZE"])
             arguments.num_nodes = int(os.environ["WORLD_SIZE"]) // arguments.devices
+    if arguments.accelerator == "auto" and not torch.cuda.is_available():
+        # Not Apple's GPU: masks are chosen in float64, which it does not have.
+        arguments.accelerator = "cpu"
     return instantiate(
         arguments,
         callbacks=callbacks,

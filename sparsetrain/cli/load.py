@@ -10,16 +10,15 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from sparsetrain.lightning import read_checkpoint
-from sparsetrain.nn import Report, load_sparse_state, sparsify
+from sparsetrain.nn import load_sparse_state, sparsify
 from sparsetrain.recipe import instantiate_sparsity
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its weights and its sparse state, and the config it was trained with."""
+    """A network with its weights and its sparse state; config: what it was trained with."""
 
     network: nn.Module
-    report: Report
     config: DictConfig
     phase: str | None
 
@@ -37,11 +36,11 @@ def load_trained(path: str) -> Trained:
     assert isinstance(config, DictConfig)
     wrapper = nn.Module()
     wrapper.network = instantiate(config.model, _convert_="all")
-    report = sparsify(wrapper, instantiate_sparsity(config))
+    sparsify(wrapper, instantiate_sparsity(config))
     wrapper.load_state_dict(_of_network(checkpoint["state_dict"]))
     state = checkpoint["sparsetrain_state"]
     load_sparse_state(wrapper, state["layers"])
-    return Trained(wrapper.network.eval(), report, config, state["phase"])
+    return Trained(wrapper.network.eval(), config, state["phase"])
 
 
 def _of_network(state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from sparsetrain.lightning.report import (
     read_metrics,
 )
 from sparsetrain.nn import inspect
-from sparsetrain.schedule import Schedule, sparse_span
+from sparsetrain.schedule import sparse_span
 
 Metrics = dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
 
@@ -48,12 +48,11 @@ def report_of_run(
     """Everything that report.html shows, from the run's metrics.csv, model and callbacks."""
     metrics = read_metrics(Path(config.run_dir) / "metrics.csv")
     sparsify = _find(trainer, SparsifyModel)
-    total = trainer.global_step
     return RunReport(
         title=f"{HydraConfig.get().runtime.choices['recipe']}: {config.model.name}",
         summary=_summary(trainer, module, data, metrics),
         notes=notes,
-        curves=_curves(metrics, _spans(sparsify.sparsity.schedule, total, sparsify)),
+        curves=_curves(metrics, _spans(trainer, sparsify)),
         layers=_layers(sparsify, module),
         masks=_masks(_find(trainer, MaskSnapshots), module),
         config_yaml=OmegaConf.to_yaml(config, resolve=True),
@@ -94,11 +93,13 @@ def _density(sparsify: SparsifyModel, module: pl.LightningModule) -> str:
     return words + (" (dense tail)" if sparsify.phase == "dense_tail" else "")
 
 
-def _spans(schedule: Schedule, total: int, sparsify: SparsifyModel) -> tuple[Span, ...]:
-    if sparsify.sparsity.dense or total == 0:
+def _spans(trainer: pl.Trainer, sparsify: SparsifyModel) -> tuple[Span, ...]:
+    """The phases up to where the run ended."""
+    if sparsify.sparsity.dense:
         return ()
-    start, stop = sparse_span(schedule, total)
-    spans = (("dense warm-up", 0, start), ("sparse", start, stop), ("dense tail", stop, total))
+    total, end = int(trainer.estimated_stepping_batches), trainer.global_step
+    start, stop = (min(step, end) for step in sparse_span(sparsify.sparsity.schedule, total))
+    spans = (("dense warm-up", 0, start), ("sparse", start, stop), ("dense tail", stop, end))
     return tuple(Span(label, a, b) for label, a, b in spans if a < b)
 
 

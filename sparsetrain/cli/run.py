@@ -22,7 +22,7 @@ def run_fit(args: list[str]) -> None:
     store_recipes()
     flags, words = _split(args)
     words = with_recipe_file(words)
-    words = with_demo(words, has_gpu=torch.accelerator.is_available())
+    words = with_demo(words, has_gpu=torch.cuda.is_available())
     check(words)
     whole = sys.argv
 

@@ -36,6 +36,10 @@ def training_flops_per_image(module: pl.LightningModule, images: Tensor) -> floa
 
     Leaves the module as it is, the training mode of every part included.
     """
+    # Called for the first time under the counter, a compiled module would never compile.
+    compiled = {m: m._compiled_call_impl for m in module.modules() if m._compiled_call_impl}
+    for part in compiled:
+        part._compiled_call_impl = None
     sparse = [m for m in module.modules() if isinstance(m, (SparseLinear, SparseMlp)) and m.sparse]
     modes = {part: part.training for part in module.modules()}
     module.eval()
@@ -47,4 +51,6 @@ def training_flops_per_image(module: pl.LightningModule, images: Tensor) -> floa
         layer.sparse = True
     for part, mode in modes.items():
         part.training = mode
+    for part, call in compiled.items():
+        part._compiled_call_impl = call
     return 3.0 * counter.get_total_flops()

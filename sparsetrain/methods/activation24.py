@@ -3,7 +3,7 @@
 What it does    replaces the activation by h = relu(z)² and keeps 2 of every 4 of h; with h
                 50–95 % zero by itself little is lost: of the non-zeros 18.8 % at density
                 0.5, 3.6 % at 0.2, 0.24 % at 0.05
-Products        h @ w2.T, dh @ h (grad w2), dz @ w1 and dz.T @ x: four of six with dense
+Products        h @ w2.T, dy.T @ h (grad w2), dz @ w1 and dz.T @ x: four of six with dense
                 weights, all six with transposable 2:4 weights
 When            from scratch (it changes the activation), after a dense warm-up while h is
                 still dense

@@ -40,13 +40,20 @@ class SSTE:
         scale: Tensor | None,
         engine: Engine,
     ) -> Tensor:
-        assert scale is not None, "SparseLinear makes the scale when it is converted"
-        return soft_linear24(x, weight, bias, scale, mvue=self.mvue, engine=engine)
+        return soft_linear24(x, weight, bias, _known(scale), mvue=self.mvue, engine=engine)
 
     def weight24(self, weight: Tensor, mask: Tensor, scale: Tensor | None) -> Tensor:
         """The weight that the products use, dense with zeros; S makes them, not the mask."""
-        assert scale is not None, "SparseLinear makes the scale when it is converted"
-        return soft_threshold24(weight, scale.float())
+        return soft_threshold24(weight, _known(scale).float())
 
     def describe(self) -> str:
         return "2:4 weight, soft threshold, S-STE" + (", MVUE" if self.mvue else "")
+
+
+def _known(scale: Tensor | None) -> Tensor:
+    if scale is None:
+        raise ValueError(
+            "S-STE has no β yet, because the model was converted on the meta device; load its "
+            "weights, then call set_sparse(model, False) and set_sparse(model, True)"
+        )
+    return scale

@@ -62,6 +62,10 @@ def sparsify(
         replace_module(model, model.get_submodule(name), mlp)
         shape = (mlp.fc1.in_features, mlp.fc1.out_features, mlp.fc2.out_features)
         converted.append(LayerReport(name, shape, sparsity.activation.describe(), engine_reason))
+    for name, reason in mlp_reasons.items():
+        shape = tuple(linears[f"{name}.{fc}"].in_features for fc in ("fc1", "fc2"))
+        reason = f"its activations stay dense: {reason}"
+        skipped.append(LayerReport(name, shape, "dense", reason=reason))
     if not converted:
         why = "; ".join(f"{r.name}: {r.reason}" for r in skipped if r.name in included)
         raise ValueError(f"no included layer can become 2:4 ({why})")
@@ -154,7 +158,7 @@ def _weight_obstacles(
         parent_name, _, child = name.rpartition(".")
         bypass = _bypass(model.get_submodule(parent_name), child)
         features = {"in_features": linear.in_features}
-        # MVUE samples the output gradient in groups of features too.
+        # The MVUE op wants whole groups of features too.
         if method is not None and (method.rule != "row" or method.mvue):
             features["out_features"] = linear.out_features
         odd = [f"{k}={v}" for k, v in features.items() if v % 4]

@@ -23,7 +23,8 @@ class SparseMlp(nn.Module):
 
     Parameters, their names and the other children are the dense module's own; its activation
     becomes squared ReLU, in dense phases too. `fc1` and `fc2` may be `SparseLinear`: then their
-    masks enter the products and all six are sparse.
+    masks enter the products and all six are sparse. In sparse phases the parameters of both are
+    read without calling them, so forward hooks put on them later do not run.
 
     activation: the method; engine: see `autograd.operands`; sparse: False runs it dense.
     """
@@ -103,6 +104,9 @@ def why_not(module: nn.Module) -> str | None:
     for name in ("drop1", "drop"):
         if getattr(getattr(module, name, None), "p", 0.0):
             return f"it drops out between act and fc2 ({name}.p > 0)"
+    for name, fc in (("fc1", fc1), ("fc2", fc2)):
+        if fc._forward_hooks or fc._forward_pre_hooks:
+            return f"{name} has forward hooks, which would not run"
     bad = [f for f in (fc1.in_features, fc1.out_features, fc2.out_features) if f % 4]
     if bad:
         return f"{bad[0]} features are not a multiple of 4"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -39,7 +40,24 @@ def update_masks(model: nn.Module) -> None:
         layer.update_mask()
 
 
-def decay_pruned_weights(model: nn.Module, optimizer: Optimizer) -> RemovableHandle:
+class AttachedDecay:
+    """SR-STE's decay in an optimizer, until `remove()`."""
+
+    def __init__(self, layers: list[SparseLinear], hook: RemovableHandle) -> None:
+        self._layers, self._hook = layers, hook
+        self._attached(True)
+
+    def remove(self) -> None:
+        """Take the decay out; training without it warns again."""
+        self._hook.remove()
+        self._attached(False)
+
+    def _attached(self, attached: bool) -> None:
+        for layer in self._layers:
+            layer.decay_attached = attached
+
+
+def decay_pruned_weights(model: nn.Module, optimizer: Optimizer) -> AttachedDecay:
     """Add SR-STE's decay · (1 − mask) ⊙ weight to the gradients in every `optimizer.step()`.
 
     It comes last: after the backward, unscaling and clipping, whether those happen before the
@@ -48,13 +66,11 @@ def decay_pruned_weights(model: nn.Module, optimizer: Optimizer) -> RemovableHan
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     layers = [m for m in sparse_linears(model).values() if id(m.weight) in held]
     layers = [m for m in layers if isinstance(m.method, SRSTE)]
-    for layer in layers:
-        layer.decay_attached = True
     # Layers that share a weight have one gradient, which decays once.
-    layers = list({id(m.weight): m for m in layers}.values())
+    decayed = list({id(m.weight): m for m in layers}.values())
 
     def add_decay(scale: Tensor | None) -> None:
-        for layer in layers:
+        for layer in decayed:
             if layer.sparse and layer.weight.grad is not None and isinstance(layer.method, SRSTE):
                 mask = layer.current_mask()
                 add_pruned_decay(layer.weight.grad, layer.weight, mask, layer.method.decay, scale)
@@ -70,7 +86,7 @@ def decay_pruned_weights(model: nn.Module, optimizer: Optimizer) -> RemovableHan
             return None
         return args[:1], {"closure": _then(closure, add_decay)}
 
-    return optimizer.register_step_pre_hook(before_step)
+    return AttachedDecay(layers, optimizer.register_step_pre_hook(before_step))
 
 
 def _then(closure: Callable[[], Any], add_decay: Callable[[Tensor | None], None]) -> Any:
@@ -104,10 +120,15 @@ def load_sparse_state(model: nn.Module, state: dict[str, dict[str, Any]]) -> Non
             f"the checkpoint's sparse layers are not the model's; they differ in {differ[:5]} "
             f"({len(differ)} in all): use the sparsity it was trained with"
         )
-    for name, saved in state.items():
-        module = modules[name]
-        module.sparse = saved["sparse"]
-        if isinstance(module, SparseLinear):
-            device = module.weight.device
-            module.mask = None if saved["mask"] is None else saved["mask"].to(device, copy=True)
-            module.scale = None if saved["scale"] is None else saved["scale"].to(device, copy=True)
+    # Training updates masks in place, which it may not with tensors made in inference mode.
+    with torch.inference_mode(False):
+        for name, saved in state.items():
+            module = modules[name]
+            module.sparse = saved["sparse"]
+            if isinstance(module, SparseLinear):
+                module.mask = _copied(saved["mask"], module.weight.device)
+                module.scale = _copied(saved["scale"], module.weight.device)
+
+
+def _copied(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device, copy=True)

@@ -11,7 +11,9 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 def check_dtype(name: str, dtype: torch.dtype) -> None:
     """Refuse what is not float32, bfloat16, float16 or float64."""
     if dtype not in FLOATS:
-        raise ValueError(f"{name}: {dtype} is not supported; use float32, bfloat16 or float16")
+        raise ValueError(
+            f"{name}: {dtype} is not supported; use float32, bfloat16, float16 or float64"
+        )
 
 
 def check_matrix(name: str, x: Tensor) -> None:

@@ -6,7 +6,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -52,10 +52,10 @@ class SparsifyModel(pl.Callback):
         sparsity: Sparsity | None = None,
         *,
         recipe: str | None = None,
-        engine: Engine | str = "auto",
+        engine: Engine | Literal["auto"] = "auto",
     ) -> None:
         self.sparsity = resolve_sparsity(sparsity, recipe)
-        self.engine: Any = engine
+        self.engine: Engine | Literal["auto"] = engine
         self.report: Report | None = None
         self.phase: Phase | None = None
         self.sparsify_time = Stopwatch()
@@ -68,6 +68,8 @@ class SparsifyModel(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.report is not None and _is_sparse(pl_module):
+            # A second run with the same model starts its phases anew.
+            self._step, self.phase = -1, None
             return
         self._forget()
         if is_overridden("configure_model", pl_module):

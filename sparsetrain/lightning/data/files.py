@@ -3,7 +3,6 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-TRAIN_WORDS = ("train",)
 VAL_WORDS = ("val", "test")
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 

@@ -43,8 +43,8 @@ def export(words: list[str]) -> None:
     if not used:
         rows[1] = ("layers", _why_dense(trained))
     if trained.config.sparsity.activation is not None:
-        words = "squared ReLU, dense: what made it 2:4 is no part of the file"
-        rows.append(("activation", words))
+        what = "squared ReLU, dense: what made it 2:4 is no part of the file"
+        rows.append(("activation", what))
     show_values(tuple(rows))
 
 

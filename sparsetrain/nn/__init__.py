@@ -5,6 +5,7 @@ from sparsetrain.nn.inspect import LayerStats, density, inspect
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp, SquaredReLU
 from sparsetrain.nn.phase import (
+    AttachedDecay,
     decay_pruned_weights,
     load_sparse_state,
     set_sparse,
@@ -15,6 +16,7 @@ from sparsetrain.nn.report import LayerReport, Report, grouped, shape_text
 from sparsetrain.nn.sparsity import Sparsity
 
 __all__ = [
+    "AttachedDecay",
     "LayerReport",
     "LayerStats",
     "Report",

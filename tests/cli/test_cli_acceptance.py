@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from cli_helpers import environment
 from safetensors.torch import load_file
 
 from sparsetrain.pattern import NM
@@ -15,7 +16,9 @@ SPARSE_LAYERS = 8  # fc1 and fc2 of four blocks
 def start(folder, *words):
     command = [sys.executable, "-m", "sparsetrain", "fit", "recipe=vit_tiny_24", "logger=csv"]
     command += [f"hydra.run.dir={folder}", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
+    )
 
 
 def last_top1(folder):
@@ -38,7 +41,7 @@ def test_digits_are_learned_to_95_percent_within_a_point_of_dense_and_exported_2
     out = tmp_path / "digits.safetensors"
     last = tmp_path / "sparse" / "checkpoints" / "last.ckpt"
     export = [sys.executable, "-m", "sparsetrain", "export", f"checkpoint={last}", f"out={out}"]
-    subprocess.run(export, check=True, capture_output=True)
+    subprocess.run(export, check=True, capture_output=True, env=environment())
     weights = {name: tensor for name, tensor in load_file(out).items() if ".mlp.fc" in name}
     matrices = {name: tensor for name, tensor in weights.items() if tensor.ndim == 2}
     assert len(matrices) == SPARSE_LAYERS

@@ -109,7 +109,7 @@ def test_an_mlp_that_keeps_dense_activations_is_reported():
     vit = timm.create_model(
         "vit_tiny_patch16_224", img_size=16, patch_size=8, depth=2, num_classes=4
     )
-    vit.blocks[0].mlp.norm = nn.LayerNorm(768)
+    vit.get_submodule("blocks.0.mlp").norm = nn.LayerNorm(768)
     both = st.Sparsity(include=("*mlp*",), activation=st.Activation24())
     report = st.sparsify(vit, both)
     (row,) = (r for r in report.skipped if r.name == "blocks.0.mlp")

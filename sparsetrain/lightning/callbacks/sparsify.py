@@ -11,11 +11,11 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
-from torch.utils.hooks import RemovableHandle
 
 from sparsetrain.autograd import Engine
 from sparsetrain.lightning.stopwatch import Stopwatch
 from sparsetrain.nn import (
+    AttachedDecay,
     Report,
     SparseLinear,
     SparseMlp,
@@ -64,7 +64,7 @@ class SparsifyModel(pl.Callback):
         self._step = -1
         self._saved: dict[str, Any] | None = None
         self._settled = False  # what the checkpoint says, or does not say, is dealt with
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[AttachedDecay] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.report is not None and _is_sparse(pl_module):

@@ -1,9 +1,10 @@
 """Image transforms through timm: random for training, fixed for evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image, ImageOps
 from timm.data import create_transform  # pyright: ignore[reportPrivateImportUsage]
 from timm.data.transforms import str_to_interp_mode
 from torchvision import transforms as tv
@@ -84,7 +85,28 @@ def train_transform(
     steps = [step for part in parts for step in part.transforms]
     if augment.scale is None:
         steps[0] = resize(img_size, augment.interpolation)
+    for op in policy_ops(steps):
+        if op.name.startswith("Posterize"):
+            op.aug_fn = posterize
     return tv.Compose(steps)
+
+
+def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Keep so many bits of each channel; 0 gives black.
+
+    timm's policies ask for 0 bits at full magnitude, which newer Pillow (13) refuses.
+    """
+    if bits >= 8:
+        return image
+    return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
+
+
+def policy_ops(steps: list[Any]) -> Iterator[Any]:
+    """timm's `AugmentOp`s among the steps: of RandAugment and AugMix, and of AutoAugment."""
+    for step in steps:
+        yield from getattr(step, "ops", ())
+        for sub_policy in getattr(step, "policy", ()):
+            yield from sub_policy
 
 
 def eval_transform(

@@ -10,6 +10,7 @@ from PIL import Image
 from sparsetrain.lightning.data import Augment
 from sparsetrain.lightning.data.transforms import (
     eval_transform,
+    policy_ops,
     resize_transform,
     train_transform,
 )
@@ -94,3 +95,22 @@ def test_settings_that_mean_nothing_are_refused(settings, said):
 def test_a_crop_part_of_zero_is_refused():
     with pytest.raises(ValueError, match=r"crop_pct=0 is not in \(0, 1\]"):
         eval_transform(16, 0, "bilinear", HALF, HALF)
+
+
+@pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "original", "augmix-m5", "v0"])
+def test_a_policy_that_posterizes_to_no_bits_gives_black(policy):
+    steps = train_transform(Augment(auto_augment=policy, scale=(0.5, 1.0)), 32, HALF, HALF)
+    ops = [op for op in policy_ops(steps.transforms) if op.name.startswith("Posterize")]
+    assert ops or policy == "augmix-m5"
+    for op in ops:
+        assert np.asarray(op.aug_fn(gradient(), 0)).max() == 0
+        assert np.asarray(op.aug_fn(gradient(), 1)).max() == 128
+        assert np.array_equal(np.asarray(op.aug_fn(gradient(), 8)), np.asarray(gradient()))
+
+
+def test_the_recipes_policy_at_full_magnitude_takes_every_image():
+    steps = train_transform(Augment(auto_augment="rand-m10-inc1"), 32, HALF, HALF)
+    for seed in range(300):
+        np.random.seed(seed)
+        random.seed(seed)
+        assert torch.isfinite(steps(gradient())).all()

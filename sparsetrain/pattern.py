@@ -5,10 +5,10 @@ from typing import Literal
 
 from torch import Tensor
 
-Rule = Literal["transposable", "row", "greedy"]
+Rule = Literal["transposable", "transposable_l2", "row", "greedy"]
 """How the kept values of a 2:4 mask are chosen; sparsetrain/reference/masks24.py defines each."""
 
-RULES: tuple[Rule, ...] = ("transposable", "row", "greedy")
+RULES: tuple[Rule, ...] = ("transposable", "transposable_l2", "row", "greedy")
 
 
 @dataclass(frozen=True)

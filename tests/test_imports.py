@@ -23,6 +23,7 @@ LAYERS = (
     {"nn"},
     {"recipe"},
     {"lightning"},
+    {"bench"},
     {"cli"},
     {"__init__", "__main__"},
 )

@@ -43,7 +43,7 @@ def linear24(
 
     x: [..., I]; weight: [O, I], dense, the master copy; bias: [O] or None; returns [..., O].
     mask: bits [O, ceil(I/8)] as `ops.select24` gives them; None chooses them from |weight| now.
-    rule: how the mask is, or was, chosen. `transposable` makes grad input sparse as well.
+    rule: how the mask is, or was, chosen. All but `row` make grad input sparse as well.
     mvue: grad weight from an unbiased 2:4 sample of grad.T along tokens
         (Chmiel et al., ICLR 2023) instead of exactly.
     engine: `masked` (dense products with zeros) or `native` (packed operands).

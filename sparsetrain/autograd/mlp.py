@@ -55,8 +55,8 @@ def squared_relu_mlp24(
 
     x: [..., I]; w1: [H, I]; w2: [O, H]; biases [H] and [O] or None; returns [..., O].
     mask1, mask2: transposable masks of the weights (bits, as `ops.select24`), None for dense.
-    rule: `transposable` serves both orientations of the activations with one mask on tiles of
-        4 tokens × 4 features; `row` gives each orientation its own best mask.
+    rule: `row` gives each orientation of the activations its own best mask; the others serve both
+        with one mask on tiles of 4 tokens × 4 features.
     Raises ValueError for hidden features, or input features under mask1, that are not a multiple
     of 4.
     """
@@ -107,7 +107,8 @@ class _SquaredReluMlp24(torch.autograd.Function):
             saved2 = sparse_weight(w2_OH, mask2, "transposable", dtype, engine)
         # h24 stands in for z: sqrt(h24) is relu(z) where it is kept.
         ctx.save_for_backward(x_TI, dense1_HI, *h24, *saved2)
-        ctx.engine, ctx.n_h, ctx.sparse2 = engine, len(h24), mask2 is not None
+        ctx.rule, ctx.engine = rule, engine
+        ctx.n_h, ctx.sparse2 = len(h24), mask2 is not None
         ctx.weight_dtypes = w1_HI.dtype, w2_OH.dtype
         return h24.mm(dense2_OH.T, b2_O)
 
@@ -121,7 +122,7 @@ class _SquaredReluMlp24(torch.autograd.Function):
             dh_TH = operand(*saved2).t_mm(dy_TO.T, transpose_out=True)
         else:
             dh_TH = dy_TO @ saved2[0]
-        dz24, dz_sums_H = h24.squared_relu_backward(dh_TH)
+        dz24, dz_sums_H = h24.squared_relu_backward(dh_TH, ctx.rule)
         dx_TI = dz24.mm(dense1_HI) if ctx.needs_input_grad[0] else None
         dw1_HI = dz24.t_mm(x_TI).to(ctx.weight_dtypes[0]) if ctx.needs_input_grad[1] else None
         db1_H = dz_sums_H.to(dy_TO.dtype) if ctx.needs_input_grad[2] else None

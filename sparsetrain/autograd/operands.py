@@ -50,7 +50,7 @@ class MaskedOperand(NamedTuple):
         columns_RC = self.rows_RC if self.columns_RC is None else self.columns_RC
         return _dense_mm(columns_RC.T, b_RN, None, transpose_out)
 
-    def squared_relu_backward(self, grad_RC: Tensor) -> tuple[MaskedOperand, Tensor]:
+    def squared_relu_backward(self, grad_RC: Tensor, rule: Rule) -> tuple[MaskedOperand, Tensor]:
         dtype, wide = grad_RC.dtype, torch.promote_types(grad_RC.dtype, torch.float32)
         rows_RC = _squared_relu_gradient(self.rows_RC.to(wide), grad_RC.to(wide))
         columns_RC = self.columns_RC
@@ -73,8 +73,8 @@ class PackedOperand(NamedTuple):
     def t_mm(self, b_RN: Tensor, transpose_out: bool = False) -> Tensor:
         return matmul24(self.values_t, self.meta_t, b_RN, None, transpose_out)
 
-    def squared_relu_backward(self, grad_RC: Tensor) -> tuple[PackedOperand, Tensor]:
-        values, values_t, column_sums = squared_relu24_backward(grad_RC, *self)
+    def squared_relu_backward(self, grad_RC: Tensor, rule: Rule) -> tuple[PackedOperand, Tensor]:
+        values, values_t, column_sums = squared_relu24_backward(grad_RC, *self, rule)
         return PackedOperand(values, self.meta, values_t, self.meta_t), column_sums
 
 
@@ -115,7 +115,7 @@ def sparse_squared_relu(z_TH: Tensor, rule: Rule, engine: Engine) -> ActivationO
     h_TH = F.relu(z_TH).square()
     if rule != "row":
         return MaskedOperand(mask24(h_TH, select24(h_TH, rule)))
-    values, meta, values_t, meta_t, _ = sparsify24(h_TH, rule)
+    values, meta, values_t, meta_t, _, _ = sparsify24(h_TH, rule)
     columns_TH = unpack24(values_t, meta_t)[:, : h_TH.shape[0]].T
     return MaskedOperand(unpack24(values, meta), columns_TH)
 

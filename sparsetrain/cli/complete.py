@@ -15,7 +15,7 @@ _sparsetrain_complete() {
   word="${line##* }"
   COMPREPLY=()
   case "$word" in
-    checkpoint=*|out=*|data.root=*|recipe=*/*)
+    checkpoint=*|out=*|output=*|data.root=*|recipe=*/*)
       while IFS= read -r file; do
         [[ -d "$file" ]] && file+=/
         COMPREPLY+=("${word%%=*}=$file")
@@ -34,6 +34,8 @@ _WORDS = {
     "validate": "checkpoint=",
     "export": "checkpoint= format=safetensors format=onnx out= prune=true",
     "doctor": "",
+    "bench": "sparsify shapes= dtype= rounds= ops= json=",
+    "build": "arch=native arch= output=",
     "complete": "",
 }
 """The verbs, and what each takes that Hydra does not know."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import shutil
 
 import torch
 
+from sparsetrain import native
 from sparsetrain.cli.show import console, show_values
 from sparsetrain.lightning.attention import load_memory_efficient_attention
 from sparsetrain.lightning.flops import dense_peak_flops
@@ -60,10 +60,29 @@ def _devices() -> tuple[tuple[str, str], ...]:
 def _engines() -> tuple[tuple[str, str], ...]:
     return (
         ("masked", "yes: dense products with zeros, on CPU and CUDA; no speed-up"),
-        ("native", "the packed products in plain PyTorch, for tests; there is no GPU kernel yet"),
+        ("native", "packed products in plain PyTorch, for tests; GPU kernels only make them 2:4"),
+        ("kernels", _kernels()),
+        ("nvcc", _nvcc()),
         ("xformers", _xformers()),
-        ("nvcc", shutil.which("nvcc") or "not found; not needed yet"),
     )
+
+
+def _kernels() -> str:
+    library = native.load()
+    if library.path is not None:
+        return f"loaded: {library.path} ({native.sm(library.archs)})"
+    return f"no: {library.reason}" + (f"; {library.fix}" if library.fix else "")
+
+
+def _nvcc() -> str:
+    """What `build` would compile with."""
+    machine = native.look()
+    try:
+        toolkit = native.find_toolkit(machine, native.archs_for(machine.gpus) or native.ARCHS)
+        ninja = native.find_ninja()
+    except native.BuildError as error:
+        return f"no: {error}"
+    return f"CUDA {native.dotted(toolkit.cuda)}, {toolkit.nvcc} ({toolkit.where}); ninja: {ninja}"
 
 
 def _xformers() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparsetrain.native import ARCHS
 from sparsetrain.recipe import data_folder
 
 _OVERVIEW = """\
@@ -11,6 +12,8 @@ _OVERVIEW = """\
   python -m sparsetrain validate checkpoint=…         accuracy, density, throughput
   python -m sparsetrain export checkpoint=… format=safetensors
   python -m sparsetrain doctor                        what this machine can run, and why not
+  python -m sparsetrain build                         compile the GPU kernels before first use
+  python -m sparsetrain bench sparsify                kernels against the peers, on a GPU
   python -m sparsetrain complete                      tab completion for bash
 
 `python -m sparsetrain fit --help` lists recipes and data sets; every command has a --help."""
@@ -65,6 +68,31 @@ to the checkpoint's name with another ending. A run that ended in its dense tail
 prune=true applies the masks to them."""
 
 _DOCTOR = "What this machine can run, and why not:  python -m sparsetrain doctor"
+
+_BENCH = """\
+Kernels that make a matrix 2:4 against what PyTorch and xFormers have, and against a copy, in one
+run on a CUDA device:
+
+  python -m sparsetrain bench sparsify
+  python -m sparsetrain bench sparsify json=sparsify.json
+  python -m sparsetrain bench sparsify shapes=25216x4096,3072x768 dtype=float16 rounds=100
+  python -m sparsetrain bench sparsify ops=sparsify24,mvue24
+
+shapes= ROWSxCOLUMNS with commas; dtype= bfloat16, float16 or float32 (packed as bfloat16), without
+it bfloat16 and, for weight-sized matrices, float32 too; rounds= calls of each that count; json= the
+file for every number. Each op is held against its reference on the CPU before it is timed."""
+
+_BUILD = """\
+Compile the GPU kernels; a model made sparse on a GPU does it by itself the first time.
+
+  python -m sparsetrain build                       for the GPUs of this machine, else for all
+  python -m sparsetrain build arch=80,90a           for these: {archs}, or native
+  python -m sparsetrain build output=sparsetrain/prebuilt     in a checkout: into its wheel
+
+It needs ninja, g++ and nvcc: that of CUDA_HOME, of PATH, or pip install 'sparsetrain[build]'.
+The library is kept in ~/.cache/sparsetrain (SPARSETRAIN_CACHE or XDG_CACHE_HOME: elsewhere) and is
+compiled again only for other sources, another CUDA or other GPUs. It serves every torch >= 2.10."""
+
 _COMPLETE = 'Tab completion in bash:  eval "$(sparsetrain complete)"'
 
 
@@ -80,7 +108,14 @@ def verb_help(verb: str) -> str:
             data=groups["configs/data"],
             sparsity=groups["configs/sparsity"],
         )
-    texts = {"validate": _VALIDATE, "export": _EXPORT, "doctor": _DOCTOR, "complete": _COMPLETE}
+    texts = {
+        "validate": _VALIDATE,
+        "export": _EXPORT,
+        "doctor": _DOCTOR,
+        "build": _BUILD.format(archs=", ".join(ARCHS)),
+        "bench": _BENCH,
+        "complete": _COMPLETE,
+    }
     return texts[verb]
 
 

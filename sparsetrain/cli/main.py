@@ -7,7 +7,7 @@ import sys
 from sparsetrain.cli.explain import explained, stop
 from sparsetrain.cli.help import overview, verb_help
 
-VERBS = ("fit", "validate", "export", "doctor", "complete")
+VERBS = ("fit", "validate", "export", "doctor", "build", "bench", "complete")
 
 
 def main() -> None:
@@ -41,6 +41,14 @@ def _run(verb: str, rest: list[str]) -> None:
         from sparsetrain.cli.export import export
 
         export(rest)
+    elif verb == "bench":
+        from sparsetrain.cli.bench import bench
+
+        bench(rest)
+    elif verb == "build":
+        from sparsetrain.cli.build import build
+
+        build(rest)
     elif verb == "complete":
         from sparsetrain.cli.complete import complete
 

@@ -24,8 +24,9 @@ from sparsetrain.pattern import RULES, Rule
 class Activation24:
     """Hidden activations of MLPs 2:4, along features and along tokens.
 
-    rule: `transposable` (one mask on tiles of 4 tokens × 4 features serves both) or `row` (each
-        orientation has its own best mask).
+    rule: `transposable` (one mask on tiles of 4 tokens × 4 features serves both),
+        `transposable_l2` (the same by squares), `row` (each orientation has its own best mask) or
+        `greedy` (for comparison).
     """
 
     rule: Rule = "transposable"

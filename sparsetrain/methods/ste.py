@@ -23,8 +23,9 @@ from sparsetrain.pattern import RULES, Rule
 class STE:
     """Weights 2:4 in the products, straight-through gradients.
 
-    rule: `transposable` (both orientations 2:4: forward and grad input sparse), `row` (forward
-        only, keeps more energy), `greedy` (what xFormers does; for comparison).
+    rule: `transposable` (both orientations 2:4: forward and grad input sparse), `transposable_l2`
+        (the same by squares instead of magnitudes), `row` (forward only, keeps more energy),
+        `greedy` (what xFormers does; for comparison).
     mvue: grad weight from an unbiased 2:4 sample of the output gradient along tokens.
     """
 

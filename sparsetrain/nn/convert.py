@@ -6,8 +6,10 @@ import difflib
 from fnmatch import fnmatchcase
 from typing import Literal
 
+import torch
 from torch import nn
 
+from sparsetrain import native
 from sparsetrain.autograd import ENGINES, Engine
 from sparsetrain.methods import SRSTE, SSTE, Activation24, WeightMethod
 from sparsetrain.nn.linear import SparseLinear
@@ -191,15 +193,22 @@ def _bypass(parent: nn.Module, child: str) -> str | None:
 
 
 def _resolve_engine(engine: Engine | Literal["auto"]) -> tuple[Engine, str]:
-    if engine == "auto":
-        return "masked", "masked: no sparse kernels yet"
-    if engine not in ENGINES:
+    if engine != "auto" and engine not in ENGINES:
         raise ValueError(f"engine={engine!r}: choose auto or one of {', '.join(ENGINES)}")
-    return engine, f"{engine}: asked for"
+    library = native.require() if torch.cuda.is_available() else native.load()
+    if engine != "auto":
+        return engine, f"{engine}: asked for"
+    loaded = "sparsify kernels loaded, no sparse products yet"
+    return "masked", f"masked: {library.reason or loaded}"
 
 
 def _notes(sparsity: Sparsity) -> tuple[str, ...]:
     notes = []
+    library = native.load()
+    if torch.cuda.is_available() and library.path is None:
+        notes.append(
+            f"GPUs choose masks in plain PyTorch, slowly: {library.reason}; {library.fix}."
+        )
     if isinstance(sparsity.weight, SRSTE) and sparsity.weight.decay > 0:
         notes.append(
             "SR-STE: the callback SparsifyModel, or decay_pruned_weights(model, optimizer), "

@@ -4,22 +4,27 @@ No autograd here: a backward through an op warns and gives no gradient. The func
 are in sparsetrain/autograd.
 
 One file per op: schema, check, fake, kernel, documented function. The kernel here is the reference
-and serves every device; a kernel built for CUDA takes the place of it there. Matrices are 2-D,
-strides are free, results are contiguous. The packed form is described in reference/pack24.py.
+and serves every device; a kernel built for CUDA takes the place of it there (csrc/). Matrices are
+2-D, strides are free, results are contiguous. Values are float32, bfloat16, float16 or float64;
+kernels for CUDA have no float64. The packed form is described in reference/pack24.py.
 """
 
+from sparsetrain import native
 from sparsetrain.ops.apply24 import apply24
 from sparsetrain.ops.flips24 import flips24
 from sparsetrain.ops.mask24 import mask24
 from sparsetrain.ops.matmul24 import matmul24
 from sparsetrain.ops.mvue24 import mvue24
 from sparsetrain.ops.pack24 import pack24
+from sparsetrain.ops.random24 import random24
 from sparsetrain.ops.select24 import select24
 from sparsetrain.ops.soft_threshold24 import soft_threshold24
 from sparsetrain.ops.sparsify24 import sparsify24
 from sparsetrain.ops.squared_relu24 import squared_relu24
 from sparsetrain.ops.squared_relu24_backward import squared_relu24_backward
 from sparsetrain.ops.unpack24 import unpack24
+
+native.load()
 
 __all__ = [
     "apply24",
@@ -28,6 +33,7 @@ __all__ = [
     "matmul24",
     "mvue24",
     "pack24",
+    "random24",
     "select24",
     "soft_threshold24",
     "sparsify24",

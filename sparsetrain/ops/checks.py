@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.pattern import RULES
+from sparsetrain.reference.pack24 import meta_shape24
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -35,6 +36,14 @@ def check_groups(name: str, x: Tensor) -> None:
         )
 
 
+def check_size(rows: int, columns: int) -> None:
+    """Refuse the size of a matrix that has no whole groups of four columns."""
+    if rows < 0:
+        raise ValueError(f"rows: {rows} is negative; use 0 or more")
+    if columns < 0 or columns % 4 != 0:
+        raise ValueError(f"columns: {columns} is not a multiple of 4, or is negative; round it up")
+
+
 def check_rule(rule: str) -> None:
     """Refuse a rule that does not exist."""
     if rule not in RULES:
@@ -54,11 +63,11 @@ def check_bytes(name: str, x: Tensor, shape: tuple[int, ...], reason: str) -> No
     check_shape(name, x, shape, reason)
 
 
-def check_mask(mask: Tensor, x: Tensor) -> None:
+def check_mask(name: str, mask: Tensor, x: Tensor) -> None:
     """Refuse a mask whose bits are not those of x, or that is elsewhere."""
     rows, columns = x.shape
-    check_bytes("mask", mask, (rows, (columns + 7) // 8), "one bit per element of x")
-    check_device("mask", mask, "x", x)
+    check_bytes(name, mask, (rows, (columns + 7) // 8), "one bit per element of x")
+    check_device(name, mask, "x", x)
 
 
 def check_packed(
@@ -68,7 +77,7 @@ def check_packed(
     reason = "as pack24 makes it for this matrix"  # no sizes: they may be symbolic
     check_dtype(values_name, values.dtype)
     check_shape(values_name, values, (rows, columns // 2), reason)
-    check_bytes(meta_name, meta, (rows, (columns + 7) // 8), reason)
+    check_bytes(meta_name, meta, meta_shape24(rows, columns), reason)
     check_device(meta_name, meta, values_name, values)
 
 
@@ -86,11 +95,10 @@ def check_same_dtype(name: str, x: Tensor, other_name: str, other: Tensor) -> No
         raise ValueError(f"{name}: {x.dtype}, but {other_name} is {other.dtype}; cast one of them")
 
 
-def check_scalar(name: str, x: Tensor, dtype: torch.dtype, other: Tensor) -> None:
-    """Refuse what is not one element of a dtype on the device of x."""
+def check_scalar(name: str, x: Tensor, dtype: torch.dtype) -> None:
+    """Refuse what is not one element of a dtype."""
     if x.dtype != dtype or x.numel() != 1:
         raise ValueError(
             f"{name}: {x.dtype} of shape {tuple(x.shape)} should be one element;"
             f" use torch.tensor([value], dtype={dtype})"
         )
-    check_device(name, x, "x", other)

@@ -15,7 +15,7 @@ torch.library.define(
 
 def _check(x: Tensor, mask: Tensor) -> None:
     check_groups("x", x)
-    check_mask(mask, x)
+    check_mask("mask", mask, x)
 
 
 @torch.library.register_fake("sparsetrain::mask24")
@@ -37,7 +37,8 @@ def mask24(x: Tensor, mask: Tensor, kept: float = 1.0, pruned: float = 0.0) -> T
     mask   uint8 [R, ceil(C/8)], as select24 gives it; any bits
 
     Returns [R, C] in x's dtype. A factor of 0 gives exactly 0, of NaN and infinities too; a factor
-    of 1 gives x exactly. Raises ValueError for what it does not take.
+    of 1 gives x exactly. Kernels for CUDA take float32, bfloat16 and float16.
+    Raises ValueError for what it does not take.
     """
     _check(x, mask)
     return torch.ops.sparsetrain.mask24(x, mask, kept, pruned)

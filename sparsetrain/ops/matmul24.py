@@ -11,6 +11,7 @@ from sparsetrain.ops.checks import (
     check_shape,
 )
 from sparsetrain.reference.matmul24 import matmul24 as reference
+from sparsetrain.reference.pack24 import PADDED, padded_rows
 
 torch.library.define(
     "sparsetrain::matmul24",
@@ -36,10 +37,10 @@ def _check(
             f"values: {values.shape[1]} columns are not two per group; pass what pack24 returns"
         )
     check_packed("values", values, "meta", meta, rows, columns)
-    if not 0 <= columns - b.shape[0] < 4:
+    if b.shape[0] != columns and padded_rows(b.shape[0]) != columns:
         raise ValueError(
-            f"b: {b.shape[0]} rows do not fit a packed matrix of {columns} columns;"
-            f" pass {max(columns - 3, 0)} to {columns} rows (missing ones are zero)"
+            f"b: {b.shape[0]} rows do not fit a packed matrix of {columns} columns; pass {columns},"
+            f" or the rows of the matrix whose transpose was padded to a multiple of {PADDED}"
         )
     check_same_dtype("b", b, "values", values)
     check_device("b", b, "values", values)
@@ -96,8 +97,9 @@ def matmul24(
     """Multiply a packed matrix A [M, K] by a dense b.
 
     values          [M, K/2]
-    meta            uint8 [M, ceil(K/8)] (reference/pack24.py)
-    b               [K0, N], any strides; K - 4 < K0 <= K, missing rows are zero (padded tokens)
+    meta            uint8 [ceil(K/64), ceil(M/64), 512] (reference/pack24.py)
+    b               [K0, N], any strides; K0 is K, or K is K0 padded to a multiple of 128, as the
+                    transposed side of the packed form is: missing rows (tokens) are zero
     bias            added along the last dimension of what is returned
     transpose_out   return (A b).T instead
     out_dtype       that of values if None; float32 is allowed for 16-bit operands

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.checks import check_groups, check_scalar
+from sparsetrain.ops.checks import check_device, check_groups, check_scalar
 from sparsetrain.reference.mvue24 import mvue24 as reference
+from sparsetrain.reference.pack24 import meta_shape24, padded_rows
 
 torch.library.define(
     "sparsetrain::mvue24",
@@ -15,14 +16,16 @@ torch.library.define(
 
 def _check(x: Tensor, seed: Tensor) -> None:
     check_groups("x", x)
-    check_scalar("seed", seed, torch.int64, x)
+    check_scalar("seed", seed, torch.int64)
+    check_device("seed", seed, "x", x)
 
 
 @torch.library.register_fake("sparsetrain::mvue24")
 def _fake(x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
     R, C = x.shape
-    R4 = (R + 3) // 4 * 4
-    return x.new_empty(C, R4 // 2), x.new_empty(C, (R4 + 7) // 8, dtype=torch.uint8)
+    R128 = padded_rows(R)
+    meta_t = x.new_empty(meta_shape24(C, R128), dtype=torch.uint8)
+    return x.new_empty(C, R128 // 2), meta_t
 
 
 @torch.library.impl("sparsetrain::mvue24", "default")
@@ -38,9 +41,10 @@ def mvue24(x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
     x      [R, C], C % 4 == 0; every four consecutive rows of a column are a group
     seed   int64, one element, on x's device, so that a CUDA graph can replay with another
 
-    Returns values_t [C, R4/2] and meta_t uint8 [C, ceil(R4/8)], the packed transpose
+    Returns values_t [C, R128/2] and meta_t uint8 [R128/64, ceil(C/64), 512], the packed transpose
     (reference/pack24.py). The same x and seed give the same sample. A group that is not finite
     comes out not finite. Chmiel et al., ICLR 2023; the sampler is in reference/mvue24.py.
+    Kernels for CUDA take float32, bfloat16 and float16.
     Raises ValueError for what it does not take.
     """
     _check(x, seed)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_groups, check_mask
+from sparsetrain.reference.pack24 import meta_shape24
 from sparsetrain.reference.pack24 import pack24 as reference
 
 torch.library.define(
@@ -15,13 +16,13 @@ torch.library.define(
 
 def _check(x: Tensor, mask: Tensor) -> None:
     check_groups("x", x)
-    check_mask(mask, x)
+    check_mask("mask", mask, x)
 
 
 @torch.library.register_fake("sparsetrain::pack24")
 def _fake(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     R, C = x.shape
-    return x.new_empty(R, C // 2), x.new_empty(R, (C + 7) // 8, dtype=torch.uint8)
+    return x.new_empty(R, C // 2), x.new_empty(meta_shape24(R, C), dtype=torch.uint8)
 
 
 @torch.library.impl("sparsetrain::pack24", "default")
@@ -37,8 +38,11 @@ def pack24(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     x      [R, C], C % 4 == 0
     mask   uint8 [R, ceil(C/8)], as select24 gives it
 
-    Returns values [R, C/2] in x's dtype and meta uint8 [R, ceil(C/8)] (reference/pack24.py).
-    Raises ValueError for what it does not take, and for a group that keeps more than two.
+    Returns values [R, C/2] in x's dtype and meta uint8 [ceil(C/64), ceil(R/64), 512]
+    (reference/pack24.py).
+    Raises ValueError for what it does not take, and for a group that keeps more than two. On CUDA
+    tensors with the kernel library the mask is not checked, which would wait for the device: the
+    two lowest of a crowded group are kept. Kernels for CUDA take float32, bfloat16 and float16.
     """
     _check(x, mask)
     return torch.ops.sparsetrain.pack24(x, mask)

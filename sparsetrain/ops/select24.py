@@ -33,12 +33,15 @@ def select24(x: Tensor, rule: Rule) -> Tensor:
     """Choose which values of x a 2:4 mask keeps, by magnitude.
 
     x      [R, C], C % 4 == 0
-    rule   "transposable": two of every four along rows and along columns, the exact best of the
-           90 masks of each 4x4 tile; "row": the two largest of every four in a row; "greedy":
-           the tile greedy of xFormers and PyTorch, for comparison, which may keep fewer than two
+    rule   "transposable": two of every four along rows and along columns, of the 90 such masks of
+           each 4x4 tile the one with the largest sum of magnitudes, "transposable_l2" of squares,
+           by integer scores that keep 99.9 % of the best or more; "row": the two largest of every
+           four in a row; "greedy": the tile greedy of xFormers and PyTorch, for comparison, which
+           may keep fewer than two
 
     Returns the mask, uint8 [R, ceil(C/8)]: column c is bit c % 8 (low first) of byte c // 8.
-    Ties, NaN and infinities: reference/masks24.py. Raises ValueError for what it does not take.
+    Scores, ties, NaN and infinities: reference/masks24.py. Kernels for CUDA take float32, bfloat16
+    and float16. Raises ValueError for what it does not take.
     """
     _check(x, rule)
     return torch.ops.sparsetrain.select24(x, rule)

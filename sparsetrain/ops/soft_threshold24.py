@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.checks import check_groups, check_scalar
+from sparsetrain.ops.checks import check_device, check_groups, check_scalar
 from sparsetrain.reference.soft_threshold24 import soft_threshold24 as reference
 
 torch.library.define(
@@ -15,7 +15,8 @@ torch.library.define(
 
 def _check(x: Tensor, scale: Tensor) -> None:
     check_groups("x", x)
-    check_scalar("scale", scale, torch.float32, x)
+    check_scalar("scale", scale, torch.float32)
+    check_device("scale", scale, "x", x)
 
 
 @torch.library.register_fake("sparsetrain::soft_threshold24")
@@ -38,6 +39,7 @@ def soft_threshold24(x: Tensor, scale: Tensor) -> Tensor:
 
     Returns scale * sign(x) * max(|x| - t, 0), dense [R, C] in x's dtype, at most two non-zeros per
     group. A group with a NaN is NaN. Hu et al., S-STE, NeurIPS 2024, arXiv 2409.09099.
+    Kernels for CUDA take float32, bfloat16 and float16.
     Raises ValueError for what it does not take.
     """
     _check(x, scale)

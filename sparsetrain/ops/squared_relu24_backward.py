@@ -3,22 +3,33 @@
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.checks import check_device, check_groups, check_packed, check_same_dtype
+from sparsetrain.ops.checks import (
+    check_device,
+    check_groups,
+    check_packed,
+    check_rule,
+    check_same_dtype,
+)
+from sparsetrain.pattern import Rule
+from sparsetrain.reference.pack24 import padded_rows
 from sparsetrain.reference.squared_relu24 import squared_relu24_backward as reference
 
 torch.library.define(
     "sparsetrain::squared_relu24_backward",
-    "(Tensor grad_h, Tensor values, Tensor meta, Tensor values_t, Tensor meta_t)"
+    "(Tensor grad_h, Tensor values, Tensor meta, Tensor values_t, Tensor meta_t, str rule)"
     " -> (Tensor values, Tensor values_t, Tensor column_sums)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
 
-def _check(grad_h: Tensor, values: Tensor, meta: Tensor, values_t: Tensor, meta_t: Tensor) -> None:
+def _check(
+    grad_h: Tensor, values: Tensor, meta: Tensor, values_t: Tensor, meta_t: Tensor, rule: str
+) -> None:
     check_groups("grad_h", grad_h)
+    check_rule(rule)
     R, C = grad_h.shape
     check_packed("values", values, "meta", meta, R, C)
-    check_packed("values_t", values_t, "meta_t", meta_t, C, (R + 3) // 4 * 4)
+    check_packed("values_t", values_t, "meta_t", meta_t, C, padded_rows(R))
     for name, packed in (("values", values), ("values_t", values_t)):
         check_same_dtype(name, packed, "grad_h", grad_h)
         check_device(name, packed, "grad_h", grad_h)
@@ -26,7 +37,7 @@ def _check(grad_h: Tensor, values: Tensor, meta: Tensor, values_t: Tensor, meta_
 
 @torch.library.register_fake("sparsetrain::squared_relu24_backward")
 def _fake(
-    grad_h: Tensor, values: Tensor, meta: Tensor, values_t: Tensor, meta_t: Tensor
+    grad_h: Tensor, values: Tensor, meta: Tensor, values_t: Tensor, meta_t: Tensor, rule: Rule
 ) -> tuple[Tensor, Tensor, Tensor]:
     sums_dtype = torch.promote_types(grad_h.dtype, torch.float32)
     return (
@@ -39,24 +50,30 @@ def _fake(
 @torch.library.impl("sparsetrain::squared_relu24_backward", "default")
 @torch.no_grad()
 def _kernel(
-    grad_h: Tensor, values: Tensor, meta: Tensor, values_t: Tensor, meta_t: Tensor
+    grad_h: Tensor, values: Tensor, meta: Tensor, values_t: Tensor, meta_t: Tensor, rule: Rule
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check(grad_h, values, meta, values_t, meta_t)
+    _check(grad_h, values, meta, values_t, meta_t, rule)
     return reference(grad_h, values, meta, values_t, meta_t)
 
 
 def squared_relu24_backward(
-    grad_h: Tensor, values: Tensor, meta: Tensor, values_t: Tensor, meta_t: Tensor
+    grad_h: Tensor, values: Tensor, meta: Tensor, values_t: Tensor, meta_t: Tensor, rule: Rule
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give dz = 2 sqrt(h) grad_h at the positions of the packed h = relu(z)², both orientations.
 
     grad_h                           [R, C], the dtype of values
     values, meta, values_t, meta_t   what squared_relu24 returned
+    rule                             the one squared_relu24 was given: where both orientations have
+                                     one mask, a kernel makes values_t from values and meta, so
+                                     with another rule than that its result would be wrong
 
-    Returns values [R, C/2] and values_t [C, R4/2] of dz, which go with the same meta and meta_t,
+    Returns values [R, C/2] and values_t [C, R128/2] of dz, which go with the same meta and meta_t,
     and column_sums, float32 [C] (float64 for float64): the row orientation of dz summed over
     tokens, the gradient of a bias. Where h is 0, dz is 0. Why h is enough:
-    reference/squared_relu24.py. Raises ValueError for what it does not take.
+    reference/squared_relu24.py. Kernels for CUDA take float32, bfloat16 and float16.
+    Raises ValueError for what it does not take.
     """
-    _check(grad_h, values, meta, values_t, meta_t)
-    return torch.ops.sparsetrain.squared_relu24_backward(grad_h, values, meta, values_t, meta_t)
+    _check(grad_h, values, meta, values_t, meta_t, rule)
+    return torch.ops.sparsetrain.squared_relu24_backward(
+        grad_h, values, meta, values_t, meta_t, rule
+    )

@@ -38,7 +38,8 @@ def unpack24(values: Tensor, meta: Tensor) -> Tensor:
     """Give the dense matrix of a packed one, exact zeros where nothing was kept.
 
     values   [R, C/2]
-    meta     uint8 [R, ceil(C/8)], the two positions of a group ascending (reference/pack24.py)
+    meta     uint8 [ceil(C/64), ceil(R/64), 512], the two positions of a group ascending
+             (reference/pack24.py)
 
     Returns [R, C] in the dtype of values. Raises ValueError for what it does not take.
     """

@@ -1,6 +1,6 @@
 """Pack a matrix with a given mask, in both orientations.
 
-Dimension key:  R rows   C columns   R4 = R rounded up to a multiple of four
+Dimension key:  R rows   C columns   R128 = padded_rows(R)
 """
 
 import torch

@@ -19,8 +19,8 @@ def matmul24(
 ) -> Tensor:
     """Multiply by unpacking. Returns [M, N], or its transpose [N, M], contiguous, plus the bias.
 
-    K0 <= K and K - K0 < 4: columns of the packed matrix past K0 meet rows of zeros, so they are
-    left out. bias is along the last dimension of what is returned. The product accumulates as
+    K0 is K, or padded_rows(K0) is: columns of the packed matrix past K0 meet rows of zeros, so they
+    are left out. bias is along the last dimension of what is returned. The product accumulates as
     torch.matmul does for the dtype; with a wider out_dtype it is taken in out_dtype.
     Zeros multiply: a non-finite value of b turns NaN where the packed matrix was pruned.
     """

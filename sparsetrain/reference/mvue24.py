@@ -1,7 +1,6 @@
 """The minimum-variance unbiased 2:4 estimate of a gradient, along tokens.
 
-Dimension key:  R rows (tokens)   C columns   R4 = R rounded up to a multiple of four
-                G = R4/4 groups of four tokens
+Dimension key:  R rows (tokens)   C columns   G = padded_rows(R)/4 groups of four tokens
 
 Chmiel et al., "Minimum variance unbiased N:M sparsity for the neural gradients", ICLR 2023. Of the
 magnitudes a of a group with sum Σ, two are kept: with probability p = 2a/Σ and then the value Σ/2;
@@ -20,23 +19,24 @@ Rounding moves a probability by about 2^-23 in float32, and it never changes how
 import torch
 from torch import Tensor
 
-from sparsetrain.reference.pack24 import meta24, pad_rows24
-from sparsetrain.reference.philox import uniform
+from sparsetrain.reference.pack24 import meta24, pad_rows24, padded_rows
+from sparsetrain.reference.philox import MVUE_STREAM, random_words, uniform24
 
 
 def mvue24(x_RC: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
     """Sample x.T to 2:4 along tokens. Returns values_t, meta_t (reference/pack24.py).
 
-    seed: int64, one element. Group g of column c draws number c * G + g of `philox.uniform`.
+    seed: int64, one element; its low and high 32 bits are the key of Philox. Group g of column c
+    draws word c % 4 of the counter (c // 4, g, 0, 0), and u = (word >> 8) * 2^-24.
     A group of zeros keeps its first two. A group whose magnitudes do not add up to a finite number
     keeps its first two, and both values become that sum (inf or NaN), so that it is noticed.
     Arithmetic is float32 (float64 for float64), each step rounded, none fused.
     """
     R, C = x_RC.shape
     wide = torch.promote_types(x_RC.dtype, torch.float32)
-    G = (R + 3) // 4
+    G = padded_rows(R) // 4
     x_CG4 = pad_rows24(x_RC).to(wide).T.reshape(C, G, 4)
-    u_CG = uniform(seed, C * G).to(wide).reshape(C, G)
+    u_CG = uniform24(random_words(seed, G, C, MVUE_STREAM)).to(wide).T
     position_CG2, value_CG2 = sample24(x_CG4, u_CG)
     return value_CG2.reshape(C, 2 * G).to(x_RC.dtype), meta24(position_CG2)
 

@@ -1,25 +1,34 @@
 """The packed form of a 2:4 matrix, its packer and its unpacker. Every other file points here.
 
 Dimension key:  R rows   C columns, C % 4 == 0   G = C/4 groups of four in a row
-                R4 = R rounded up to a multiple of four
+                R128 = padded_rows(R), R rounded up to a multiple of 128
 
 For x[R, C]:
     values  x's dtype [R, C/2]       the kept values in order of position, two per group
-    meta    uint8 [R, ceil(C/8)]     group g is nibble g % 2 (low first) of byte g // 2; a nibble is
-                                     i0 | i1 << 2 with i0 < i1 the positions kept in the group; the
-                                     unused last nibble of an odd G is 0
+    meta    uint8 [ceil(C/64), ceil(R/64), 512]
+                                     a nibble for each group: i0 | i1 << 2, with i0 < i1 the
+                                     positions kept in it; nibbles outside x are 0
     mask    uint8 [R, ceil(C/8)]     column c is bit c % 8 (low first) of byte c // 8; unused bits
                                      are 0
-For the other orientation, of x transposed [C, R]: a group is four rows of x, and since R (tokens)
-need not be a multiple of four, x is padded with rows of zeros that the mask does not keep:
-    values_t  x's dtype [C, R4/2]
-    meta_t    uint8 [C, ceil(R4/8)]
+For the other orientation, of x transposed [C, R]: a group is four rows of x. R (tokens) may be any
+number, so x is padded with rows of zeros that the mask does not keep, to a multiple of 128: then
+every row of values_t starts on 16 bytes, and no tile of a product is cut off.
+    values_t  x's dtype [C, R128/2]
+    meta_t    uint8 [R128/64, ceil(C/64), 512]
 
 A group always stores two values. Where a mask keeps fewer than two, the lowest free positions fill
 up, with value 0.
 
-The bytes of meta, read as little-endian 16-bit words, are row by row the ordered metadata that the
-PTX instructions mma.sp and wgmma.sp define for 16-bit operands (PTX ISA, "Sparse matrix storage").
+Metadata lies in atoms of 64 x 64 values, 512 bytes each: atom [c // 64, r // 64] has row r, column
+c. In it the two groups of row r from column 8 (c // 8) on, low nibble first, are the byte
+
+    (r // 16 % 4) * 128 + (c // 16 % 2) * 64 + (r % 8) * 8
+        + (c // 32 % 2) * 4 + (r // 8 % 2) * 2 + c // 8 % 2
+
+So wgmma.sp of sm90 and CUTLASS's sparse products for it (16-bit values, atoms of K = 64) read atoms
+as they are; reference/layouts24.py has the orders of others. An atom is written in one piece:
+on an H200 (2026-11-22), metadata written row by row, 16 bytes for each row of a tile, cost a kernel
+that packs both orientations a third of its time, all of it in the L2 cache.
 """
 
 import torch
@@ -27,6 +36,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparsetrain.reference.masks24 import unpack_bits
+from sparsetrain.reference.nibbles24 import read_nibbles, write_nibbles
+
+PADDED = 128
+"""The columns of the transposed side are a multiple of this."""
+
+META_ORDER = "G R r5 r4 g2 r2 r1 r0 g3 r3 g1 g0"
+"""The order of metadata (reference/nibbles24.py)."""
 
 
 def pack24(x_RC: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,7 +64,7 @@ def unpack24(values: Tensor, meta: Tensor) -> Tensor:
     """Give back the dense [R, C] matrix, exact zeros where nothing was kept."""
     R, G = values.shape[0], values.shape[1] // 2
     dense_RG4 = values.new_zeros(R, G, 4)
-    dense_RG4.scatter_(-1, positions24(meta, G), values.reshape(R, G, 2))
+    dense_RG4.scatter_(-1, positions24(meta, R, G), values.reshape(R, G, 2))
     return dense_RG4.reshape(R, 4 * G)
 
 
@@ -56,7 +72,7 @@ def pack_rows24(x_RC: Tensor, mask_RC: Tensor) -> tuple[Tensor, Tensor]:
     """Pack x along its rows with a bool mask [R, C] that keeps at most two of every four."""
     R, C = x_RC.shape
     G = C // 4
-    mask_RG4 = mask_RC.reshape(R, G, 4)
+    mask_RG4 = mask_RC.contiguous().reshape(R, G, 4)  # sorts and what follows keep strides
     kept_first = (~mask_RG4).to(torch.uint8).sort(dim=-1, stable=True).indices
     position_RG2 = kept_first[..., :2].sort(dim=-1).values
     value_RG2 = x_RC.reshape(R, G, 4).gather(-1, position_RG2)
@@ -65,23 +81,37 @@ def pack_rows24(x_RC: Tensor, mask_RC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def meta24(position_RG2: Tensor) -> Tensor:
-    """Give the metadata bytes of the positions kept, int64 [R, G, 2] ascending."""
+    """Give the metadata of the positions kept, int64 [R, G, 2] ascending."""
     R, G, _ = position_RG2.shape
     nibble_RG = position_RG2[..., 0] | position_RG2[..., 1] << 2
-    low_high = F.pad(nibble_RG, (0, G % 2)).reshape(R, (G + 1) // 2, 2)
-    return (low_high[..., 0] | low_high[..., 1] << 4).to(torch.uint8)
+    return write_nibbles(nibble_RG.to(torch.uint8), META_ORDER).reshape(meta_shape24(R, 4 * G))
 
 
-def positions24(meta: Tensor, groups: int) -> Tensor:
-    """Undo `meta24`: the positions kept, int64 [R, groups, 2]."""
-    shift = torch.tensor([0, 2, 4, 6], device=meta.device)
-    position = meta.long()[..., None] >> shift & 3
-    return position.reshape(meta.shape[0], 2 * meta.shape[1], 2)[:, :groups]
+def positions24(meta: Tensor, rows: int, groups: int) -> Tensor:
+    """Undo `meta24`: the positions kept, int64 [rows, groups, 2]."""
+    nibble_RG = nibbles24(meta, rows, groups)
+    return torch.stack([nibble_RG & 3, nibble_RG >> 2], dim=-1).long()
+
+
+def nibbles24(meta: Tensor, rows: int, groups: int) -> Tensor:
+    """Give the nibbles of metadata row by row, uint8 [rows, groups]."""
+    return read_nibbles(meta, META_ORDER, rows, groups)
+
+
+def meta_shape24(rows: int, columns: int) -> tuple[int, int, int]:
+    """Give the shape of the metadata of a [rows, columns] matrix."""
+    return (columns + 63) // 64, (rows + 63) // 64, 512
+
+
+def padded_rows(rows: int) -> int:
+    """Round a number of rows up to a multiple of PADDED: the columns of the transposed side."""
+    return (rows + PADDED - 1) // PADDED * PADDED
 
 
 def pad_rows24(x_RC: Tensor) -> Tensor:
-    """Add rows of zeros (False) up to the next multiple of four."""
-    return F.pad(x_RC, (0, 0, 0, -x_RC.shape[0] % 4))
+    """Add rows of zeros (False) up to `padded_rows`."""
+    R = x_RC.shape[0]
+    return F.pad(x_RC, (0, 0, 0, padded_rows(R) - R))
 
 
 def first_crowded_group(mask_RC: Tensor) -> tuple[int, int]:

@@ -10,6 +10,9 @@ _LOW32 = 0xFFFFFFFF
 _MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
 
+# The last word of the counter: ops that are given one seed draw different numbers.
+MVUE_STREAM, DROPOUT_STREAM = 0, 1
+
 
 def philox4x32(
     counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
@@ -28,19 +31,25 @@ def philox4x32(
     return c0, c1, c2, c3
 
 
-def uniform(seed: Tensor, count: int) -> Tensor:
-    """Give `count` float32 numbers in [0, 1), multiples of 2^-24.
+def random_words(seed: Tensor, rows: int, columns: int, stream: int) -> Tensor:
+    """Give a word for each place of a matrix: int64 [rows, columns], values in [0, 2^32).
 
-    seed: int64, one element; its low and high halves are the key. Number n is word n % 4 of the
-    counter (n // 4 low, n // 4 high, 0, 0), and u = (word >> 8) * 2^-24.
+    seed: int64, one element; its low and high 32 bits are the key. Row r, column c is word c % 4 of
+    the counter (c // 4, r, 0, stream), so that four neighbours share a draw.
     """
-    block = torch.arange((count + 3) // 4, device=seed.device)
-    zero = torch.zeros_like(block)
     key = seed.reshape(())
+    block = torch.arange((columns + 3) // 4, device=seed.device)[None, :]
+    row = torch.arange(rows, device=seed.device)[:, None]
+    zero = torch.zeros_like(block)
     words = philox4x32(
-        (block & _LOW32, block >> 32, zero, zero), (key & _LOW32, key >> 32 & _LOW32)
+        (block, row, zero, torch.full_like(block, stream)), (key & _LOW32, key >> 32 & _LOW32)
     )
-    return (torch.stack(words, dim=1).flatten()[:count] >> 8).to(torch.float32) * 2.0**-24
+    return torch.stack(words, dim=-1).flatten(1)[:, :columns]
+
+
+def uniform24(word: Tensor) -> Tensor:
+    """Turn words into float32 numbers in [0, 1), multiples of 2^-24: (word >> 8) * 2^-24."""
+    return (word >> 8).to(torch.float32) * 2.0**-24
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:

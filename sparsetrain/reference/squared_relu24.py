@@ -1,6 +1,6 @@
 """Squared ReLU made 2:4, and its gradient on the same positions.
 
-Dimension key:  R rows (tokens)   C columns (features)   R4 = R rounded up to a multiple of four
+Dimension key:  R rows (tokens)   C columns (features)   R128 = padded_rows(R)
                 G groups of four in a row
 
 The activation of Primer (So et al. 2021, arXiv 2109.08668), sparse as in Haziza et al. 2025.
@@ -24,7 +24,7 @@ def squared_relu24(z_RC: Tensor, rule: Rule) -> tuple[Tensor, Tensor, Tensor, Te
     h is rounded to z's dtype before the mask is chosen. NaN stays NaN.
     """
     h_RC = z_RC.relu().square()
-    values, meta, values_t, meta_t, _ = sparsify24(h_RC, rule, None)
+    values, meta, values_t, meta_t, _, _ = sparsify24(h_RC, rule, None, None)
     return values, meta, values_t, meta_t
 
 
@@ -33,10 +33,11 @@ def squared_relu24_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give dz = 2 sqrt(h) grad_h where the packed h lies, in both orientations.
 
-    dz goes with the metadata of h. Where h is 0, dz is 0 whatever grad_h is.
+    dz goes with the metadata of h. Where h is 0, dz is 0 whatever grad_h is. Each orientation is
+    made from its own; where one mask serves both, either could be made from the other, bit for bit.
     column_sums [C] adds up the row orientation before it is rounded to the dtype; with it the
     gradient of a bias. Computed in float32 (float64 for float64), as column_sums is.
-    Returns values [R, C/2], values_t [C, R4/2], column_sums [C].
+    Returns values [R, C/2], values_t [C, R128/2], column_sums [C].
     """
     R, C = grad_h_RC.shape
     wide = torch.promote_types(grad_h_RC.dtype, torch.float32)
@@ -51,7 +52,7 @@ def squared_relu24_backward(
 
 def _packed_gradient(grad_RC: Tensor, values: Tensor, meta: Tensor) -> tuple[Tensor, Tensor]:
     R, C = grad_RC.shape
-    position_RG2 = positions24(meta, C // 4)
+    position_RG2 = positions24(meta, R, C // 4)
     grad = grad_RC.reshape(R, C // 4, 4).gather(-1, position_RG2).reshape(R, C // 2)
     dz = torch.where(values == 0, 0, 2 * values.sqrt() * grad)
     return dz.contiguous(), position_RG2

@@ -76,7 +76,9 @@ def test_the_methods_describe_themselves_in_a_few_words():
 
 @pytest.mark.parametrize("method", [STE, SRSTE, Activation24])
 def test_an_unknown_rule_is_refused(method):
-    with pytest.raises(ValueError, match="rule='best': choose one of transposable, row, greedy"):
+    with pytest.raises(
+        ValueError, match="rule='best': choose one of transposable, transposable_l2, row, greedy"
+    ):
         method("best")
 
 

@@ -8,7 +8,7 @@ from sparsetrain.ops import apply24, select24, unpack24
 from sparsetrain.reference.masks24 import pack_bits, unpack_bits
 
 
-@pytest.mark.parametrize("rows", [8, 6, 5, 1, 0])
+@pytest.mark.parametrize("rows", [130, 128, 6, 5, 1, 0])
 def test_a_mask_that_keeps_fewer_than_two_packs_both_ways(rows):
     x = gaussian(rows, 12)
     mask = unpack_bits(select24(x, "transposable"), 12) & (gaussian(rows, 12, seed=1) > -0.5)

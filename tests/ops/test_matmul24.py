@@ -4,7 +4,7 @@ import pytest
 import torch
 from ops_checks import assert_as_accurate_as_torch, gaussian
 
-from sparsetrain.ops import matmul24, pack24, select24, sparsify24, unpack24
+from sparsetrain.ops import mask24, matmul24, pack24, select24, sparsify24, unpack24
 
 
 def packed(rows, columns, dtype):
@@ -13,7 +13,7 @@ def packed(rows, columns, dtype):
 
 
 def test_a_product_by_hand():
-    values, meta = torch.tensor([[2.0, 3]]), torch.tensor([[1 | 3 << 2]]).byte()
+    values, meta = pack24(torch.tensor([[0.0, 2, 0, 3]]), torch.tensor([[0b1010]]).byte())
     b = torch.tensor([[100.0, 1], [10, 2], [100, 3], [1, 4]])
     assert matmul24(values, meta, b).tolist() == [[23, 16]]
     assert matmul24(values, meta, b, torch.tensor([1.0, 2])).tolist() == [[24, 18]]
@@ -50,18 +50,20 @@ def test_a_float32_result_of_16_bit_operands_is_not_rounded_to_16_bits(dtype):
     assert not torch.equal(got, got.to(dtype).float())
 
 
-@pytest.mark.parametrize("tokens", [5, 6, 7, 8])
+@pytest.mark.parametrize("tokens", [129, 130, 255, 256])
 def test_missing_rows_of_b_are_zero(tokens):
     x = gaussian(tokens, 12)
-    _, _, values_t, meta_t, _ = sparsify24(x)
+    _, _, values_t, meta_t, mask, _ = sparsify24(x)
     b = gaussian(tokens, 3, seed=1)
-    padded = torch.cat([b, torch.zeros(8 - tokens, 3)])
-    torch.testing.assert_close(matmul24(values_t, meta_t, b), matmul24(values_t, meta_t, padded))
+    got = matmul24(values_t, meta_t, b)
+    padded = torch.cat([b, torch.zeros(256 - tokens, 3)])
+    torch.testing.assert_close(got, matmul24(values_t, meta_t, padded))
+    torch.testing.assert_close(got, mask24(x, mask).T @ b)
 
 
 @pytest.mark.parametrize("transpose_out", [False, True])
 def test_an_empty_contraction_is_the_bias(transpose_out):
-    _, _, values_t, meta_t, _ = sparsify24(torch.zeros(0, 8))
+    _, _, values_t, meta_t, _, _ = sparsify24(torch.zeros(0, 8))
     bias = torch.arange(8.0) if transpose_out else torch.arange(3.0)
     got = matmul24(values_t, meta_t, torch.zeros(0, 3), bias, transpose_out)
     assert torch.equal(got, bias.expand(3 if transpose_out else 8, -1))
@@ -83,7 +85,14 @@ def refused(complaint, **changes):
 
 @pytest.mark.parametrize("rows", [4, 9])
 def test_a_b_of_the_wrong_height_is_refused(rows):
-    refused(rf"b: {rows} rows do not fit .* pass 5 to 8 rows", b=torch.ones(rows, 3))
+    refused(rf"b: {rows} rows do not fit .* of 8 columns; pass 8", b=torch.ones(rows, 3))
+
+
+@pytest.mark.parametrize("rows", [0, 128, 257])
+def test_a_b_of_other_tokens_than_the_transpose_is_refused(rows):
+    _, _, values_t, meta_t, _, _ = sparsify24(gaussian(200, 8))
+    with pytest.raises(ValueError, match=rf"b: {rows} rows do not fit .* of 256 columns; pass 256"):
+        matmul24(values_t, meta_t, torch.ones(rows, 3))
 
 
 def test_a_bias_of_the_other_dimension_is_refused():

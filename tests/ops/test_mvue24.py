@@ -6,12 +6,12 @@ from ops_checks import gaussian
 
 from sparsetrain.ops import mvue24, unpack24
 from sparsetrain.reference.mvue24 import sample24
-from sparsetrain.reference.philox import uniform
+from sparsetrain.reference.philox import random_words, uniform24
 
 
-def test_group_g_of_column_c_draws_number_c_times_groups_plus_g():
+def test_group_g_of_column_c_draws_its_own_word_of_stream_0():
     x = gaussian(10, 8)
-    u = uniform(torch.tensor([11]), 8 * 3).reshape(8, 3)
+    u = uniform24(random_words(torch.tensor([11]), 3, 8, stream=0)).T
     padded = torch.cat([x, torch.zeros(2, 8)])
     dense = unpack24(*mvue24(x, torch.tensor([11])))
     for column in range(8):

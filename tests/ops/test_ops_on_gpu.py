@@ -7,6 +7,7 @@ from test_every_op import NAMES, calls, leaves
 from torch import Tensor
 
 from sparsetrain import ops
+from sparsetrain.pattern import RULES
 
 pytestmark = pytest.mark.gpu
 
@@ -32,7 +33,7 @@ def test_the_result_is_that_of_the_cpu(name, rows, columns, dtype):
             assert torch.equal(one.cpu(), other)
 
 
-@pytest.mark.parametrize("rule", ["transposable", "row", "greedy"])
+@pytest.mark.parametrize("rule", RULES)
 def test_masks_of_a_weight_do_not_depend_on_the_device(rule):
     x = gaussian(768, 3072)
     assert torch.equal(ops.select24(x.cuda(), rule).cpu(), ops.select24(x, rule))

@@ -19,5 +19,7 @@ def test_the_tile_that_breaks_greedy():
 
 
 def test_an_unknown_rule_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"rule: 'best' .* transposable, row, greedy"):
+    with pytest.raises(
+        ValueError, match=r"rule: 'best' .* transposable, transposable_l2, row, greedy"
+    ):
         select24(gaussian(4, 4), "best")  # pyright: ignore[reportArgumentType]

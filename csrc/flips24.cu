@@ -1,0 +1,55 @@
+#include "flips24.h"
+
+namespace sparsetrain {
+namespace {
+
+__global__ void __launch_bounds__(256) flips24_kernel(const uint8_t* mask, const uint8_t* previous,
+                                                      int64_t bytes, unsigned long long* flips) {
+  int count = 0;
+  for (int64_t i = blockIdx.x * int64_t{256} + threadIdx.x; i < ceil_div(bytes, 16);
+       i += gridDim.x * int64_t{256}) {
+    if (16 * i + 16 <= bytes) {
+      uint4 a = reinterpret_cast<const uint4*>(mask)[i];
+      uint4 b = reinterpret_cast<const uint4*>(previous)[i];
+      count += __popc(a.x ^ b.x) + __popc(a.y ^ b.y) + __popc(a.z ^ b.z) + __popc(a.w ^ b.w);
+    } else {
+      for (int64_t j = 16 * i; j < bytes; ++j)
+        count += __popc(static_cast<uint32_t>(mask[j] ^ previous[j]));
+    }
+  }
+  count = __reduce_add_sync(0xffffffffu, count);
+  if (threadIdx.x % 32 == 0 && count) atomicAdd(flips, static_cast<unsigned long long>(count));
+}
+
+// A copy if it does not start on 16 bytes.
+Tensor aligned(const Tensor& bytes) {
+  Tensor flat = torch::stable::contiguous(bytes);
+  bool is = reinterpret_cast<uintptr_t>(flat.const_data_ptr()) % 16 == 0;
+  return is ? flat : torch::stable::clone(flat);
+}
+
+}  // namespace
+
+Tensor flips24(const Tensor& mask, const Tensor& previous) {
+  STD_TORCH_CHECK(mask.scalar_type() == ScalarType::Byte,
+                  "mask: ", torch::headeronly::toString(mask.scalar_type()), " should be uint8");
+  STD_TORCH_CHECK(previous.scalar_type() == ScalarType::Byte && mask.numel() == previous.numel(),
+                  "previous: it should be uint8 of the shape of mask");
+  STD_TORCH_CHECK(mask.get_device_index() == previous.get_device_index(),
+                  "previous: on another device than mask; move it");
+  DeviceGuard guard(mask.get_device_index());
+  cudaStream_t stream = current_stream(mask);
+  Tensor flips = torch::stable::new_empty(mask, {}, ScalarType::Long);
+  STD_CUDA_CHECK(cudaMemsetAsync(flips.mutable_data_ptr(), 0, sizeof(int64_t), stream));
+  if (mask.numel() == 0) return flips;
+  Tensor now = aligned(mask), then = aligned(previous);
+  int64_t blocks = ceil_div(mask.numel(), 16 * 256);
+  flips24_kernel<<<static_cast<unsigned>(blocks < 1056 ? blocks : 1056), 256, 0, stream>>>(
+      static_cast<const uint8_t*>(now.const_data_ptr()),
+      static_cast<const uint8_t*>(then.const_data_ptr()), mask.numel(),
+      static_cast<unsigned long long*>(flips.mutable_data_ptr()));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return flips;
+}
+
+}  // namespace sparsetrain

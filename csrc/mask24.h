@@ -1,0 +1,11 @@
+#pragma once
+
+#include "common/host.h"
+
+namespace sparsetrain {
+
+// x [R, C] float32, bfloat16 or float16; mask uint8 [R, ceil(C/8)].
+// Returns x * where(mask, kept, pruned), [R, C]; a factor of 0 gives exactly 0.
+Tensor mask24(const Tensor& x, const Tensor& mask, double kept, double pruned);
+
+}  // namespace sparsetrain

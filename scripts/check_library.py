@@ -1,0 +1,133 @@
+"""Build the kernel library for one architecture, load it, and check what is in it. Needs no GPU.
+
+    python scripts/check_library.py [arch] [folder]     sm_90a, in a temporary folder
+
+Every op has a kernel for CUDA whose C++ signature is its schema's, and no kernel spills registers.
+Prints a table of the kernels; ends with status 1 and the reasons if something does not hold.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sparsetrain import native, ops
+
+REFERENCE_ONLY = ("matmul24", "pack24", "unpack24")
+"""Ops that have no kernel: the reference serves CUDA tensors too."""
+
+KERNEL = re.compile(
+    r"Compiling entry function '(?P<name>\w+)' for '(?P<arch>sm_\w+)'.*?"
+    r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores.*?"
+    r"Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
+    re.S,
+)
+"""What `ptxas -v` says about a kernel."""
+
+SIGNATURE = re.compile(
+    r"detail::boxer<(?P<returns>.+?) \((?P<arguments>.*?)\), &\(?sparsetrain::(?P<name>\w+)"
+)
+"""The symbol that LibTorch's stable ABI makes of a registered function."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What one kernel takes; spills and stack in bytes a thread, shared memory in bytes a block."""
+
+    name: str
+    arch: str
+    registers: int
+    spills: int
+    stack: int
+    shared: int
+
+
+def kernels(log: str) -> list[Kernel]:
+    """The kernels in a build's log, by name."""
+    found = []
+    for match in KERNEL.finditer(log):
+        shared = re.search(r"(\d+) bytes smem", match["rest"])
+        name = _run("c++filt", "-p", match["name"]).strip().replace("sparsetrain::", "")
+        kernel = Kernel(
+            name.replace("(anonymous namespace)::", ""),
+            match["arch"],
+            int(match["registers"]),
+            int(match["stores"]),
+            int(match["stack"]),
+            int(shared[1]) if shared else 0,
+        )
+        found.append(kernel)
+    return sorted(found, key=lambda kernel: (kernel.name, kernel.arch))
+
+
+def signatures(library: Path) -> dict[str, str]:
+    """Signature of every function that a library registers, in the words of a schema."""
+    found = {}
+    for match in SIGNATURE.finditer(_run("nm", "-C", str(library))):
+        returns = _words(match["returns"]).removeprefix("std::tuple<").removesuffix(">")
+        found[match["name"]] = f"({_words(match['arguments'])}) -> ({returns})"
+    return found
+
+
+def schema(op: str) -> str:
+    """The schema of an op without names and defaults: '(Tensor, str) -> (Tensor, Tensor)'."""
+    text = str(getattr(torch.ops.sparsetrain, op).default._schema)
+    arguments, _, returns = text.partition("(")[2].partition(") -> ")
+    kinds = [part.split()[0] for part in arguments.split(", ")]
+    results = [part.split()[0] for part in returns.strip("()").split(", ")]
+    return f"({', '.join(kinds)}) -> ({', '.join(results)})"
+
+
+def complaints(library: Path, table: list[Kernel]) -> list[str]:
+    """What does not hold, one line each."""
+    compiled = signatures(library)
+    lines = []
+    for op in sorted(ops.__all__):
+        name = f"sparsetrain::{op}"
+        has = torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
+        if has == (op in REFERENCE_ONLY):
+            lines.append(f"{op}: {'has a' if has else 'no'} CUDA kernel; see REFERENCE_ONLY")
+        elif has and compiled.get(op) != schema(op):
+            lines.append(f"{op}: the schema is {schema(op)}, the kernel's {compiled.get(op)}")
+    lines += [f"{k.name}, {k.arch}: spills {k.spills} bytes" for k in table if k.spills]
+    if not table:
+        lines.append("no kernel found in the build's log")
+    return lines
+
+
+def main() -> None:
+    arch = sys.argv[1] if len(sys.argv) > 1 else "90a"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(sys.argv[2] if len(sys.argv) > 2 else temporary)
+        toolkit = native.find_toolkit(native.look(), (arch,))
+        built = native.build((arch,), toolkit, folder)
+        torch.ops.load_library(str(built.path))
+        table = kernels(built.log.read_text("utf-8"))
+        print("registers  spills  stack  shared  kernel")
+        for k in table:
+            print(f"{k.registers:9}  {k.spills:6}  {k.stack:5}  {k.shared:6}  {k.name}")
+        lines = complaints(built.path, table)
+    print("\n".join(lines) or f"every op has its kernel, and none of {len(table)} kernels spills")
+    sys.exit(bool(lines))
+
+
+def _words(text: str) -> str:
+    """C++ types as those of a schema."""
+    text = re.sub(r"std::(__cxx11::)?basic_string<char.*?> ?>", "str", text)
+    text = re.sub(r"torch::stable::|torch::headeronly::|c10::| const&", "", text)
+    text = re.sub(r"std::optional<(\w+)>", r"\1?", text)
+    return text.replace("double", "float").replace("long", "int")
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""Benchmarks: ours and the peers side by side, in one run on one device.
+
+timing.py       clocks, and rounds that time every candidate once
+candidate.py    what is timed, and the bytes it has to move
+ours.py         the ops of sparsetrain, held against their reference before they are timed
+peers.py        what PyTorch and xFormers have for the same job, and the copy
+quality.py      what a mask keeps, against the best of the 90 masks of each tile
+environment.py  where a number was measured
+sparsify.py     `bench sparsify`: one matrix after the other
+report.py       a result as a table and as JSON
+"""

@@ -1,0 +1,173 @@
+"""Compile the sources with ninja, once for all processes that want the same library."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from sparsetrain.native.find import FLAGS, LIBRARY, Built, build_name, source_folder
+from sparsetrain.native.machine import dotted, sm
+from sparsetrain.native.toolkit import (
+    BuildError,
+    CompileError,
+    Toolkit,
+    check_host_compiler,
+    find_ninja,
+)
+
+_ELSEWHERE = "set SPARSETRAIN_CACHE to a folder that can"
+
+
+def build(archs: tuple[str, ...], toolkit: Toolkit, folder: Path) -> Built:
+    """Compile for `archs`, those of ARCHS that the toolkit knows, into a folder below `folder`.
+
+    Returns at once what is there already. One process compiles, others wait for it; the result
+    appears whole or not at all. Says on standard error what takes the time. Raises BuildError for
+    what is missing or does not compile.
+    """
+    source, folder = source_folder(), folder.resolve()
+    built = Built(folder / build_name(source, toolkit.cuda, archs) / LIBRARY, toolkit.cuda, archs)
+    if built.path.is_file():
+        return built
+    ninja = find_ninja()
+    _check(source)
+    _make(folder)
+    lock = FileLock(folder / f"{built.path.parent.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _say("another process compiles the kernels; waiting for it …")
+        lock.acquire()
+    try:
+        if not built.path.is_file():
+            _compile(source, built, toolkit, ninja)
+    finally:
+        lock.release()
+    return built
+
+
+def _check(source: Path) -> None:
+    if not (source / "library.cpp").is_file():
+        raise BuildError(f"{source} has no kernels", "nothing to do: this version has none")
+    if not (_torch() / "lib" / "libtorch_cuda.so").is_file():
+        raise BuildError("torch is built without CUDA", "install a torch with CUDA")
+    check_host_compiler()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(f"{folder} cannot be made ({error.strerror})", _ELSEWHERE) from error
+    if not os.access(folder, os.W_OK):
+        raise BuildError(f"{folder} cannot be written", _ELSEWHERE)
+
+
+def _compile(source: Path, built: Built, toolkit: Toolkit, ninja: Path) -> None:
+    began = time.monotonic()
+    _say(f"compiling the kernels for {sm(built.archs)} with CUDA {dotted(toolkit.cuda)}, once …")
+    home = built.path.parent
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=home.parent) as temporary:
+        work, result = Path(temporary) / "work", Path(temporary) / "result"
+        work.mkdir()
+        result.mkdir()
+        text = ninja_file(source, built.archs, toolkit, result / LIBRARY)
+        (work / "build.ninja").write_text(text, "utf-8")
+        status = _run(ninja, work, result / built.log.name)
+        if status != 0:
+            log = home.with_name(f"{home.name}.failed.log")
+            os.replace(result / built.log.name, log)
+            raise CompileError(f"the kernels do not compile with {toolkit.nvcc}", _complaint(log))
+        if home.is_dir():  # without its library: someone removed that alone
+            shutil.rmtree(home)
+        os.rename(result, home)
+    _say(f"compiled in {time.monotonic() - began:.0f} s: {built.path}")
+
+
+def ninja_file(source: Path, archs: tuple[str, ...], toolkit: Toolkit, library: Path) -> str:
+    """The build.ninja that compiles every .cu and .cpp of a folder and links them.
+
+    The compiler runs in the source folder, so that messages name files as csrc does.
+    """
+    nvcc = [str(toolkit.nvcc), *FLAGS]
+    nvcc += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    include = ["-I.", "-isystem", str(_torch() / "include")]
+    threads = [f"--threads={len(archs)}"] if len(archs) > 1 else []
+    libraries = [] if toolkit.libraries is None else [f"-L{toolkit.libraries}"]
+    libraries += [f"-L{_torch() / 'lib'}", "-ltorch_cpu", "-ltorch_cuda"]
+    lines = [
+        "ninja_required_version = 1.8",
+        "rule compile",
+        f"  command = cd {_words([str(source)])} && {_words([*nvcc, *threads, *include])}"
+        " -c $file -o $object",
+        "  description = $file",
+        "rule link",
+        f"  command = {_words(nvcc)} -shared $in -o {_words([str(library)])} {_words(libraries)}",
+        "  description = link",
+    ]
+    objects = []
+    for path in sorted([*source.rglob("*.cu"), *source.rglob("*.cpp")]):
+        file = path.relative_to(source).as_posix()
+        objects.append(f"{file.replace('/', '.')}.o")
+        lines += [
+            f"build {objects[-1]}: compile",
+            f"  file = {file}",
+            f"  object = {_words([str(library.parent.parent / 'work' / objects[-1])])}",
+        ]
+    lines += [f"build library: link {' '.join(objects)}", "default library"]
+    return "\n".join(lines) + "\n"
+
+
+def _run(ninja: Path, work: Path, log: Path) -> int:
+    """Run ninja; every line goes to the log, how far it is to a terminal. Returns its status."""
+    shown = sys.stderr.isatty()
+    environment = {**os.environ, "NINJA_STATUS": "[%f/%t] "}
+    command = [ninja, "-C", work]
+    with (
+        log.open("w", encoding="utf-8") as file,
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stdout is not None, "it is a pipe"
+        for line in process.stdout:
+            file.write(line)
+            if shown and line.startswith("["):
+                print(f"\r\033[Ksparsetrain: {line.strip()}", end="", file=sys.stderr, flush=True)
+    if shown:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    return process.returncode
+
+
+def _complaint(log: Path) -> str:
+    """The first error of a log, and where the rest is."""
+    lines = log.read_text("utf-8").splitlines()
+    errors = (line.strip() for line in lines if "error" in line.lower())
+    return f"{next(errors, lines[-1] if lines else 'no output')} (all of it: {log})"
+
+
+def _words(words: list[str]) -> str:
+    """A shell's words as a ninja variable."""
+    return shlex.join(words).replace("$", "$$")
+
+
+def _torch() -> Path:
+    return Path(torch.__file__).parent
+
+
+def _say(line: str) -> None:
+    print(f"sparsetrain: {line}", file=sys.stderr, flush=True)

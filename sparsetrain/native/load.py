@@ -1,0 +1,109 @@
+"""Load the library into this process, building it first where that is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sparsetrain.native.build import build
+from sparsetrain.native.find import Built, cache_folder, find_built
+from sparsetrain.native.machine import (
+    ARCHS,
+    Machine,
+    archs_for,
+    covers,
+    dotted,
+    look,
+    look_through_torch,
+    sm,
+)
+from sparsetrain.native.toolkit import BuildError, CompileError, find_toolkit
+
+
+@dataclass(frozen=True)
+class Library:
+    """The library that this process loaded; or `reason` why it has none, and `fix`, what to do."""
+
+    path: Path | None = None
+    archs: tuple[str, ...] = ()
+    reason: str = ""
+    fix: str = ""
+
+
+_library: Library | None = None
+_compiles = True
+
+
+def load() -> Library:
+    """Load a library that was built for this machine, if there is one; look once in a process.
+
+    Fast, starts neither CUDA nor a compiler: importing sparsetrain.ops calls it.
+    """
+    global _library
+    if _library is None:
+        machine = look() if torch.version.cuda is not None else Machine((), (0, 0))
+        _library = _load_built(machine) or _why_not(machine)
+    return _library
+
+
+def require() -> Library:
+    """Load the library, compiled first if this machine has a GPU and no build for it.
+
+    Says on standard error that it compiles; tries that once in a process. What is missing stands
+    in the result, and CUDA tensors keep the reference.
+    """
+    global _library, _compiles
+    if load().path is not None or not _compiles or torch.version.cuda is None:
+        return load()
+    machine = look()
+    if not machine.gpus and torch.cuda.is_available():
+        machine = look_through_torch()
+    _library = _load_built(machine) or _why_not(machine)
+    archs = archs_for(machine.gpus)
+    if _library.path is not None or not archs:
+        return _library
+    try:
+        _library = _open(_build(machine, archs))
+    except BuildError as error:
+        _compiles = not isinstance(error, CompileError)
+        _library = Library(reason=error.reason, fix=error.fix)
+    return _library
+
+
+def _build(machine: Machine, archs: tuple[str, ...]) -> Built:
+    toolkit = find_toolkit(machine, archs)
+    able, unable = toolkit.split(archs)
+    if unable:
+        fix = f"set CUDA_HOME to a CUDA from {dotted(ARCHS[unable[-1]])}"
+        raise BuildError(f"{toolkit.nvcc} is too old for {sm(unable)}", fix)
+    return build(able, toolkit, cache_folder())
+
+
+def _load_built(machine: Machine) -> Library | None:
+    for built in find_built():
+        served = not machine.driver[0] or built.cuda[0] <= machine.driver[0]
+        if served and covers(built.archs, machine.gpus):
+            return _open(built)
+    return None
+
+
+def _open(built: Built) -> Library:
+    try:
+        torch.ops.load_library(str(built.path))
+    except OSError as error:
+        fix = f"{error}; remove {built.path.parent} and build it again"
+        return Library(reason="the kernel library does not load", fix=fix)
+    return Library(built.path, built.archs)
+
+
+def _why_not(machine: Machine) -> Library:
+    if torch.version.cuda is None:
+        return Library(reason="torch is built without CUDA", fix="install a torch with CUDA")
+    if not machine.gpus:
+        return Library(reason="no NVIDIA GPU")
+    if not archs_for(machine.gpus):
+        gpus = ", ".join(f"sm_{major}{minor}" for major, minor in machine.gpus)
+        return Library(reason=f"no kernels for {gpus}", fix=f"there are some for {sm(ARCHS)}")
+    return Library(reason="the kernel library is not built", fix="python -m sparsetrain build")

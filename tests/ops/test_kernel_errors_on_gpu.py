@@ -1,0 +1,77 @@
+"""What CUDA kernels do not take is refused, by the argument's name."""
+
+import pytest
+import torch
+from kernel_checks import REFERENCE, arguments, is_float, matrix, needs_kernels
+
+from sparsetrain import ops
+from sparsetrain.reference.masks24 import select24
+
+pytestmark = [pytest.mark.gpu, needs_kernels]
+
+
+@pytest.mark.parametrize("name", [n for n in REFERENCE if n not in ("flips24", "random24")])
+def test_float64_is_refused_by_name(name):
+    x = matrix(8, 16, torch.float32)
+    wide = [a.double() if is_float(a) and a.dim() == 2 else a for a in arguments(name, x)]
+    first = {"squared_relu24": "z", "squared_relu24_backward": "grad_h"}.get(name, "x")
+    with pytest.raises(RuntimeError, match=f"{first}: Double has no CUDA kernel; use float32"):
+        getattr(ops, name)(*wide)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "to", "words"),
+    [
+        (torch.bfloat16, torch.float16, "dtype: Half from BFloat16 has no CUDA kernel; leave it"),
+        (torch.float16, torch.bfloat16, "dtype: BFloat16 from Half has no CUDA kernel; leave it"),
+        (torch.float16, torch.float32, "dtype: Float from Half has no CUDA kernel; leave it"),
+        (torch.float32, torch.float64, "dtype: Double"),
+    ],
+)
+def test_a_conversion_without_a_kernel_is_refused(dtype, to, words):
+    x = matrix(8, 16, dtype)
+    with pytest.raises(RuntimeError, match=words):
+        ops.sparsify24(x, "row", to)
+    with pytest.raises(RuntimeError, match=words):
+        ops.apply24(x, select24(x, "transposable"), to)
+
+
+@pytest.mark.parametrize("name", ["apply24", "mask24", "sparsify24"])
+@pytest.mark.parametrize("change", ["shape", "dtype", "device"])
+def test_a_mask_that_does_not_fit_is_refused_by_function_and_kernel(name, change):
+    x = matrix(8, 16, torch.bfloat16)
+    mask = select24(x, "transposable")
+    wrong = {"shape": mask[:, :1], "dtype": mask.bool(), "device": mask.cpu()}[change]
+    all = (x, "row", None, wrong) if name == "sparsify24" else (x, wrong)
+    argument = "previous" if name == "sparsify24" else "mask"
+    with pytest.raises(ValueError, match=f"^{argument}: "):
+        getattr(ops, name)(*all)
+    with pytest.raises(RuntimeError, match=f"{argument}: "):
+        getattr(torch.ops.sparsetrain, name)(*all)
+
+
+@pytest.mark.parametrize(("name", "argument"), [("mvue24", "seed"), ("soft_threshold24", "scale")])
+def test_a_scalar_elsewhere_is_refused_by_function_and_kernel(name, argument):
+    x, scalar = arguments(name, matrix(8, 16, torch.bfloat16))
+    with pytest.raises(ValueError, match=f"^{argument}: on cpu, but x is on cuda"):
+        getattr(ops, name)(x, scalar.cpu())
+    with pytest.raises(RuntimeError, match=f"{argument}: on another device"):
+        getattr(torch.ops.sparsetrain, name)(x, scalar.cpu())
+
+
+@pytest.mark.parametrize("place", [1, 2, 3, 4])
+def test_a_packed_part_of_another_matrix_is_refused_by_function_and_kernel(place):
+    all = [*arguments("squared_relu24_backward", matrix(136, 80, torch.bfloat16))]
+    all[place] = all[place][1:]
+    name = ["", "values", "meta", "values_t", "meta_t"][place]
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        ops.squared_relu24_backward(*all)
+    with pytest.raises(RuntimeError, match=f"{name}: "):
+        torch.ops.sparsetrain.squared_relu24_backward(*all)
+
+
+def test_an_unknown_rule_is_refused_by_the_kernel_too():
+    x = matrix(8, 16, torch.bfloat16)
+    for name in ("select24", "sparsify24", "squared_relu24"):
+        with pytest.raises((RuntimeError, ValueError), match=r"rule: .best. is unknown"):
+            getattr(torch.ops.sparsetrain, name)(x, "best")

@@ -1,0 +1,169 @@
+"""Every CUDA kernel gives the bits of its reference: all rules, dtypes, odd sizes and large ones.
+
+The gradient of squared ReLU, which rounds a root, is held to one step of its dtype.
+"""
+
+import pytest
+import torch
+from kernel_checks import (
+    DEVICE,
+    REFERENCE,
+    arguments,
+    assert_same,
+    assert_within_one_step,
+    check,
+    matrix,
+    needs_kernels,
+    poisoned,
+    rows_of,
+)
+
+from sparsetrain import ops
+from sparsetrain.pattern import RULES
+from sparsetrain.reference.masks24 import unpack_bits
+
+pytestmark = [pytest.mark.gpu, needs_kernels]
+
+SIZES = [(1, 4), (16, 16), (37, 132), (130, 260), (200, 68), (197, 768), (1000, 1288), (3072, 768)]
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+CONVERSIONS = [*((d, None) for d in DTYPES), (torch.float32, DTYPES[0]), (torch.float32, DTYPES[1])]
+SLICE = 4096
+
+sizes = pytest.mark.parametrize(("rows", "columns"), SIZES)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+rules = pytest.mark.parametrize("rule", RULES)
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_the_op_runs_a_kernel_and_not_the_reference(name):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"sparsetrain::{name}", "CUDA")
+
+
+def test_memory_is_poisoned_before_a_kernel_runs():
+    x = torch.zeros(4, device=DEVICE, dtype=torch.bfloat16)
+    with poisoned():
+        assert x.new_empty(1000).isnan().all()
+        assert (x.new_empty(1000, dtype=torch.uint8) == 255).all()
+
+
+@rules
+@sizes
+@pytest.mark.parametrize(("dtype", "to"), CONVERSIONS, ids=str)
+def test_sparsify24(rows, columns, dtype, to, rule):
+    check("sparsify24", matrix(rows, columns, dtype), rule, to, None)
+
+
+@rules
+@sizes
+@dtypes
+def test_sparsify24_counts_flips_against_a_previous_mask(rows, columns, dtype, rule):
+    x, _, _, previous = arguments("sparsify24", matrix(rows, columns, dtype), rule)
+    *_, mask, flips = check("sparsify24", x, rule, None, previous)
+    assert flips == (unpack_bits(mask, columns) != unpack_bits(previous, columns)).sum()
+    assert check("sparsify24", x, rule, None, mask)[-1] == 0
+
+
+@sizes
+@pytest.mark.parametrize(("dtype", "to"), CONVERSIONS, ids=str)
+@pytest.mark.parametrize("rule", ["transposable", "greedy"])
+def test_apply24(rows, columns, dtype, to, rule):
+    x = matrix(rows, columns, dtype)
+    check("apply24", x, arguments("apply24", x, rule)[1], to)
+
+
+@sizes
+@dtypes
+def test_apply24_of_a_mask_that_keeps_less(rows, columns, dtype):
+    x = matrix(rows, columns, dtype)
+    mask = arguments("apply24", x)[1]
+    thinner = mask & torch.randint(256, mask.shape, dtype=torch.uint8, device=mask.device)
+    for few in (thinner, torch.zeros_like(mask)):
+        check("apply24", x, few, None)
+
+
+@rules
+@sizes
+@dtypes
+def test_squared_relu24_and_its_gradient(rows, columns, dtype, rule):
+    z = matrix(rows, columns, dtype)
+    packed = check("squared_relu24", z, rule)
+    check("squared_relu24_backward", matrix(rows, columns, dtype, seed=1), *packed, rule)
+
+
+@rules
+@sizes
+@dtypes
+def test_select24(rows, columns, dtype, rule):
+    check("select24", matrix(rows, columns, dtype), rule)
+
+
+@sizes
+@dtypes
+@pytest.mark.parametrize("factors", [(1.0, 0.0), (0.0, 2e-4), (1.0, 0.3), (-2.0, 1e-6)])
+def test_mask24(rows, columns, dtype, factors):
+    x = matrix(rows, columns, dtype)
+    mask = torch.randint(256, (rows, (columns + 7) // 8), dtype=torch.uint8, device=x.device)
+    check("mask24", x, mask, *factors)
+
+
+@sizes
+@dtypes
+@pytest.mark.parametrize("kind", ["gaussian", "heavy-tailed", "ties", "post-ReLU"])
+def test_mvue24(rows, columns, dtype, kind):
+    x = matrix(rows, columns, dtype, kind)
+    for seed in (0, 5, -1, 2**63 - 1):
+        check("mvue24", x, torch.tensor([seed], device=x.device))
+
+
+@sizes
+@dtypes
+def test_soft_threshold24(rows, columns, dtype):
+    check("soft_threshold24", *arguments("soft_threshold24", matrix(rows, columns, dtype)))
+
+
+@sizes
+def test_flips24_and_random24(rows, columns):
+    x = matrix(rows, columns, torch.float32)
+    check("flips24", *arguments("flips24", x, "row"))
+    for seed in (0, 2**40 + 7, -1):
+        check("random24", rows, columns, torch.tensor([seed], device=x.device))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "rule"),
+    [(65536, 8192, "transposable"), (25216, 4096, "transposable_l2"), (25216, 4096, "row")],
+)
+def test_a_large_matrix_packs_as_its_slices(rows, columns, rule):
+    x = matrix(rows, columns, torch.bfloat16)
+    with poisoned():
+        *packed, mask, _ = ops.sparsify24(x, rule)
+        again = packed if rule == "row" else ops.apply24(x, mask)
+    for start in range(0, rows, SLICE):
+        stop = min(start + SLICE, rows)
+        expected = REFERENCE["sparsify24"](x[start:stop], rule, None, None)
+        for result in (packed, again):
+            for got, other in zip(rows_of(result, start, stop), expected[:4], strict=True):
+                assert_same(got, other)
+        assert_same(mask[start:stop], expected[4])
+
+
+@pytest.mark.parametrize("rule", ["transposable", "row"])
+def test_the_activation_of_a_large_matrix_is_that_of_its_slices(rule):
+    rows, columns = 25216, 4096
+    z, grad_h = (matrix(rows, columns, torch.bfloat16, seed=seed) for seed in (0, 1))
+    with poisoned():
+        packed = ops.squared_relu24(z, rule)
+        values, values_t, sums = ops.squared_relu24_backward(grad_h, *packed, rule)
+    exact = torch.zeros(columns, dtype=torch.float64, device=DEVICE)
+    for start in range(0, rows, SLICE):
+        stop = min(start + SLICE, rows)
+        h = REFERENCE["squared_relu24"](z[start:stop], rule)
+        grad = REFERENCE["squared_relu24_backward"](grad_h[start:stop], *h, rule)
+        for got, other in zip(rows_of(packed, start, stop), h, strict=True):
+            assert_same(got, other)
+        dz = rows_of((values, packed[1], values_t, packed[3]), start, stop)
+        assert_within_one_step(dz[0], grad[0])
+        assert_within_one_step(dz[2], grad[1])
+        exact += grad[2]
+    # Each slice's sum is a float32 of about 4096 terms.
+    torch.testing.assert_close(sums.double(), exact, rtol=1e-5, atol=1e-3)

@@ -21,13 +21,6 @@ __global__ void __launch_bounds__(256) flips24_kernel(const uint8_t* mask, const
   if (threadIdx.x % 32 == 0 && count) atomicAdd(flips, static_cast<unsigned long long>(count));
 }
 
-// A copy if it does not start on 16 bytes.
-Tensor aligned(const Tensor& bytes) {
-  Tensor flat = torch::stable::contiguous(bytes);
-  bool is = reinterpret_cast<uintptr_t>(flat.const_data_ptr()) % 16 == 0;
-  return is ? flat : torch::stable::clone(flat);
-}
-
 }  // namespace
 
 Tensor flips24(const Tensor& mask, const Tensor& previous) {

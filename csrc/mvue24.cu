@@ -12,8 +12,13 @@ struct Sample {
   uint32_t meta;
 };
 
-__device__ inline float weight(float a, float others) {
-  return others == 0.0f ? a : fminf(a, others);
+// A group of at most one value that is not zero, or one that does not add up to a finite number.
+__device__ inline Sample sample_simply(const float (&x)[4], float total) {
+  if (!(total <= 3.4028235e38f)) return {total, total, 4};  // it should be noticed
+  float only = 0.0f + x[0] + x[1] + x[2] + x[3];  // +0 of four -0
+  if (x[0] != 0.0f || total == 0.0f) return {only, 0.0f, 4};
+  if (x[3] != 0.0f) return {0.0f, only, 2 + 12};
+  return {only, 0.0f, x[1] != 0.0f ? 1u + 8u : 2u + 12u};
 }
 
 // Systematic sampling with one uniform number, u in [0, 1). Lay the weights end to end; the two
@@ -22,29 +27,31 @@ __device__ inline float weight(float a, float others) {
 __device__ inline Sample sample(const float (&x)[4], float u) {
   float a0 = fabsf(x[0]), a1 = fabsf(x[1]), a2 = fabsf(x[2]), a3 = fabsf(x[3]);
   float head = __fadd_rn(a0, a1), tail = __fadd_rn(a2, a3), total = __fadd_rn(head, tail);
-  if (!(total <= 3.4028235e38f)) return {total, total, 4};  // rare, and it should be noticed
-  float end0 = weight(a0, __fadd_rn(a1, tail));
-  float end1 = __fadd_rn(end0, weight(a1, __fadd_rn(a0, tail)));
-  float end2 = __fadd_rn(end1, weight(a2, __fadd_rn(head, a3)));
-  float end3 = __fadd_rn(end2, weight(a3, __fadd_rn(head, a2)));
+  // The weight of a value is at most that of the other three.
+  float end0 = fminf(a0, __fadd_rn(a1, tail));
+  float end1 = __fadd_rn(end0, fminf(a1, __fadd_rn(a0, tail)));
+  float end2 = __fadd_rn(end1, fminf(a2, __fadd_rn(head, a3)));
+  float end3 = __fadd_rn(end2, fminf(a3, __fadd_rn(head, a2)));
+  if (!(total <= 3.4028235e38f && end3 > 0.0f)) return sample_simply(x, total);  // rare
   float half = __fmul_rn(end3, 0.5f);
   float point0 = __fmul_rn(u, half), point1 = __fadd_rn(point0, half);
 
   // How many ends lie before a point; they ascend, so each implies the one before. An end that
   // reaches the last one has only zeros behind it: nothing to keep there. Rounding may put both
   // points into one value; the next one is kept with it then.
-  bool in0 = end0 < end3, in1 = end1 < end3, in2 = end2 < end3;
-  bool first1 = in0 && end0 <= point0, first2 = in1 && end1 <= point0;
-  bool second2 = first1 || (in1 && end1 <= point1), second3 = first2 || (in2 && end2 <= point1);
-
-  float first = first2 ? x[2] : first1 ? x[1] : x[0];
-  float second = second3 ? x[3] : second2 ? x[2] : x[1];
-  uint32_t meta = (first2 ? 2 : first1 ? 1 : 0) + (second3 ? 12 : second2 ? 8 : 4);
+  bool first1 = end0 <= point0, first2 = end1 <= point0;
+  bool second2 = first1 | ((end1 < end3) & (end1 <= point1));
+  bool second3 = first2 | ((end2 < end3) & (end2 <= point1));
+  float first = first1 ? x[1] : x[0], second = second2 ? x[2] : x[1];
+  first = first2 ? x[2] : first;
+  second = second3 ? x[3] : second;
+  uint32_t meta = (first1 ? 1u : 0u) | (second2 ? 8u : 4u);
+  meta = (first2 ? 2u : meta & 3u) | (second3 ? 12u : meta & 12u);
   auto kept = [half](float x) {
     uint32_t sign = __float_as_uint(x) & 0x80000000u;
-    return x == 0.0f ? 0.0f : __uint_as_float(__float_as_uint(fmaxf(fabsf(x), half)) | sign);
+    return __uint_as_float(__float_as_uint(fmaxf(fabsf(x), half)) | sign);
   };
-  return {kept(first), kept(second), meta};
+  return {kept(first), second == 0.0f ? 0.0f : kept(second), meta};
 }
 
 template <class T>

@@ -31,7 +31,7 @@ template <class T>
 __device__ inline float gradient(float h, float grad) {
   float root;
   if constexpr (sizeof(T) == 2) {
-    asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(h));
+    asm("sqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(h));
   } else {
     root = __fsqrt_rn(h);
   }
@@ -199,8 +199,7 @@ std::tuple<Tensor, Tensor, Tensor> squared_relu24_backward(const Tensor& grad_h,
   check_packed("values_t", values_t, "meta_t", meta_t, grad_h, grad_h.size(1),
                padded_rows(grad_h.size(0)));
   DeviceGuard guard(grad_h.get_device_index());
-  Tensor packed[] = {torch::stable::contiguous(values), torch::stable::contiguous(meta),
-                     torch::stable::contiguous(values_t), torch::stable::contiguous(meta_t)};
+  Tensor packed[] = {aligned(values), aligned(meta), aligned(values_t), aligned(meta_t)};
   int64_t columns = grad_h.size(1), tile_rows = padded_rows(grad_h.size(0)) / kRows;
   Tensor out = new_values(grad_h, grad_h.scalar_type());
   Tensor out_t = new_values_t(grad_h, grad_h.scalar_type());
@@ -212,7 +211,7 @@ std::tuple<Tensor, Tensor, Tensor> squared_relu24_backward(const Tensor& grad_h,
   Gradient dz{out.mutable_data_ptr(), out_t.mutable_data_ptr(),
               static_cast<float*>(sums.mutable_data_ptr())};
   bool shared_mask = rule == "transposable" || rule == "transposable_l2";
-  bool vector = rows_are_vectors(grad_h) && reinterpret_cast<uintptr_t>(h.values) % 16 == 0;
+  bool vector = rows_are_vectors(grad_h);
   if (columns == 0) return {out, out_t, column_sums};
   if (unsigned blocks = tiles_of(grad_h)) {
     with_type(grad_h.scalar_type(), [&](auto type) {

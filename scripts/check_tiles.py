@@ -45,7 +45,7 @@ DTYPES = (torch.bfloat16, torch.float32)
 class Line:
     """One line of the table. least and mean: shares of the best, over tiles that are not all 0."""
 
-    rule: str
+    rule: Rule
     tiles: str
     dtype: str
     count: int = 0
@@ -123,7 +123,7 @@ def run(tiles: int) -> list[Line]:
     cases = [(kind, dtype) for kind in KINDS for dtype in DTYPES]
     for kind, dtype in cases:
         words = kind.__name__.replace("_", " "), str(dtype).removeprefix("torch.")
-        of_rule = {rule: Line(rule, *words) for rule in RULES}
+        of_rule: dict[Rule, Line] = {rule: Line(rule, *words) for rule in RULES}
         for x in matrices(kind, dtype, -(-tiles // len(cases))):
             for rule, line in of_rule.items():
                 check(line, x, rule)

@@ -48,7 +48,14 @@ inline void check_groups(const char* name, const Tensor& x) {
                   " has no CUDA kernel; use float32, bfloat16 or float16, or a CPU tensor");
 }
 
-// uint8 [rows, bytes] on the device of x, made contiguous.
+// The tensor, or a copy if it is not contiguous from an address of whole 16 bytes.
+inline Tensor aligned(const Tensor& x) {
+  Tensor out = torch::stable::contiguous(x);
+  bool is = reinterpret_cast<uintptr_t>(out.const_data_ptr()) % 16 == 0;
+  return is ? out : torch::stable::clone(out);
+}
+
+// uint8 [rows, bytes] on the device of x, made contiguous and aligned.
 inline Tensor check_bytes(const char* name, const Tensor& bytes, const Tensor& x, int64_t rows,
                           int64_t row_bytes) {
   STD_TORCH_CHECK(bytes.scalar_type() == ScalarType::Byte, name, ": ",
@@ -57,7 +64,7 @@ inline Tensor check_bytes(const char* name, const Tensor& bytes, const Tensor& x
                   ": its shape should be (", rows, ", ", row_bytes, ")");
   STD_TORCH_CHECK(bytes.get_device_index() == x.get_device_index(), name,
                   ": on another device than the matrix; move it");
-  return torch::stable::contiguous(bytes);
+  return aligned(bytes);
 }
 
 // The packed form of a [rows, columns] matrix, in the type and on the device of x. meta is padded

@@ -2,8 +2,8 @@
 
 Dimension key:  R rows   C columns   G groups of four in a row   T 4x4 tiles   P the 90 patterns
 
-`row` and `greedy` compare magnitudes as they are: -0.0 is zero, an infinity counts as the largest
-finite float32, and a NaN as -1, so that it is passed over for any number.
+`row` and `greedy` compare magnitudes as they are: -0.0 is zero, and a NaN counts as -1, so that it
+is passed over for any number.
 
 `transposable` and `transposable_l2` compare sums, of magnitudes or of their squares. To make every
 sum exact on every device, whatever the order of its terms, a tile's values become integer scores
@@ -55,8 +55,7 @@ _INVERSE = 2.0**-13 + 2.0**-26  # 1/8191 in float32
 
 def score(x: Tensor) -> Tensor:
     """Give the float64 magnitudes that `row` and `greedy` rank; the module's docstring says how."""
-    magnitude = x.double().abs().clamp(max=torch.finfo(torch.float32).max)
-    return torch.where(x.isnan(), -1.0, magnitude)
+    return torch.where(x.isnan(), -1.0, x.double().abs())
 
 
 def score_tiles(x_T44: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ pytestmark = [
     pytest.mark.slow,
     # torch 2.10 and 2.11 do this themselves when they trace an autograd.Function.
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    # Inductor's advice; the comparison with eager wants float32 as it is.
+    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning"),
 ]
 
 SPARSITIES = {

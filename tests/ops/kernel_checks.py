@@ -4,8 +4,9 @@ The oracle is the plain-PyTorch definition on the same device. Selection, packin
 compared bit for bit, all bytes that a kernel returns, padding too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from ops_checks import assert_as_accurate_as_torch
 from torch import Tensor
 
 from sparsetrain import native, ops
+from sparsetrain.pattern import Rule
 from sparsetrain.reference import (
     apply24,
     flips24,
@@ -30,7 +32,7 @@ DEVICE = "cuda"
 
 library = native.load()
 needs_kernels = pytest.mark.skipif(
-    library.path is None, reason=f"no kernel library: {library.reason}; {library.fix}"
+    library.path is None, reason=f"no kernel library: {library.reason} {library.fix}".rstrip()
 )
 
 REFERENCE = {
@@ -75,10 +77,11 @@ def matrix(
     elif kind == "heavy-tailed":
         x = x / normal().abs() ** 3
     elif kind in planted:
-        # Whole, half and an eighth of the rows, so that some tiles have few of them.
+        # All, half or an eighth of a row of tiles.
         values = torch.tensor(planted[kind], device=DEVICE, dtype=torch.float64).to(dtype)
         chosen = torch.randint(len(values), x.shape, generator=generator, device=DEVICE)
-        share = torch.tensor([1.0, 0.5, 0.125], device=DEVICE).repeat(rows)[:rows, None]
+        share = torch.tensor([1.0, 0.5, 0.125], device=DEVICE).repeat_interleave(4)
+        share = share.repeat(rows)[:rows, None]
         at = torch.rand(x.shape, generator=generator, device=DEVICE) < share
         x = x * finfo.smallest_normal if kind == "tiny" else x
         return torch.where(at, values[chosen], x.to(dtype))
@@ -87,7 +90,7 @@ def matrix(
     return x.to(dtype)
 
 
-def arguments(name: str, x: Tensor, rule: str = "transposable") -> tuple:
+def arguments(name: str, x: Tensor, rule: Rule = "transposable") -> tuple:
     """Give arguments of an op for a matrix; its mask and its h are made by the reference."""
     rows, columns = x.shape
     seed = torch.tensor([2**40 + 7], device=x.device)
@@ -116,7 +119,6 @@ def arguments(name: str, x: Tensor, rule: str = "transposable") -> tuple:
 def poisoned() -> Iterator[None]:
     """Fill new tensors with NaN, integers with their largest: a byte not written shows."""
     torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
     try:
         yield
     finally:
@@ -163,7 +165,7 @@ def bits(x: Tensor) -> Tensor:
     return x.view(torch.int16 if x.element_size() == 2 else torch.int32)
 
 
-def check(name: str, *all: object) -> tuple[Tensor, ...]:
+def check(name: str, *all: Any) -> tuple[Tensor, ...]:
     """Call an op in poisoned memory and compare with its reference. Returns the results."""
     with poisoned():
         got = leaves(getattr(ops, name)(*all))
@@ -177,7 +179,7 @@ def check(name: str, *all: object) -> tuple[Tensor, ...]:
     return got
 
 
-def check_gradient(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], *all: object) -> None:
+def check_gradient(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], *all: Any) -> None:
     """Hold values and values_t to one step, and column_sums to float64 where nothing overflows."""
     for one, other in zip(got[:2], expected[:2], strict=True):
         assert_within_one_step(one, other)
@@ -189,11 +191,11 @@ def check_gradient(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], *all: 
     assert_as_accurate_as_torch(got[2][small], expected[2][small], exact[small])
 
 
-def is_float(x: object) -> bool:
+def is_float(x: Any) -> bool:
     return isinstance(x, Tensor) and x.is_floating_point()
 
 
-def rows_of(packed: tuple[Tensor, ...], start: int, stop: int) -> tuple[Tensor, ...]:
+def rows_of(packed: Sequence[Tensor], start: int, stop: int) -> tuple[Tensor, ...]:
     """Give the packed form of rows start to stop - 1: start is a multiple of 128, stop too or R."""
     values, meta, values_t, meta_t = packed
     end = padded_rows(stop)

@@ -206,10 +206,10 @@ def test_infinities_of_both_signs_are_kept():
         assert select_mask24(x, rule)[[0, 1, 2], [3, 3, 0]].all()
 
 
-def test_an_infinity_ties_with_the_largest_float32():
+def test_an_infinity_ranks_above_the_largest_float32():
     largest = torch.finfo(torch.float32).max
     assert mask_row24(torch.tensor([[largest, largest, INF, 0]])).tolist() == [
-        [True, True, False, False]
+        [True, False, True, False]
     ]
 
 

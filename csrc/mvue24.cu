@@ -15,7 +15,7 @@ struct Sample {
 // A group of at most one value that is not zero, or one that does not add up to a finite number.
 __device__ inline Sample sample_simply(const float (&x)[4], float total) {
   if (!(total <= 3.4028235e38f)) return {total, total, 4};  // it should be noticed
-  float only = 0.0f + x[0] + x[1] + x[2] + x[3];  // +0 of four -0
+  float only = 0.0f + x[0] + x[1] + x[2] + x[3];            // +0 of four -0
   if (x[0] != 0.0f || total == 0.0f) return {only, 0.0f, 4};
   if (x[3] != 0.0f) return {0.0f, only, 2 + 12};
   return {only, 0.0f, x[1] != 0.0f ? 1u + 8u : 2u + 12u};
@@ -32,7 +32,8 @@ __device__ inline Sample sample(const float (&x)[4], float u) {
   float end1 = __fadd_rn(end0, fminf(a1, __fadd_rn(a0, tail)));
   float end2 = __fadd_rn(end1, fminf(a2, __fadd_rn(head, a3)));
   float end3 = __fadd_rn(end2, fminf(a3, __fadd_rn(head, a2)));
-  if (!(total <= 3.4028235e38f && end3 > 0.0f)) return sample_simply(x, total);  // rare
+  // Rare. Of what is not finite, 0 times the total is NaN.
+  if (!(__fmaf_rn(total, 0.0f, end3) > 0.0f)) return sample_simply(x, total);
   float half = __fmul_rn(end3, 0.5f);
   float point0 = __fmul_rn(u, half), point1 = __fadd_rn(point0, half);
 
@@ -87,7 +88,7 @@ __global__ void __launch_bounds__(kWide, sizeof(T) == 2 && kVector ? 4 : 2)
         float value[4];
 #pragma unroll
         for (int r = 0; r < 4; ++r) value[r] = value_at(strip[s], r, column);
-        Sample kept = sample(value, static_cast<float>(word[c] >> 8) * 0x1p-24f);
+        Sample kept = sample(value, uniform24(word[c]));
         staged.values_t.template at<Pair<T>>(8 * at.q + column, (2 * at.p + s) * sizeof(Pair<T>)) =
             pair_of(T(), kept.first, kept.second);
         bytes[tile] |= kept.meta << (8 * c + 4 * s);

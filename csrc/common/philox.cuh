@@ -24,6 +24,14 @@ __device__ inline uint4 philox4x32(uint4 counter, uint2 key) {
   return counter;
 }
 
+// A number in [0, 1), a multiple of 2^-24. The shift is a multiplication, because the kernel that
+// draws waits for the units that shift.
+__device__ inline float uniform24(uint32_t word) {
+  uint32_t high;
+  asm("mul.hi.u32 %0, %1, 0x1000000;" : "=r"(high) : "r"(word));
+  return static_cast<float>(high) * 0x1p-24f;
+}
+
 // The key of a seed: its low and its high half.
 __device__ inline uint2 key_of(const int64_t* seed) {
   auto bits = static_cast<uint64_t>(*seed);

@@ -1,6 +1,7 @@
 // The kernels, one line each. Schemas and fakes are in sparsetrain/ops.
 #include <torch/csrc/stable/library.h>
 
+#include "add_mask24_.h"
 #include "apply24.h"
 #include "flips24.h"
 #include "mask24.h"
@@ -13,6 +14,7 @@
 #include "squared_relu24_backward.h"
 
 STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
+  m.impl("add_mask24_", TORCH_BOX(&sparsetrain::add_mask24_));
   m.impl("apply24", TORCH_BOX(&sparsetrain::apply24));
   m.impl("flips24", TORCH_BOX(&sparsetrain::flips24));
   m.impl("mask24", TORCH_BOX(&sparsetrain::mask24));

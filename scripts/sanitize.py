@@ -44,6 +44,7 @@ def call_every_op(x: Tensor) -> None:
     ops.apply24(x, mask)
     ops.apply24(x, mask, narrow)
     ops.mask24(x, mask, 1.0, 0.5)
+    ops.add_mask24_(x.clone(), x, mask, 0.0, 0.5)
     ops.flips24(mask, mask)
     ops.mvue24(x, seed)
     ops.soft_threshold24(x, seed.float())

@@ -13,7 +13,7 @@ __device__ inline void load_eight(const Matrix& x, int64_t row, int64_t column, 
   if constexpr (kVector) {
 #pragma unroll
     for (int w = 0; w < static_cast<int>(sizeof(raw) / 16); ++w)
-      reinterpret_cast<uint4*>(raw)[w] = __ldg(reinterpret_cast<const uint4*>(from) + w);
+      reinterpret_cast<uint4*>(raw)[w] = reinterpret_cast<const uint4*>(from)[w];
   } else {
 #pragma unroll
     for (int c = 0; c < 8; ++c)
@@ -23,11 +23,12 @@ __device__ inline void load_eight(const Matrix& x, int64_t row, int64_t column, 
   for (int c = 0; c < 8; ++c) value[c] = static_cast<float>(raw[c]);
 }
 
-// Rounded to T, to a contiguous matrix of the same shape.
+// Rounded to T, to the same place of `out`.
 template <bool kVector, class T>
-__device__ inline void store_eight(T* out, const Matrix& x, int64_t row, int64_t column,
+__device__ inline void store_eight(const Matrix& out, int64_t row, int64_t column,
                                    const float (&value)[8]) {
-  T* to = out + row * x.columns + column;
+  T* to = static_cast<T*>(const_cast<void*>(out.data)) + row * out.row_stride +
+          column * out.column_stride;
   alignas(16) T raw[8];
 #pragma unroll
   for (int c = 0; c < 8; ++c) raw[c] = T(value[c]);
@@ -38,13 +39,13 @@ __device__ inline void store_eight(T* out, const Matrix& x, int64_t row, int64_t
   } else {
 #pragma unroll
     for (int c = 0; c < 8; ++c)
-      if (column + c < x.columns) to[c] = raw[c];
+      if (column + c < out.columns) to[c * out.column_stride] = raw[c];
   }
 }
 
 // out = function(row, byte of the row, eight values) for all of x.
 template <class T, bool kVector, class Function>
-__global__ void __launch_bounds__(256) by_eight_kernel(Matrix x, Function function, T* out) {
+__global__ void __launch_bounds__(256) by_eight_kernel(Matrix x, Function function, Matrix out) {
   int64_t row_bytes = (x.columns + 7) / 8;
   for (int64_t i = blockIdx.x * int64_t{256} + threadIdx.x; i < x.rows * row_bytes;
        i += gridDim.x * int64_t{256}) {
@@ -52,20 +53,24 @@ __global__ void __launch_bounds__(256) by_eight_kernel(Matrix x, Function functi
     float value[8];
     load_eight<kVector, T>(x, row, 8 * byte, value);
     function(i, value);
-    store_eight<kVector>(out, x, row, 8 * byte, value);
+    store_eight<kVector, T>(out, row, 8 * byte, value);
   }
 }
 
-template <class Function>
-void by_eight(const Tensor& x, Tensor& out, const Function& function) {
-  if (x.numel() == 0) return;
+inline unsigned blocks_by_eight(const Tensor& x) {
   int64_t blocks = ceil_div(x.size(0) * ceil_div(x.size(1), 8), 256);
+  return static_cast<unsigned>(blocks < 0x7fffffff ? blocks : 0x7fffffff);
+}
+
+template <class Function>
+void by_eight(const Tensor& x, const Tensor& out, const Function& function) {
+  if (x.numel() == 0) return;
   with_type(x.scalar_type(), [&](auto type) {
     using T = typename decltype(type)::type;
     auto kernel = rows_are_vectors(x) ? by_eight_kernel<T, true, Function>
                                       : by_eight_kernel<T, false, Function>;
-    kernel<<<static_cast<unsigned>(blocks < 0x7fffffff ? blocks : 0x7fffffff), 256, 0,
-             current_stream(x)>>>(matrix_of(x), function, static_cast<T*>(out.mutable_data_ptr()));
+    kernel<<<blocks_by_eight(x), 256, 0, current_stream(x)>>>(matrix_of(x), function,
+                                                              matrix_of(out));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
 }

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.methods.ste import STE
-from sparsetrain.ops import mask24
+from sparsetrain.ops import add_mask24_
 
 
 @dataclass(frozen=True)
@@ -45,5 +45,4 @@ def add_pruned_decay(
     grad, weight: [O, I]; mask: bits [O, ceil(I/8)]. grad_scale: factor the gradient still
     carries, where an optimizer unscales inside its own kernel (fused AdamW under a GradScaler).
     """
-    term = mask24(weight, mask, kept=0.0, pruned=decay)
-    grad.add_(term if grad_scale is None else term * grad_scale)
+    add_mask24_(grad, weight, mask, kept=0.0, pruned=decay, scale=grad_scale)

@@ -10,6 +10,7 @@ kernels for CUDA have no float64. The packed form is described in reference/pack
 """
 
 from sparsetrain import native
+from sparsetrain.ops.add_mask24_ import add_mask24_
 from sparsetrain.ops.apply24 import apply24
 from sparsetrain.ops.flips24 import flips24
 from sparsetrain.ops.mask24 import mask24
@@ -27,6 +28,7 @@ from sparsetrain.ops.unpack24 import unpack24
 native.load()
 
 __all__ = [
+    "add_mask24_",
     "apply24",
     "flips24",
     "mask24",

@@ -28,7 +28,7 @@ def last_top1(folder):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_digits_are_learned_to_95_percent_within_a_point_of_dense_and_exported_2_of_4(tmp_path):
+def test_digits_are_learned_to_95_percent_within_two_points_of_dense_and_exported_2_of_4(tmp_path):
     runs = {"sparse": [], "dense": ["sparsity=dense"]}
     started = [start(tmp_path / name, *words) for name, words in runs.items()]
     for process in started:
@@ -36,7 +36,8 @@ def test_digits_are_learned_to_95_percent_within_a_point_of_dense_and_exported_2
         assert process.returncode == 0, output
     sparse, dense = (last_top1(tmp_path / name) for name in runs)
     assert sparse >= 0.95
-    assert sparse >= dense - 0.01
+    # 360 test images: the difference of two runs has a standard deviation of 1.4 points.
+    assert sparse >= dense - 0.02
 
     out = tmp_path / "digits.safetensors"
     last = tmp_path / "sparse" / "checkpoints" / "last.ckpt"

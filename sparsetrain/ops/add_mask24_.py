@@ -1,0 +1,82 @@
+"""add_mask24_: add a masked matrix to another in place, in one pass."""
+
+import torch
+from torch import Tensor
+
+from sparsetrain.ops.checks import (
+    check_device,
+    check_groups,
+    check_mask,
+    check_same_dtype,
+    check_scalar,
+    check_shape,
+)
+from sparsetrain.reference.add_mask24_ import add_mask24_ as reference
+
+torch.library.define(
+    "sparsetrain::add_mask24_",
+    "(Tensor(a!) out, Tensor x, Tensor mask, float kept=0.0, float pruned=1.0,"
+    " Tensor? scale=None) -> ()",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+def _check(out: Tensor, x: Tensor, mask: Tensor, scale: Tensor | None) -> None:
+    check_groups("out", out)
+    check_shape("x", x, tuple(out.shape), "that of out")
+    check_same_dtype("x", x, "out", out)
+    check_device("x", x, "out", out)
+    check_mask("mask", mask, x)
+    if scale is not None:
+        check_scalar("scale", scale, torch.float32)
+        check_device("scale", scale, "out", out)
+
+
+@torch.library.register_fake("sparsetrain::add_mask24_")
+def _fake(
+    out: Tensor,
+    x: Tensor,
+    mask: Tensor,
+    kept: float = 0.0,
+    pruned: float = 1.0,
+    scale: Tensor | None = None,
+) -> None:
+    return None
+
+
+@torch.library.impl("sparsetrain::add_mask24_", "default")
+@torch.no_grad()
+def _kernel(
+    out: Tensor,
+    x: Tensor,
+    mask: Tensor,
+    kept: float = 0.0,
+    pruned: float = 1.0,
+    scale: Tensor | None = None,
+) -> None:
+    _check(out, x, mask, scale)
+    reference(out, x, mask, kept, pruned, scale)
+
+
+def add_mask24_(
+    out: Tensor,
+    x: Tensor,
+    mask: Tensor,
+    kept: float = 0.0,
+    pruned: float = 1.0,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """out += scale * x * where(mask, kept, pruned), in place; returns out.
+
+    out, x   [R, C] of one dtype, any strides, C % 4 == 0
+    mask     uint8 [R, ceil(C/8)], as select24 gives it; any bits
+    scale    float32, one element, on out's device; 1 if None
+
+    With pruned = λ this is the term λ (1 − m) ⊙ W of SR-STE (Zhou et al., ICLR 2021) added to a
+    gradient in one pass. Computed in float32 and rounded once. A factor of 0 adds exactly 0, of NaN
+    and infinities too. Kernels for CUDA take float32, bfloat16 and float16.
+    Raises ValueError for what it does not take.
+    """
+    _check(out, x, mask, scale)
+    torch.ops.sparsetrain.add_mask24_(out, x, mask, kept, pruned, scale)
+    return out

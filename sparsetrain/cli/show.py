@@ -66,8 +66,8 @@ def show_layers(report: Report) -> None:
         cells = _name(row), str(count), shape_text(row.shape), row.runs, row.reason
         table.add_row(*cells, style="dim")
     console.print(table)
-    for note in report.notes:
-        console.print(note, style="dim")
+    if report.kernels:
+        console.print(report.kernels, style="yellow")
 
 
 def show_summary(report: RunReport, run_dir: Path) -> None:

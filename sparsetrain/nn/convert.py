@@ -71,7 +71,7 @@ def sparsify(
     if not converted:
         why = "; ".join(f"{r.name}: {r.reason}" for r in skipped if r.name in included)
         raise ValueError(f"no included layer can become 2:4 ({why})")
-    return Report(tuple(converted), tuple(skipped), _notes(sparsity))
+    return Report(tuple(converted), tuple(skipped), _notes(sparsity), _missing_kernels())
 
 
 def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
@@ -202,13 +202,15 @@ def _resolve_engine(engine: Engine | Literal["auto"]) -> tuple[Engine, str]:
     return "masked", f"masked: {library.reason or loaded}"
 
 
+def _missing_kernels() -> str:
+    library = native.load()
+    if library.path is not None or not torch.cuda.is_available():
+        return ""
+    return f"GPUs choose masks in plain PyTorch, slowly: {library.reason}; {library.fix}."
+
+
 def _notes(sparsity: Sparsity) -> tuple[str, ...]:
     notes = []
-    library = native.load()
-    if torch.cuda.is_available() and library.path is None:
-        notes.append(
-            f"GPUs choose masks in plain PyTorch, slowly: {library.reason}; {library.fix}."
-        )
     if isinstance(sparsity.weight, SRSTE) and sparsity.weight.decay > 0:
         notes.append(
             "SR-STE: the callback SparsifyModel, or decay_pruned_weights(model, optimizer), "

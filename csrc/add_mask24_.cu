@@ -54,11 +54,13 @@ void add_mask24_(Tensor out, const Tensor& x, const Tensor& mask, double kept, d
   AddMasked term{matrix_of(x), static_cast<const uint8_t*>(bits.const_data_ptr()),
                  static_cast<float>(kept), static_cast<float>(pruned),
                  scale ? static_cast<const float*>(scale->const_data_ptr()) : nullptr};
+  Matrix to = matrix_of(out);
+  to.data = out.mutable_data_ptr();
   bool vector = rows_are_vectors(out) && rows_are_vectors(x);
   with_type(out.scalar_type(), [&](auto type) {
     using T = typename decltype(type)::type;
     auto kernel = vector ? add_mask24_kernel<T, true> : add_mask24_kernel<T, false>;
-    kernel<<<blocks_by_eight(out), 256, 0, current_stream(out)>>>(matrix_of(out), term);
+    kernel<<<blocks_by_eight(out), 256, 0, current_stream(out)>>>(to, term);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
 }

@@ -1,5 +1,7 @@
 #include "flips24.h"
 
+#include "common/masks.cuh"
+
 namespace sparsetrain {
 namespace {
 
@@ -11,10 +13,10 @@ __global__ void __launch_bounds__(256) flips24_kernel(const uint8_t* mask, const
     if (16 * i + 16 <= bytes) {
       uint4 a = reinterpret_cast<const uint4*>(mask)[i];
       uint4 b = reinterpret_cast<const uint4*>(previous)[i];
-      count += __popc(a.x ^ b.x) + __popc(a.y ^ b.y) + __popc(a.z ^ b.z) + __popc(a.w ^ b.w);
+      count += bits_of(a ^ b);
     } else {
       for (int64_t j = 16 * i; j < bytes; ++j)
-        count += __popc(static_cast<uint32_t>(mask[j] ^ previous[j]));
+        count += bits_of(static_cast<uint8_t>(mask[j] ^ previous[j]));
     }
   }
   count = __reduce_add_sync(0xffffffffu, count);
@@ -25,9 +27,11 @@ __global__ void __launch_bounds__(256) flips24_kernel(const uint8_t* mask, const
 
 Tensor flips24(const Tensor& mask, const Tensor& previous) {
   STD_TORCH_CHECK(mask.scalar_type() == ScalarType::Byte,
-                  "mask: ", torch::headeronly::toString(mask.scalar_type()), " should be uint8");
+                  "mask: ", torch::headeronly::toString(mask.scalar_type()),
+                  " should be uint8, as select24 makes it");
   STD_TORCH_CHECK(previous.scalar_type() == ScalarType::Byte && mask.numel() == previous.numel(),
-                  "previous: it should be uint8 of the shape of mask");
+                  "previous: ", previous.numel(), " bytes should be ", mask.numel(),
+                  " of uint8, those of mask; make both with select24");
   STD_TORCH_CHECK(mask.get_device_index() == previous.get_device_index(),
                   "previous: on another device than mask; move it");
   DeviceGuard guard(mask.get_device_index());

@@ -61,7 +61,9 @@ struct Staged : StagedValues<T, kWide> {
 };
 
 template <class T, bool kVector>
-__global__ void __launch_bounds__(kWide, sizeof(T) == 2 && kVector ? 4 : 2)
+__global__ void __launch_bounds__(kWide, sizeof(T) == 2 && kVector ? 4
+                                         : kVector                 ? 2
+                                                                   : 1)
     mvue24_kernel(Matrix x, const int64_t* seed, void* values_t, uint8_t* meta_t) {
   extern __shared__ char shared[];
   Staged<T>& staged = *reinterpret_cast<Staged<T>*>(shared);

@@ -52,9 +52,9 @@ __global__ void __launch_bounds__(256)
 }  // namespace
 
 Tensor random24(int64_t rows, int64_t columns, const Tensor& seed) {
-  STD_TORCH_CHECK(rows >= 0, "rows: ", rows, " should not be negative");
+  STD_TORCH_CHECK(rows >= 0, "rows: ", rows, " is negative; pass the size of the matrix");
   STD_TORCH_CHECK(columns >= 0 && columns % 4 == 0, "columns: ", columns,
-                  " should be a multiple of 4");
+                  " are not a multiple of 4; round up");
   check_scalar("seed", seed, ScalarType::Long, seed);
   DeviceGuard guard(seed.get_device_index());
   Tensor mask = torch::stable::new_empty(seed, {rows, ceil_div(columns, 8)}, ScalarType::Byte);

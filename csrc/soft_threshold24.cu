@@ -5,11 +5,6 @@
 namespace sparsetrain {
 namespace {
 
-__device__ inline float max_nan(float a, float b) {
-  float out;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(out) : "f"(a), "f"(b));
-  return out;
-}
 __device__ inline float min_nan(float a, float b) {
   float out;
   asm("min.NaN.f32 %0, %1, %2;" : "=f"(out) : "f"(a), "f"(b));

@@ -1,6 +1,6 @@
 #include "squared_relu24_backward.h"
 
-#include "common/masks.cuh"
+#include "common/rules.cuh"
 #include "common/staging.cuh"
 #include "common/unpack.cuh"
 
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kWide, sizeof(T) == 2 && kVector ? 2 : 1)
     load_strip<kVector>(grad, at.row() + 4 * s, at.column(), at.left - 4 * s, strip[s]);
     load_pairs<kVector, T>(h.values, grad, at.row() + 4 * s, at.column(), at.left - 4 * s, pair[s]);
   }
-  int64_t stride_t = (grad.rows + kPadded - 1) / kPadded * kPadded / 8;
+  int64_t stride_t = padded_rows(grad.rows) / 8;
   TwoPairs<T> pair_t[8];
   if constexpr (!kShared) {
 #pragma unroll
@@ -210,7 +210,10 @@ std::tuple<Tensor, Tensor, Tensor> squared_relu24_backward(const Tensor& grad_h,
                packed[2].const_data_ptr(), static_cast<const uint8_t*>(packed[3].const_data_ptr())};
   Gradient dz{out.mutable_data_ptr(), out_t.mutable_data_ptr(),
               static_cast<float*>(sums.mutable_data_ptr())};
-  bool shared_mask = rule == "transposable" || rule == "transposable_l2";
+  bool shared_mask = false;
+  with_rule(rule, [&](auto chosen) {
+    shared_mask = decltype(chosen)::exact && !decltype(chosen)::independent;
+  });
   bool vector = rows_are_vectors(grad_h);
   if (columns == 0) return {out, out_t, column_sums};
   if (unsigned blocks = tiles_of(grad_h)) {

@@ -2,13 +2,15 @@
 
     python scripts/check_library.py [arch] [folder]     sm_90a, in a temporary folder
 
-Every op has a kernel for CUDA whose C++ signature is its schema's, and no kernel spills registers.
+Every op has a kernel for CUDA whose C++ signature is its schema's, and no kernel spills registers
+or keeps an array in local memory (a stack frame).
 Prints a table of the kernels; ends with status 1 and the reasons if something does not hold.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -96,24 +98,34 @@ def complaints(library: Path, table: list[Kernel]) -> list[str]:
         elif has and compiled.get(op) != schema(op):
             lines.append(f"{op}: the schema is {schema(op)}, the kernel's {compiled.get(op)}")
     lines += [f"{k.name}, {k.arch}: spills {k.spills} bytes" for k in table if k.spills]
+    lines += [f"{k.name}, {k.arch}: {k.stack} bytes of local memory" for k in table if k.stack]
     if not table:
         lines.append("no kernel found in the build's log")
     return lines
 
 
 def main() -> None:
-    arch = sys.argv[1] if len(sys.argv) > 1 else "90a"
+    arch = sys.argv[1].removeprefix("sm_") if len(sys.argv) > 1 else "90a"
+    if arch not in native.ARCHS:
+        sys.exit(f"arch={arch!r}: choose one of {', '.join(native.ARCHS)}")
+    missing = [name for name in ("nm", "c++filt") if shutil.which(name) is None]
+    if missing:
+        sys.exit(f"no {' and no '.join(missing)} found: apt-get install binutils")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[2] if len(sys.argv) > 2 else temporary)
-        toolkit = native.find_toolkit(native.look(), (arch,))
-        built = native.build((arch,), toolkit, folder)
+        try:
+            toolkit = native.find_toolkit(native.Machine((), (0, 0)), (arch,))
+            built = native.build((arch,), toolkit, folder)
+        except native.BuildError as error:
+            sys.exit(str(error))
         torch.ops.load_library(str(built.path))
         table = kernels(built.log.read_text("utf-8"))
         print("registers  spills  stack  shared  kernel")
         for k in table:
             print(f"{k.registers:9}  {k.spills:6}  {k.stack:5}  {k.shared:6}  {k.name}")
         lines = complaints(built.path, table)
-    print("\n".join(lines) or f"every op has its kernel, and none of {len(table)} kernels spills")
+    good = f"every op has its kernel; none of {len(table)} kernels spills or uses local memory"
+    print("\n".join(lines) or good)
     sys.exit(bool(lines))
 
 

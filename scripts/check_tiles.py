@@ -38,7 +38,7 @@ RULES: dict[Rule, Callable[[Tensor], Tensor]] = {
 }
 """What each rule makes the most of."""
 
-DTYPES = (torch.bfloat16, torch.float32)
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 @dataclass

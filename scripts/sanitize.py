@@ -21,6 +21,9 @@ from sparsetrain.pattern import RULES
 SIZES = ((1, 4), (37, 132), (130, 264), (65, 520))
 """Less than a tile of a block, with parts of tiles, and rows that are whole vectors."""
 
+WIDE = (193, 51464)
+"""More than 800 tiles of 64 x 256, where packing takes wide ones, ragged in both directions."""
+
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -50,6 +53,15 @@ def call_every_op(x: Tensor) -> None:
     ops.soft_threshold24(x, seed.float())
 
 
+def call_wide_kernels(x: Tensor) -> None:
+    """What packs in both orientations, on enough tiles for wide ones."""
+    mask = ops.random24(x.shape[0], x.shape[1], torch.tensor([7], device=x.device))
+    for rule in ("transposable", "greedy"):
+        ops.sparsify24(x, rule, None, mask)
+        ops.squared_relu24(x, rule)
+    ops.apply24(x, mask)
+
+
 def main() -> None:
     library = native.load()
     if library.path is None:
@@ -57,8 +69,11 @@ def main() -> None:
     torch.manual_seed(0)
     for x in matrices():
         call_every_op(x)
+    call_wide_kernels(torch.randn(WIDE).bfloat16().cuda())
     torch.cuda.synchronize()
-    print(f"called every kernel on {len(SIZES)} sizes of {len(DTYPES)} dtypes")
+    print(
+        f"called every kernel on {len(SIZES)} sizes of {len(DTYPES)} dtypes, and wide ones on {WIDE}"
+    )
 
 
 if __name__ == "__main__":

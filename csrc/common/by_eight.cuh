@@ -63,14 +63,15 @@ inline unsigned blocks_by_eight(const Tensor& x) {
 }
 
 template <class Function>
-void by_eight(const Tensor& x, const Tensor& out, const Function& function) {
+void by_eight(const Tensor& x, Tensor& out, const Function& function) {
   if (x.numel() == 0) return;
+  Matrix to = matrix_of(out);
+  to.data = out.mutable_data_ptr();
   with_type(x.scalar_type(), [&](auto type) {
     using T = typename decltype(type)::type;
     auto kernel = rows_are_vectors(x) ? by_eight_kernel<T, true, Function>
                                       : by_eight_kernel<T, false, Function>;
-    kernel<<<blocks_by_eight(x), 256, 0, current_stream(x)>>>(matrix_of(x), function,
-                                                              matrix_of(out));
+    kernel<<<blocks_by_eight(x), 256, 0, current_stream(x)>>>(matrix_of(x), function, to);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
 }

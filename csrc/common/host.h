@@ -33,14 +33,23 @@ inline cudaStream_t current_stream(const Tensor& x) {
 constexpr int64_t kPadded = 128;
 
 __host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t padded_rows(int64_t rows) { return ceil_div(rows, kPadded) * kPadded; }
+__host__ __device__ constexpr int64_t padded_rows(int64_t rows) {
+  return ceil_div(rows, kPadded) * kPadded;
+}
 
 inline bool is_float(ScalarType type) {
   return type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
 }
 
+inline std::string shape_of(const Tensor& x) {
+  std::string text = "(";
+  for (int64_t i = 0; i < x.dim(); ++i) text += (i ? ", " : "") + std::to_string(x.size(i));
+  return text + ")";
+}
+
 inline void check_groups(const char* name, const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() == 2, name, ": ", x.dim(), " dimensions should be 2");
+  STD_TORCH_CHECK(x.dim() == 2, name, ": expected 2 dimensions, got shape ", shape_of(x),
+                  "; flatten the leading ones");
   STD_TORCH_CHECK(x.size(1) % 4 == 0, name, ": ", x.size(1),
                   " columns are not a multiple of 4; pad the columns with zeros");
   STD_TORCH_CHECK(is_float(x.scalar_type()), name, ": ",
@@ -61,7 +70,8 @@ inline Tensor check_bytes(const char* name, const Tensor& bytes, const Tensor& x
   STD_TORCH_CHECK(bytes.scalar_type() == ScalarType::Byte, name, ": ",
                   torch::headeronly::toString(bytes.scalar_type()), " should be uint8");
   STD_TORCH_CHECK(bytes.dim() == 2 && bytes.size(0) == rows && bytes.size(1) == row_bytes, name,
-                  ": its shape should be (", rows, ", ", row_bytes, ")");
+                  ": shape ", shape_of(bytes), " should be (", rows, ", ", row_bytes,
+                  "), one bit per element; make it with select24");
   STD_TORCH_CHECK(bytes.get_device_index() == x.get_device_index(), name,
                   ": on another device than the matrix; move it");
   return aligned(bytes);
@@ -75,12 +85,14 @@ inline void check_packed(const char* values_name, const Tensor& values, const ch
                   torch::headeronly::toString(values.scalar_type()), " should be ",
                   torch::headeronly::toString(x.scalar_type()));
   STD_TORCH_CHECK(values.dim() == 2 && values.size(0) == rows && values.size(1) == columns / 2,
-                  values_name, ": its shape should be (", rows, ", ", columns / 2, ")");
+                  values_name, ": shape ", shape_of(values), " should be (", rows, ", ",
+                  columns / 2, "); pass what squared_relu24 returned");
   STD_TORCH_CHECK(meta.scalar_type() == ScalarType::Byte && meta.dim() == 3 &&
                       meta.size(0) == ceil_div(columns, 64) && meta.size(1) == ceil_div(rows, 64) &&
                       meta.size(2) == 512,
-                  meta_name, ": it should be uint8 of shape (", ceil_div(columns, 64), ", ",
-                  ceil_div(rows, 64), ", 512)");
+                  meta_name, ": ", torch::headeronly::toString(meta.scalar_type()), " of shape ",
+                  shape_of(meta), " should be Byte of shape (", ceil_div(columns, 64), ", ",
+                  ceil_div(rows, 64), ", 512); pass what squared_relu24 returned");
   STD_TORCH_CHECK(values.get_device_index() == x.get_device_index() &&
                       meta.get_device_index() == x.get_device_index(),
                   values_name, ", ", meta_name, ": on another device than the matrix; move them");

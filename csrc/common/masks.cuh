@@ -5,6 +5,15 @@
 
 namespace sparsetrain {
 
+// Bits set in mask bytes, one or sixteen of them.
+__device__ inline int bits_of(uint8_t bytes) { return __popc(bytes); }
+__device__ inline int bits_of(uint4 bytes) {
+  return __popc(bytes.x) + __popc(bytes.y) + __popc(bytes.z) + __popc(bytes.w);
+}
+__device__ inline uint4 operator^(uint4 a, uint4 b) {
+  return make_uint4(a.x ^ b.x, a.y ^ b.y, a.z ^ b.z, a.w ^ b.w);
+}
+
 // Swap rows and columns of both tiles.
 __device__ inline uint32_t transposed(uint32_t mask) {
   uint32_t swap = (mask ^ mask >> 3) & 0x0a0a0a0au;

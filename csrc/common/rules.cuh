@@ -123,7 +123,8 @@ void with_rule(const std::string& name, F f) {
   if (name == "transposable") return f(Transposable<L1Score>{});
   if (name == "transposable_l2") return f(Transposable<L2Score>{});
   if (name == "row") return f(Row{});
-  STD_TORCH_CHECK(name == "greedy", "rule: \"", name, "\" is unknown");
+  STD_TORCH_CHECK(name == "greedy", "rule: \"", name,
+                  "\" is unknown; use one of transposable, transposable_l2, row, greedy");
   f(Greedy{});
 }
 

@@ -12,9 +12,9 @@ constexpr int kAtom = 512;  // bytes of metadata of 64 x 64 values
 
 // Blocks that share a multiprocessor: as many as the registers of the kernel allow.
 template <class T, bool kVector, int kColumns, bool kTwoMasks>
-constexpr int kBlocks = (sizeof(T) == 4 && kTwoMasks               ? 256
-                         : sizeof(T) == 2 && kVector && !kTwoMasks ? 768
-                                                                   : 512) /
+constexpr int kBlocks = (!kVector || (sizeof(T) == 4 && kTwoMasks) ? 256
+                         : sizeof(T) == 4 || kTwoMasks             ? 512
+                                                                   : 768) /
                         kColumns;
 
 // Where a thread works: the block's tile, and its patch in it.
@@ -201,7 +201,7 @@ struct StagedValues {
   }
 
   __device__ void store_columns(void* to, const Matrix& x, const Place<kColumns>& at) {
-    int64_t stride = (x.rows + kPadded - 1) / kPadded * kPadded / 2 * sizeof(T);
+    int64_t stride = padded_rows(x.rows) / 2 * sizeof(T);
     values_t.template store<uint32_t>(
         static_cast<char*>(to) + at.first_column * stride + at.first_row / 2 * sizeof(T),
         at.columns, stride, kRows / 2 * sizeof(T));

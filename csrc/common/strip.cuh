@@ -29,7 +29,7 @@ template <class T>
 using Pair = std::conditional_t<sizeof(T) == 2, uint32_t, uint2>;
 
 template <class T>
-struct TwoPairs {
+struct alignas(2 * sizeof(Pair<T>)) TwoPairs {
   Pair<T> first, second;
 };
 
@@ -48,6 +48,13 @@ __device__ inline float value_at(const Strip<float16>& x, int row, int column) {
 }
 __device__ inline float value_at(const Strip<float>& x, int row, int column) {
   return x.value[row][column];
+}
+
+// The larger of two; NaN if one is.
+__device__ inline float max_nan(float a, float b) {
+  float out;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(out) : "f"(a), "f"(b));
+  return out;
 }
 
 // The largest magnitude of a tile; NaN if there is one.
@@ -70,8 +77,7 @@ __device__ inline float largest_magnitude(const Strip<float16>& x, int tile) {
 __device__ inline float largest_magnitude(const Strip<float>& x, int tile) {
   float largest = 0;
 #pragma unroll
-  for (int i = 0; i < 16; ++i)
-    asm("max.NaN.f32 %0, %0, %1;" : "+f"(largest) : "f"(fabsf(x.value[i / 4][4 * tile + i % 4])));
+  for (int i = 0; i < 16; ++i) largest = max_nan(largest, fabsf(x.value[i / 4][4 * tile + i % 4]));
   return largest;
 }
 

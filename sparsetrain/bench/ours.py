@@ -21,6 +21,7 @@ OPS = (
     "mvue24",
     "select24",
     "mask24",
+    "add_mask24_",
     "soft_threshold24",
     "random24",
 )
@@ -147,6 +148,13 @@ def _dense() -> list[Candidate]:
             ((2, "x"), (1, "mask")),
             lambda x: (x, ops.select24(x, "transposable")),
             lambda x, mask: ops.mask24(x, mask, 1.0, 0.5),
+            ("rows",),
+        ),
+        Candidate(
+            "add_mask24_",
+            ((3, "x"), (1, "mask")),
+            lambda x: (x.clone(), x, ops.select24(x, "transposable")),
+            lambda out, x, mask: ops.add_mask24_(out, x, mask, 0.0, 0.5),
             ("rows",),
         ),
         Candidate(

@@ -18,9 +18,11 @@ def build(words: list[str]) -> None:
     options = _options(words)
     machine = native.look()
     archs = _archs(options.get("arch"), machine)
+    output = options.get("output")
+    if output and options.get("arch") not in (None, "native"):
+        machine = native.Machine((), (0, 0))  # to be carried to another: its driver is unknown
     toolkit = native.find_toolkit(machine, archs)
     archs, too_new = toolkit.split(archs)
-    output = options.get("output")
     began = time.monotonic()
     built = native.build(archs, toolkit, Path(output) if output else native.cache_folder())
     seconds = time.monotonic() - began
@@ -48,7 +50,7 @@ def _archs(value: str | None, machine: native.Machine) -> tuple[str, ...]:
                 f" name them: arch={','.join(native.ARCHS)}"
             )
         return own
-    names = value.split(",")
+    names = [name.strip().removeprefix("sm_") for name in value.split(",")]
     for name in names:
         if name not in native.ARCHS:
             known = ("native", *native.ARCHS)
@@ -57,6 +59,9 @@ def _archs(value: str | None, machine: native.Machine) -> tuple[str, ...]:
 
 
 def _options(words: list[str]) -> dict[str, str]:
+    for word in words:
+        if word.removeprefix("sm_").split(",")[0] in ("native", *native.ARCHS):
+            raise ValueError(f"{word} is no option of build: write arch={word}")
     options = dict(split_word(word) for word in words)
     for key in options:
         if key not in _KEYS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -14,7 +15,14 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from sparsetrain.native.find import FLAGS, LIBRARY, Built, build_name, source_folder
+from sparsetrain.native.find import (
+    ELSEWHERE,
+    FLAGS,
+    LIBRARY,
+    Built,
+    build_name,
+    source_folder,
+)
 from sparsetrain.native.machine import dotted, sm
 from sparsetrain.native.toolkit import (
     BuildError,
@@ -24,7 +32,8 @@ from sparsetrain.native.toolkit import (
     find_ninja,
 )
 
-_ELSEWHERE = "set SPARSETRAIN_CACHE to a folder that can"
+_LEFT_BEHIND = 3600.0
+"""Seconds after which a build's temporary folder that nothing was written to is nobody's."""
 
 
 def build(archs: tuple[str, ...], toolkit: Toolkit, folder: Path) -> Built:
@@ -32,8 +41,18 @@ def build(archs: tuple[str, ...], toolkit: Toolkit, folder: Path) -> Built:
 
     Returns at once what is there already. One process compiles, others wait for it; the result
     appears whole or not at all. Says on standard error what takes the time. Raises BuildError for
-    what is missing or does not compile.
+    what is missing, does not compile or cannot be written.
     """
+    try:
+        return _build(archs, toolkit, folder)
+    except BuildError:
+        raise
+    except (OSError, NotImplementedError) as error:  # the latter: filelock, without flock
+        reason = f"{folder} cannot hold the build ({str(error) or 'it cannot be locked'})"
+        raise BuildError(reason, ELSEWHERE) from error
+
+
+def _build(archs: tuple[str, ...], toolkit: Toolkit, folder: Path) -> Built:
     source, folder = source_folder(), folder.resolve()
     built = Built(folder / build_name(source, toolkit.cuda, archs) / LIBRARY, toolkit.cuda, archs)
     if built.path.is_file():
@@ -67,22 +86,25 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BuildError(f"{folder} cannot be made ({error.strerror})", _ELSEWHERE) from error
+        raise BuildError(f"{folder} cannot be made ({error.strerror})", ELSEWHERE) from error
     if not os.access(folder, os.W_OK):
-        raise BuildError(f"{folder} cannot be written", _ELSEWHERE)
+        raise BuildError(f"{folder} cannot be written", ELSEWHERE)
 
 
 def _compile(source: Path, built: Built, toolkit: Toolkit, ninja: Path) -> None:
     began = time.monotonic()
-    _say(f"compiling the kernels for {sm(built.archs)} with CUDA {dotted(toolkit.cuda)}, once …")
+    compiler = f"CUDA {dotted(toolkit.cuda)} ({toolkit.where})"
+    _say(f"compiling the kernels for {sm(built.archs)} with {compiler}, once …")
     home = built.path.parent
+    _clear(home.parent)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=home.parent) as temporary:
         work, result = Path(temporary) / "work", Path(temporary) / "result"
         work.mkdir()
         result.mkdir()
         text = ninja_file(source, built.archs, toolkit, result / LIBRARY)
         (work / "build.ninja").write_text(text, "utf-8")
-        status = _run(ninja, work, result / built.log.name)
+        jobs = max(1, _cores() // _threads(built.archs))
+        status = _run([str(ninja), f"-j{jobs}", "-C", str(work)], result / built.log.name)
         if status != 0:
             log = home.with_name(f"{home.name}.failed.log")
             os.replace(result / built.log.name, log)
@@ -93,6 +115,15 @@ def _compile(source: Path, built: Built, toolkit: Toolkit, ninja: Path) -> None:
     _say(f"compiled in {time.monotonic() - began:.0f} s: {built.path}")
 
 
+def _clear(folder: Path) -> None:
+    """Remove what builds that were killed left behind."""
+    for path in folder.glob(".building-*"):
+        with contextlib.suppress(FileNotFoundError):  # a build that ends meanwhile removes its own
+            newest = max(p.stat().st_mtime for p in (path, *path.rglob("*")))
+            if time.time() - newest > _LEFT_BEHIND:
+                shutil.rmtree(path)
+
+
 def ninja_file(source: Path, archs: tuple[str, ...], toolkit: Toolkit, library: Path) -> str:
     """The build.ninja that compiles every .cu and .cpp of a folder and links them.
 
@@ -101,7 +132,7 @@ def ninja_file(source: Path, archs: tuple[str, ...], toolkit: Toolkit, library: 
     nvcc = [str(toolkit.nvcc), *FLAGS]
     nvcc += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     include = ["-I.", "-isystem", str(_torch() / "include")]
-    threads = [f"--threads={len(archs)}"] if len(archs) > 1 else []
+    threads = [f"--threads={_threads(archs)}"] if _threads(archs) > 1 else []
     libraries = [] if toolkit.libraries is None else [f"-L{toolkit.libraries}"]
     libraries += [f"-L{_torch() / 'lib'}", "-ltorch_cpu", "-ltorch_cuda"]
     lines = [
@@ -127,11 +158,22 @@ def ninja_file(source: Path, archs: tuple[str, ...], toolkit: Toolkit, library: 
     return "\n".join(lines) + "\n"
 
 
-def _run(ninja: Path, work: Path, log: Path) -> int:
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _threads(archs: tuple[str, ...]) -> int:
+    """How many architectures one nvcc compiles at a time; jobs x threads fill the cores."""
+    return min(len(archs), _cores())
+
+
+def _run(command: list[str], log: Path) -> int:
     """Run ninja; every line goes to the log, how far it is to a terminal. Returns its status."""
     shown = sys.stderr.isatty()
     environment = {**os.environ, "NINJA_STATUS": "[%f/%t] "}
-    command = [ninja, "-C", work]
+    for name in ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"):
+        environment.pop(name, None)  # flags that the build's name does not tell
     with (
         log.open("w", encoding="utf-8") as file,
         subprocess.Popen(

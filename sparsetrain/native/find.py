@@ -6,14 +6,16 @@ import hashlib
 import os
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparsetrain.native.machine import Version, dotted
+from sparsetrain.native.toolkit import BuildError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 LIBRARY = "libsparsetrain_kernels.so"
+ELSEWHERE = "set SPARSETRAIN_CACHE to a folder that can"
 
 FLAGS = (
     "-std=c++17",
@@ -56,12 +58,18 @@ def sources(folder: Path) -> list[Path]:
 
 
 def cache_folder() -> Path:
-    """Where builds are kept: SPARSETRAIN_CACHE, or sparsetrain in the user's cache folder."""
+    """Where builds are kept: SPARSETRAIN_CACHE, or sparsetrain in the user's cache folder.
+
+    Raises BuildError for a user without a home folder.
+    """
     own = os.environ.get("SPARSETRAIN_CACHE")
     if own:
         return Path(own) / "lib"
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "sparsetrain" / "lib"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(cache or Path.home() / ".cache") / "sparsetrain" / "lib"
+    except RuntimeError as error:
+        raise BuildError("no home folder to keep builds in", ELSEWHERE) from error
 
 
 def digest(folder: Path) -> str:
@@ -80,14 +88,23 @@ def build_name(folder: Path, cuda: Version, archs: Iterable[str]) -> str:
     return f"{digest(folder)}-{platform.machine()}-cuda{dotted(cuda)}-{archs}"
 
 
-def find_built() -> list[Built]:
-    """Builds of the sources as they are now: those that the wheel carries, then the cached ones."""
-    roots = [root for root in (PACKAGE / "prebuilt", cache_folder()) if root.is_dir()]
-    if not roots:
-        return []  # the sources need not be read
+def find_built() -> Iterator[Built]:
+    """Builds of the sources as they are now: those that the wheel carries, then the cached ones.
+
+    Raises OSError for a cache that cannot be read, after those of the wheel.
+    """
+    yield from _builds_in(PACKAGE / "prebuilt")
+    yield from _builds_in(cache_folder())
+
+
+def _builds_in(root: Path) -> Iterator[Built]:
+    if not root.is_dir():
+        return  # the sources need not be read
     start = f"{digest(source_folder())}-{platform.machine()}-"
-    paths = [p for root in roots for p in sorted(root.glob(f"{start}*/{LIBRARY}"), reverse=True)]
-    return [built for path in paths if (built := _parse(path, start)) is not None]
+    for path in sorted(root.glob(f"{start}*/{LIBRARY}"), reverse=True):
+        built = _parse(path, start)
+        if built is not None:
+            yield built
 
 
 def _parse(path: Path, start: str) -> Built | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sparsetrain.native.build import build
-from sparsetrain.native.find import Built, cache_folder, find_built
+from sparsetrain.native.find import ELSEWHERE, Built, cache_folder, find_built
 from sparsetrain.native.machine import (
     ARCHS,
     Machine,
@@ -43,8 +43,7 @@ def load() -> Library:
     """
     global _library
     if _library is None:
-        machine = look() if torch.version.cuda is not None else Machine((), (0, 0))
-        _library = _load_built(machine) or _why_not(machine)
+        _library = _load_built(look() if torch.version.cuda is not None else Machine((), (0, 0)))
     return _library
 
 
@@ -60,7 +59,7 @@ def require() -> Library:
     machine = look()
     if not machine.gpus and torch.cuda.is_available():
         machine = look_through_torch()
-    _library = _load_built(machine) or _why_not(machine)
+    _library = _load_built(machine)
     archs = archs_for(machine.gpus)
     if _library.path is not None or not archs:
         return _library
@@ -81,12 +80,27 @@ def _build(machine: Machine, archs: tuple[str, ...]) -> Built:
     return build(able, toolkit, cache_folder())
 
 
-def _load_built(machine: Machine) -> Library | None:
-    for built in find_built():
-        served = not machine.driver[0] or built.cuda[0] <= machine.driver[0]
-        if served and covers(built.archs, machine.gpus):
-            return _open(built)
-    return None
+def _load_built(machine: Machine) -> Library:
+    """The first build for this machine that loads; without one, the first reason why not."""
+    useless = _why_useless(machine)
+    if useless is not None:
+        return useless
+    failed: Library | None = None
+    try:
+        for built in find_built():
+            served = not machine.driver[0] or built.cuda[0] <= machine.driver[0]
+            if served and covers(built.archs, machine.gpus):
+                library = _open(built)
+                if library.path is not None:
+                    return library
+                failed = failed or library
+    except BuildError as error:
+        failed = failed or Library(reason=error.reason, fix=error.fix)
+    except OSError as error:
+        fix = f"{error}; {ELSEWHERE}"
+        failed = failed or Library(reason="the cache of builds cannot be read", fix=fix)
+    not_built = Library(reason="the kernel library is not built", fix="python -m sparsetrain build")
+    return failed or not_built
 
 
 def _open(built: Built) -> Library:
@@ -98,7 +112,8 @@ def _open(built: Built) -> Library:
     return Library(built.path, built.archs)
 
 
-def _why_not(machine: Machine) -> Library:
+def _why_useless(machine: Machine) -> Library | None:
+    """Why no build can serve this machine, if none can."""
     if torch.version.cuda is None:
         return Library(reason="torch is built without CUDA", fix="install a torch with CUDA")
     if not machine.gpus:
@@ -106,4 +121,4 @@ def _why_not(machine: Machine) -> Library:
     if not archs_for(machine.gpus):
         gpus = ", ".join(f"sm_{major}{minor}" for major, minor in machine.gpus)
         return Library(reason=f"no kernels for {gpus}", fix=f"there are some for {sm(ARCHS)}")
-    return Library(reason="the kernel library is not built", fix="python -m sparsetrain build")
+    return None

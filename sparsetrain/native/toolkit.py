@@ -15,6 +15,9 @@ from pathlib import Path
 from sparsetrain.native.machine import ARCHS, Machine, Version, dotted, sm
 
 INSTALL = "pip install 'sparsetrain[build]'"
+WHEELS = 13
+"""The CUDA that INSTALL brings: a driver of CUDA 12 does not serve it."""
+
 USUAL = Path("/usr/local/cuda")
 """Where NVIDIA's installers put a toolkit, without putting it on PATH."""
 
@@ -42,7 +45,10 @@ class CompileError(BuildError):
 
 @dataclass(frozen=True)
 class Toolkit:
-    """An nvcc, its version, where it was found, and where its libraries are if it cannot tell."""
+    """An nvcc, its version, where it was found and what was passed over before it, in words.
+
+    And where its libraries are if it cannot tell.
+    """
 
     nvcc: Path
     cuda: Version
@@ -65,6 +71,9 @@ def find_toolkit(machine: Machine, archs: Iterable[str]) -> Toolkit:
     archs = tuple(archs)
     rejected = []
     for where, nvcc, libraries in _candidates():
+        if nvcc is None:
+            rejected.append(where)
+            continue
         missing = _missing_wheels(nvcc) if libraries else []
         if missing:
             rejected.append(f"{nvcc} lacks the wheels {', '.join(missing)}")
@@ -73,7 +82,7 @@ def find_toolkit(machine: Machine, archs: Iterable[str]) -> Toolkit:
         if cuda is None:
             rejected.append(f"{nvcc} does not run")
             continue
-        toolkit = Toolkit(nvcc, cuda, where, libraries)
+        toolkit = Toolkit(nvcc, cuda, "; ".join([where, *rejected]), libraries)
         if machine.driver[0] and cuda[0] > machine.driver[0]:
             served = dotted(machine.driver)
             rejected.append(f"{nvcc} is CUDA {dotted(cuda)}, but the driver serves {served}")
@@ -81,13 +90,17 @@ def find_toolkit(machine: Machine, archs: Iterable[str]) -> Toolkit:
             rejected.append(f"{nvcc} is CUDA {dotted(cuda)}, too old for {sm(archs)}")
         else:
             return toolkit
-    if not rejected:
-        fix = f"install one: {INSTALL}, or a CUDA toolkit with its nvcc on PATH or in CUDA_HOME"
-        raise BuildError("no CUDA compiler (nvcc) found", fix)
-    newest = f" up to {machine.driver[0]}.x" if machine.driver[0] else ""
+    reason = "no CUDA compiler (nvcc) fits" if rejected else "no CUDA compiler (nvcc) found"
+    raise BuildError(reason, "; ".join([*rejected, _what_to_install(machine.driver[0], archs)]))
+
+
+def _what_to_install(driver: int, archs: Iterable[str]) -> str:
+    """A compiler for `archs` that a driver of this major CUDA serves (0: unknown)."""
     oldest = dotted(min(ARCHS[arch] for arch in archs))
-    fix = f"{'; '.join(rejected)}; {INSTALL}, or set CUDA_HOME to a CUDA from {oldest}{newest}"
-    raise BuildError("no CUDA compiler (nvcc) fits", fix)
+    if driver and driver < WHEELS:
+        return f"install a CUDA toolkit from {oldest} up to {driver}.x and set CUDA_HOME to it"
+    newest = f" up to {driver}.x" if driver else ""
+    return f"{INSTALL}, or set CUDA_HOME to a CUDA toolkit from {oldest}{newest}"
 
 
 def find_ninja() -> Path:
@@ -106,12 +119,20 @@ def check_host_compiler() -> None:
         raise BuildError("no C++ compiler (g++) found", fix)
 
 
-def _candidates() -> Iterator[tuple[str, Path, Path | None]]:
-    """Where it was found, nvcc, and the folder of its libraries where nvcc looks elsewhere."""
+def _candidates() -> Iterator[tuple[str, Path | None, Path | None]]:
+    """Where it was found, nvcc, and the folder of its libraries where nvcc looks elsewhere.
+
+    A variable that names a folder without nvcc comes as the words that say so, and None.
+    """
     for name in ("CUDA_HOME", "CUDA_PATH"):
-        nvcc = Path(os.environ.get(name) or "/nonexistent") / "bin" / "nvcc"
-        if nvcc.is_file():
+        home = os.environ.get(name)
+        if not home:
+            continue
+        nvcc = Path(home) / "bin" / "nvcc"
+        if os.path.isfile(nvcc):
             yield name, nvcc, None
+        else:
+            yield f"{name}={home} has no bin/nvcc", None, None
     found = shutil.which("nvcc")
     if found is not None:
         yield "PATH", Path(found), None

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import (
+    check_cuda,
     check_device,
     check_groups,
     check_mask,
@@ -23,6 +24,9 @@ torch.library.define(
 
 def _check(out: Tensor, x: Tensor, mask: Tensor, scale: Tensor | None) -> None:
     check_groups("out", out)
+    check_cuda("out", out)
+    if any(size > 1 and stride == 0 for size, stride in zip(out.shape, out.stride(), strict=True)):
+        raise ValueError("out: an expanded tensor shares its elements; pass out.contiguous()")
     check_shape("x", x, tuple(out.shape), "that of out")
     check_same_dtype("x", x, "out", out)
     check_device("x", x, "out", out)

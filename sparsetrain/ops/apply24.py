@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.checks import check_dtype, check_groups, check_mask
+from sparsetrain.ops.checks import check_cuda, check_dtype, check_groups, check_mask
 from sparsetrain.reference.apply24 import apply24 as reference
 from sparsetrain.reference.pack24 import meta_shape24, padded_rows
 
@@ -17,6 +17,7 @@ torch.library.define(
 
 def _check(x: Tensor, mask: Tensor, dtype: torch.dtype | None) -> None:
     check_groups("x", x)
+    check_cuda("x", x)
     check_mask("mask", mask, x)
     if dtype is not None:
         check_dtype("dtype", dtype)

@@ -1,8 +1,12 @@
 """The complaints that several ops share. Each names the argument, its value and what to do."""
 
+import warnings
+from functools import cache
+
 import torch
 from torch import Tensor
 
+from sparsetrain import native
 from sparsetrain.pattern import RULES
 from sparsetrain.reference.pack24 import meta_shape24
 
@@ -102,3 +106,24 @@ def check_scalar(name: str, x: Tensor, dtype: torch.dtype) -> None:
             f"{name}: {x.dtype} of shape {tuple(x.shape)} should be one element;"
             f" use torch.tensor([value], dtype={dtype})"
         )
+
+
+def check_cuda(name: str, x: Tensor) -> None:
+    """Refuse a dtype that no CUDA kernel takes; without kernels, say so once."""
+    if not x.is_cuda or torch.compiler.is_compiling():
+        return
+    library = native.load()
+    if library.path is None:
+        _tell_of_missing_kernels(library.reason, library.fix)
+    elif x.dtype == torch.float64:
+        raise ValueError(
+            f"{name}: torch.float64 has no CUDA kernel; use float32, bfloat16 or float16,"
+            " or a CPU tensor"
+        )
+
+
+@cache
+def _tell_of_missing_kernels(reason: str, fix: str) -> None:
+    warnings.warn(
+        f"ops on CUDA tensors run in plain PyTorch, slowly: {reason}; {fix}", stacklevel=4
+    )

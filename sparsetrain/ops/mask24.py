@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.checks import check_groups, check_mask
+from sparsetrain.ops.checks import check_cuda, check_groups, check_mask
 from sparsetrain.reference.mask24 import mask24 as reference
 
 torch.library.define(
@@ -15,6 +15,7 @@ torch.library.define(
 
 def _check(x: Tensor, mask: Tensor) -> None:
     check_groups("x", x)
+    check_cuda("x", x)
     check_mask("mask", mask, x)
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.checks import check_device, check_groups, check_scalar
+from sparsetrain.ops.checks import check_cuda, check_device, check_groups, check_scalar
 from sparsetrain.reference.mvue24 import mvue24 as reference
 from sparsetrain.reference.pack24 import meta_shape24, padded_rows
 
@@ -16,6 +16,7 @@ torch.library.define(
 
 def _check(x: Tensor, seed: Tensor) -> None:
     check_groups("x", x)
+    check_cuda("x", x)
     check_scalar("seed", seed, torch.int64)
     check_device("seed", seed, "x", x)
 
@@ -42,7 +43,8 @@ def mvue24(x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
     seed   int64, one element, on x's device, so that a CUDA graph can replay with another
 
     Returns values_t [C, R128/2] and meta_t uint8 [R128/64, ceil(C/64), 512], the packed transpose
-    (reference/pack24.py). The same x and seed give the same sample. A group that is not finite
+    (reference/pack24.py). Unbiased in float32; 16-bit values are then rounded to nearest, which may
+    move one by half a step. The same x and seed give the same sample. A group that is not finite
     comes out not finite. Chmiel et al., ICLR 2023; the sampler is in reference/mvue24.py.
     Kernels for CUDA take float32, bfloat16 and float16.
     Raises ValueError for what it does not take.

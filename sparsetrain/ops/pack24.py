@@ -40,9 +40,8 @@ def pack24(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns values [R, C/2] in x's dtype and meta uint8 [ceil(C/64), ceil(R/64), 512]
     (reference/pack24.py).
-    Raises ValueError for what it does not take, and for a group that keeps more than two. On CUDA
-    tensors with the kernel library the mask is not checked, which would wait for the device: the
-    two lowest of a crowded group are kept. Kernels for CUDA take float32, bfloat16 and float16.
+    Raises ValueError for what it does not take, and for a group that keeps more than two. It has no
+    CUDA kernel; apply24 has one.
     """
     _check(x, mask)
     return torch.ops.sparsetrain.pack24(x, mask)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.checks import check_groups, check_rule
+from sparsetrain.ops.checks import check_cuda, check_groups, check_rule
 from sparsetrain.pattern import Rule
 from sparsetrain.reference.masks24 import select24 as reference
 
@@ -14,6 +14,7 @@ torch.library.define(
 
 def _check(x: Tensor, rule: str) -> None:
     check_groups("x", x)
+    check_cuda("x", x)
     check_rule(rule)
 
 

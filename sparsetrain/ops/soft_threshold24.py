@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.checks import check_device, check_groups, check_scalar
+from sparsetrain.ops.checks import check_cuda, check_device, check_groups, check_scalar
 from sparsetrain.reference.soft_threshold24 import soft_threshold24 as reference
 
 torch.library.define(
@@ -15,6 +15,7 @@ torch.library.define(
 
 def _check(x: Tensor, scale: Tensor) -> None:
     check_groups("x", x)
+    check_cuda("x", x)
     check_scalar("scale", scale, torch.float32)
     check_device("scale", scale, "x", x)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.checks import check_dtype, check_groups, check_mask, check_rule
+from sparsetrain.ops.checks import check_cuda, check_dtype, check_groups, check_mask, check_rule
 from sparsetrain.pattern import Rule
 from sparsetrain.reference.pack24 import meta_shape24, padded_rows
 from sparsetrain.reference.sparsify24 import sparsify24 as reference
@@ -18,6 +18,7 @@ torch.library.define(
 
 def _check(x: Tensor, rule: str, dtype: torch.dtype | None, previous: Tensor | None) -> None:
     check_groups("x", x)
+    check_cuda("x", x)
     check_rule(rule)
     if dtype is not None:
         check_dtype("dtype", dtype)

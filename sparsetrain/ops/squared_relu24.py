@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.checks import check_groups, check_rule
+from sparsetrain.ops.checks import check_cuda, check_groups, check_rule
 from sparsetrain.pattern import Rule
 from sparsetrain.reference.pack24 import meta_shape24, padded_rows
 from sparsetrain.reference.squared_relu24 import squared_relu24 as reference
@@ -18,6 +18,7 @@ torch.library.define(
 
 def _check(z: Tensor, rule: str) -> None:
     check_groups("z", z)
+    check_cuda("z", z)
     check_rule(rule)
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import (
+    check_cuda,
     check_device,
     check_groups,
     check_packed,
@@ -26,6 +27,7 @@ def _check(
     grad_h: Tensor, values: Tensor, meta: Tensor, values_t: Tensor, meta_t: Tensor, rule: str
 ) -> None:
     check_groups("grad_h", grad_h)
+    check_cuda("grad_h", grad_h)
     check_rule(rule)
     R, C = grad_h.shape
     check_packed("values", values, "meta", meta, R, C)

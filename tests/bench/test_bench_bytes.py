@@ -18,6 +18,7 @@ PER_ELEMENT = {
     "mvue24": 2 + 1 + 1 / 8,
     "select24 transposable": 2 + 1 / 8,
     "mask24": 2 + 2 + 1 / 8,
+    "add_mask24_": 3 * 2 + 1 / 8,
     "soft_threshold24": 4,
     "random24": 1 / 8,
 }

@@ -16,6 +16,7 @@ from torch import Tensor
 from sparsetrain import native, ops
 from sparsetrain.pattern import Rule
 from sparsetrain.reference import (
+    add_mask24_,
     apply24,
     flips24,
     mask24,
@@ -35,7 +36,16 @@ needs_kernels = pytest.mark.skipif(
     library.path is None, reason=f"no kernel library: {library.reason} {library.fix}".rstrip()
 )
 
+
+def _sum(out: Tensor, *rest: Any) -> Tensor:
+    """Give what add_mask24_ would make of out, and leave out as it is."""
+    out = out.clone()
+    add_mask24_.add_mask24_(out, *rest)
+    return out
+
+
 REFERENCE = {
+    "add_mask24_": _sum,
     "apply24": apply24.apply24,
     "flips24": flips24.flips24,
     "mask24": mask24.mask24,
@@ -46,7 +56,7 @@ REFERENCE = {
     "sparsify24": sparsify24.sparsify24,
     "squared_relu24": squared_relu24.squared_relu24,
     # Without the rule, which only says what a kernel may take from where.
-    "squared_relu24_backward": lambda *all: squared_relu24.squared_relu24_backward(*all[:-1]),
+    "squared_relu24_backward": lambda *given: squared_relu24.squared_relu24_backward(*given[:-1]),
 }
 """The definition of every op that has a kernel; both take all arguments, in order."""
 
@@ -98,6 +108,9 @@ def arguments(name: str, x: Tensor, rule: Rule = "transposable") -> tuple:
     def mask(of: Tensor) -> Tensor:
         return masks24.select24(of, rule)
 
+    if name == "add_mask24_":
+        scale = torch.tensor([1.483], device=x.device)
+        return x.flip(1).contiguous(), x, mask(x), 0.25, 0.3, scale
     if name in ("apply24", "mask24"):
         rest = (None,) if name == "apply24" else (1.0, 0.3)
         return x, masks24.select24(x, "greedy" if rule == "row" else rule), *rest
@@ -165,26 +178,33 @@ def bits(x: Tensor) -> Tensor:
     return x.view(torch.int16 if x.element_size() == 2 else torch.int32)
 
 
-def check(name: str, *all: Any) -> tuple[Tensor, ...]:
+def call(name: str, *given: Any) -> tuple[Tensor, ...]:
+    """Call an op. Nothing given changes: add_mask24_ adds to a copy."""
+    if name == "add_mask24_":
+        given = given[0].clone(), *given[1:]
+    return leaves(getattr(ops, name)(*given))
+
+
+def check(name: str, *given: Any) -> tuple[Tensor, ...]:
     """Call an op in poisoned memory and compare with its reference. Returns the results."""
     with poisoned():
-        got = leaves(getattr(ops, name)(*all))
-    expected = leaves(REFERENCE[name](*all))
+        got = call(name, *given)
+    expected = leaves(REFERENCE[name](*given))
     assert [one.is_contiguous() for one in got] == [True] * len(expected)
     if name == "squared_relu24_backward":
-        check_gradient(got, expected, *all)
+        check_gradient(got, expected, *given)
     else:
         for one, other in zip(got, expected, strict=True):
             assert_same(one, other)
     return got
 
 
-def check_gradient(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], *all: Any) -> None:
+def check_gradient(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], *given: Any) -> None:
     """Hold values and values_t to one step, and column_sums to float64 where nothing overflows."""
     for one, other in zip(got[:2], expected[:2], strict=True):
         assert_within_one_step(one, other)
     assert got[2].shape == expected[2].shape
-    grad_h, *rest = [x.double() if is_float(x) else x for x in all]
+    grad_h, *rest = [x.double() if is_float(x) else x for x in given]
     exact = REFERENCE["squared_relu24_backward"](grad_h, *rest)[2]
     small = REFERENCE["squared_relu24_backward"](grad_h.abs(), *rest)[2] < 1e37
     assert got[2][exact.isnan()].isnan().all()

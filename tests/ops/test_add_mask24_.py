@@ -26,7 +26,7 @@ def test_a_factor_of_zero_adds_nothing_even_of_nan_and_infinity():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_it_rounds_once(dtype):
-    out, x, mask = gaussian(6, 12, dtype), gaussian(6, 12, dtype, seed=1), None
+    out, x = gaussian(6, 12, dtype), gaussian(6, 12, dtype, seed=1)
     mask = select24(x, "row")
     wide = torch.promote_types(dtype, torch.float32)
     expected = (out.to(wide) + 3 * mask24(x.to(wide), mask, 0.25, 0.3)).to(dtype)
@@ -61,6 +61,8 @@ def test_it_compiles_to_the_same_result():
         ({"x": torch.ones(4, 8).double()}, "x: torch.float64, but out is torch.float32"),
         ({"mask": torch.zeros(4, 2).byte()}, r"mask: shape \(4, 2\) should be \(4, 1\)"),
         ({"scale": torch.ones(2)}, "scale: .*one element"),
+        ({"out": torch.ones(1, 8).expand(4, 8)}, "out: an expanded tensor"),
+        ({"out": torch.ones(4, 1).expand(4, 8)}, "out: an expanded tensor"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):

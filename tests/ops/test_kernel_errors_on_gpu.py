@@ -9,14 +9,20 @@ from sparsetrain.reference.masks24 import select24
 
 pytestmark = [pytest.mark.gpu, needs_kernels]
 
+FIRST = {"add_mask24_": "out", "squared_relu24": "z", "squared_relu24_backward": "grad_h"}
+"""What the first argument is called, where that is not x."""
+
 
 @pytest.mark.parametrize("name", [n for n in REFERENCE if n not in ("flips24", "random24")])
-def test_float64_is_refused_by_name(name):
+def test_float64_is_refused_by_function_and_kernel(name):
     x = matrix(8, 16, torch.float32)
     wide = [a.double() if is_float(a) and a.dim() == 2 else a for a in arguments(name, x)]
-    first = {"squared_relu24": "z", "squared_relu24_backward": "grad_h"}.get(name, "x")
-    with pytest.raises(RuntimeError, match=f"{first}: Double has no CUDA kernel; use float32"):
+    first = FIRST.get(name, "x")
+    words = "use float32, bfloat16 or float16, or a CPU tensor"
+    with pytest.raises(ValueError, match=f"^{first}: torch.float64 has no CUDA kernel; {words}"):
         getattr(ops, name)(*wide)
+    with pytest.raises(RuntimeError, match=f"{first}: Double has no CUDA kernel; {words}"):
+        getattr(torch.ops.sparsetrain, name)(*wide)
 
 
 @pytest.mark.parametrize(
@@ -36,18 +42,19 @@ def test_a_conversion_without_a_kernel_is_refused(dtype, to, words):
         ops.apply24(x, select24(x, "transposable"), to)
 
 
-@pytest.mark.parametrize("name", ["apply24", "mask24", "sparsify24"])
+@pytest.mark.parametrize("name", ["add_mask24_", "apply24", "mask24", "sparsify24"])
 @pytest.mark.parametrize("change", ["shape", "dtype", "device"])
 def test_a_mask_that_does_not_fit_is_refused_by_function_and_kernel(name, change):
     x = matrix(8, 16, torch.bfloat16)
     mask = select24(x, "transposable")
     wrong = {"shape": mask[:, :1], "dtype": mask.bool(), "device": mask.cpu()}[change]
-    all = (x, "row", None, wrong) if name == "sparsify24" else (x, wrong)
+    given = (x, "row", None, wrong) if name == "sparsify24" else (x, wrong)
+    given = (x.clone(), *given) if name == "add_mask24_" else given
     argument = "previous" if name == "sparsify24" else "mask"
     with pytest.raises(ValueError, match=f"^{argument}: "):
-        getattr(ops, name)(*all)
+        getattr(ops, name)(*given)
     with pytest.raises(RuntimeError, match=f"{argument}: "):
-        getattr(torch.ops.sparsetrain, name)(*all)
+        getattr(torch.ops.sparsetrain, name)(*given)
 
 
 @pytest.mark.parametrize(("name", "argument"), [("mvue24", "seed"), ("soft_threshold24", "scale")])
@@ -61,13 +68,13 @@ def test_a_scalar_elsewhere_is_refused_by_function_and_kernel(name, argument):
 
 @pytest.mark.parametrize("place", [1, 2, 3, 4])
 def test_a_packed_part_of_another_matrix_is_refused_by_function_and_kernel(place):
-    all = [*arguments("squared_relu24_backward", matrix(136, 80, torch.bfloat16))]
-    all[place] = all[place][1:]
+    given = [*arguments("squared_relu24_backward", matrix(136, 80, torch.bfloat16))]
+    given[place] = given[place][1:]
     name = ["", "values", "meta", "values_t", "meta_t"][place]
     with pytest.raises(ValueError, match=f"^{name}: "):
-        ops.squared_relu24_backward(*all)
+        ops.squared_relu24_backward(*given)
     with pytest.raises(RuntimeError, match=f"{name}: "):
-        torch.ops.sparsetrain.squared_relu24_backward(*all)
+        torch.ops.sparsetrain.squared_relu24_backward(*given)
 
 
 def test_an_unknown_rule_is_refused_by_the_kernel_too():
@@ -75,3 +82,14 @@ def test_an_unknown_rule_is_refused_by_the_kernel_too():
     for name in ("select24", "sparsify24", "squared_relu24"):
         with pytest.raises((RuntimeError, ValueError), match=r"rule: .best. is unknown"):
             getattr(torch.ops.sparsetrain, name)(x, "best")
+    *given, _ = arguments("squared_relu24_backward", x)
+    with pytest.raises((RuntimeError, ValueError), match=r"rule: .best. is unknown"):
+        torch.ops.sparsetrain.squared_relu24_backward(*given, "best")
+
+
+@pytest.mark.parametrize("stride_0", [0, 1])
+def test_an_out_whose_elements_share_memory_is_refused(stride_0):
+    x = matrix(8, 16, torch.bfloat16)
+    out = x.narrow(stride_0, 0, 1).expand(8, 16)
+    with pytest.raises(ValueError, match="^out: "):
+        ops.add_mask24_(out, x, select24(x, "row"))

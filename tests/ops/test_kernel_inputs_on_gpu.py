@@ -8,6 +8,7 @@ from kernel_checks import (
     REFERENCE,
     arguments,
     assert_same,
+    call,
     check,
     leaves,
     matrix,
@@ -156,16 +157,30 @@ VIEWS = [
 def test_strides_and_offsets_of_any_argument_do_not_matter(view, name, dtype):
     for rows, columns in ((37, 132), (128, 256)):
         plain = arguments(name, matrix(rows, columns, dtype))
-        expected = leaves(getattr(ops, name)(*plain))
+        expected = call(name, *plain)
         for place, argument in enumerate(plain):
             if isinstance(argument, Tensor) and (view is odd_offset or argument.dim() > 1):
-                seen = [*plain]
+                seen = [a.clone() if isinstance(a, Tensor) else a for a in plain]
                 seen[place] = view(argument)
                 with poisoned():
                     got = leaves(getattr(ops, name)(*seen))
                 for one, other in zip(got, expected, strict=True):
-                    assert one.is_contiguous()
+                    assert one.is_contiguous() or one is seen[0]  # add_mask24_ returns out
                     assert_same(one, other)
+
+
+@dtypes
+@pytest.mark.parametrize("view", VIEWS)
+def test_adding_in_place_leaves_what_lies_about_a_view(view, dtype):
+    for rows, columns in ((37, 132), (128, 256)):
+        out, *rest = arguments("add_mask24_", matrix(rows, columns, dtype))
+        seen = view(out)
+        memory = seen._base
+        before = memory.clone()
+        ops.add_mask24_(seen, *rest)
+        assert not torch.equal(seen, out)
+        seen.copy_(out)
+        assert_same(memory, before)
 
 
 @dtypes

@@ -1,6 +1,7 @@
 """CUDA kernels over and over, on streams, in CUDA graphs, compiled, on matrices beyond 2^31."""
 
 import gc
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from kernel_checks import (
     REFERENCE,
     arguments,
     assert_same,
+    assert_within_one_step,
+    call,
     leaves,
     matrix,
     needs_kernels,
@@ -18,6 +21,8 @@ from kernel_checks import (
 from torch import Tensor
 
 from sparsetrain import ops
+from sparsetrain.reference import mvue24, random24
+from sparsetrain.reference.philox import philox4x32
 
 pytestmark = [pytest.mark.gpu, needs_kernels]
 
@@ -27,10 +32,6 @@ CALLS = [
     ("squared_relu24_backward", "row"),
 ]
 calls = pytest.mark.parametrize(("name", "rule"), CALLS)
-
-
-def call(name: str, all: tuple) -> tuple[Tensor, ...]:
-    return leaves(getattr(ops, name)(*all))
 
 
 def assert_all_same(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
@@ -46,11 +47,11 @@ def wipe(tensors: tuple[Tensor, ...]) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @calls
 def test_twenty_calls_give_the_same_bits(name, rule, dtype):
-    all = arguments(name, matrix(2500, 1288, dtype), rule)
-    first = call(name, all)
+    given = arguments(name, matrix(2500, 1288, dtype), rule)
+    first = call(name, *given)
     for _ in range(20):
         with poisoned():
-            again = call(name, all)
+            again = call(name, *given)
         assert_all_same(again, first)
 
 
@@ -59,16 +60,16 @@ def test_twenty_calls_give_the_same_bits(name, rule, dtype):
 
 @calls
 def test_a_captured_call_replays_on_what_its_inputs_hold_then(name, rule):
-    all = arguments(name, matrix(197, 1288, torch.bfloat16), rule)
+    given = arguments(name, matrix(197, 1288, torch.bfloat16), rule)
     others = arguments(name, matrix(197, 1288, torch.bfloat16, seed=1), rule)
-    call(name, all)  # loads the kernel
+    call(name, *given)  # loads the kernel
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = call(name, all)
-    for inputs in (all, others):
-        expected = call(name, tuple(x.clone() if isinstance(x, Tensor) else x for x in inputs))
-        for held, new in zip(all, inputs, strict=True):
+        captured = call(name, *given)
+    for inputs in (given, others):
+        expected = call(name, *(x.clone() if isinstance(x, Tensor) else x for x in inputs))
+        for held, new in zip(given, inputs, strict=True):
             if isinstance(held, Tensor) and held is not new:
                 held.copy_(new)
         for _ in range(2):
@@ -80,10 +81,10 @@ def test_a_captured_call_replays_on_what_its_inputs_hold_then(name, rule):
 @pytest.mark.parametrize("name", ["mvue24", "random24"])
 def test_a_captured_sample_takes_the_seed_of_the_replay(name):
     *rest, seed = arguments(name, matrix(197, 1288, torch.bfloat16))
-    samples = [call(name, (*rest, torch.tensor([n], device=DEVICE))) for n in (11, 12)]
+    samples = [call(name, *rest, torch.tensor([n], device=DEVICE)) for n in (11, 12)]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = call(name, (*rest, seed))
+        captured = call(name, *rest, seed)
     for number, expected in zip((11, 12), samples, strict=True):
         seed.fill_(number)
         graph.replay()
@@ -96,7 +97,7 @@ def test_two_streams_at_once_give_what_one_gives():
         {name: arguments(name, matrix(4096, 1288, torch.bfloat16, seed=n)) for name in REFERENCE}
         for n in (0, 1)
     ]
-    expected = [{name: call(name, all) for name, all in one.items()} for one in inputs]
+    expected = [{name: call(name, *given) for name, given in one.items()} for one in inputs]
     streams = [torch.cuda.Stream(), torch.cuda.Stream()]
     torch.cuda.synchronize()
     results = []
@@ -104,7 +105,7 @@ def test_two_streams_at_once_give_what_one_gives():
         for name in REFERENCE:
             for n, stream in enumerate(streams):
                 with torch.cuda.stream(stream):
-                    results.append((n, name, call(name, inputs[n][name])))
+                    results.append((n, name, call(name, *inputs[n][name])))
     torch.cuda.synchronize()
     for n, name, got in results:
         assert_all_same(got, expected[n][name])
@@ -128,10 +129,10 @@ def several(x: Tensor, grad_h: Tensor, previous: Tensor, seed: Tensor) -> tuple[
 def test_a_function_of_several_ops_compiles_whole(backend):
     x, grad_h = (matrix(197, 264, torch.float32, seed=seed) for seed in (0, 1))
     seed = torch.tensor([3], device=DEVICE)
-    all = x, grad_h, ops.select24(grad_h, "transposable"), seed
+    given = x, grad_h, ops.select24(grad_h, "transposable"), seed
     torch.compiler.reset()
     compiled = torch.compile(several, fullgraph=True, backend=backend)
-    assert_all_same(compiled(*all), several(*all))
+    assert_all_same(compiled(*given), several(*given))
 
 
 # More than 2^31 elements
@@ -149,11 +150,11 @@ def beyond():
     torch.cuda.empty_cache()
 
 
-def assert_ends_same(name: str, x: Tensor, packed: tuple[Tensor, ...], all: tuple) -> None:
-    """Compare the first and the last 256 rows; all: what follows x, cut along."""
+def assert_ends_same(name: str, x: Tensor, packed: tuple[Tensor, ...], rest: tuple) -> None:
+    """Compare the first and the last 256 rows; rest: what follows x, cut along."""
     for start in (0, x.shape[0] - 256):
         rows = slice(start, start + 256)
-        cut = [a[rows] if isinstance(a, Tensor) else a for a in all]
+        cut = [a[rows] if isinstance(a, Tensor) else a for a in rest]
         expected = leaves(REFERENCE[name](x[rows], *cut))
         assert_all_same(rows_of(packed, rows.start, rows.stop), expected[:4])
 
@@ -186,6 +187,61 @@ def test_an_activation_and_a_mask_of_more_than_2_to_the_31_elements(beyond):
     shrunk = ops.soft_threshold24(beyond, torch.tensor([1.5], device=DEVICE))
     expected = REFERENCE["soft_threshold24"](beyond[-256:], torch.tensor([1.5], device=DEVICE))
     assert_same(shrunk[-256:], expected)
+
+
+def words_from(first: int) -> Callable[[Tensor, int, int, int], Tensor]:
+    """Give random_words that starts at row `first`, for the reference of the last rows."""
+
+    def random_words(seed: Tensor, rows: int, columns: int, stream: int) -> Tensor:
+        block = torch.arange((columns + 3) // 4, device=DEVICE)[None, :]
+        row = torch.arange(first, first + rows, device=DEVICE)[:, None]
+        zero = torch.zeros_like(block)
+        key = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
+        words = philox4x32((block, row, zero, zero + stream), key)
+        return torch.stack(words, dim=-1).flatten(1)[:, :columns]
+
+    return random_words
+
+
+def test_samples_of_more_than_2_to_the_31_elements(beyond, monkeypatch):
+    seed = torch.tensor([2**40 + 7], device=DEVICE)
+    rows, columns = beyond.shape
+    values_t, meta_t = ops.mvue24(beyond, seed)
+    mask = ops.random24(rows, columns, seed)
+    for start in (0, rows - 256):
+        stop = start + 256
+        for module in (mvue24, random24):
+            monkeypatch.setattr(module, "random_words", words_from(start // 4))
+        expected = REFERENCE["mvue24"](beyond[start:stop], seed)
+        got = values_t[:, start // 2 : stop // 2], meta_t[start // 64 : stop // 64]
+        assert_all_same(got, expected)
+        assert_same(mask[start:stop], REFERENCE["random24"](256, columns, seed))
+
+
+def test_a_gradient_of_more_than_2_to_the_31_elements(beyond):
+    *packed, rule = *ops.squared_relu24(beyond), "transposable"
+    values, values_t, sums = ops.squared_relu24_backward(beyond, *packed, rule)
+    for start in (0, beyond.shape[0] - 256):
+        stop = start + 256
+        h = rows_of(packed, start, stop)
+        expected = REFERENCE["squared_relu24_backward"](beyond[start:stop], *h, rule)
+        got = rows_of((values, packed[1], values_t, packed[3]), start, stop)
+        assert_within_one_step(got[0], expected[0])
+        assert_within_one_step(got[2], expected[1])
+    # All are positive; rounding to 16 bits goes either way.
+    total = values.sum(dtype=torch.float64)
+    torch.testing.assert_close(sums.double().sum(), total, rtol=1e-5, atol=0)
+
+
+def test_more_than_2_to_the_31_elements_are_added_to(beyond):
+    mask = ops.random24(*beyond.shape, torch.tensor([3], device=DEVICE))
+    out = torch.ones_like(beyond)
+    ops.add_mask24_(out, beyond, mask, 0.25, 0.5)
+    for rows in (slice(0, 256), slice(-256, None)):
+        one = torch.ones_like(beyond[rows])
+        assert_same(
+            out[rows], REFERENCE["add_mask24_"](one, beyond[rows], mask[rows], 0.25, 0.5, None)
+        )
 
 
 # Chance

@@ -27,10 +27,15 @@ pytestmark = [pytest.mark.gpu, needs_kernels]
 SIZES = [(1, 4), (16, 16), (37, 132), (130, 260), (200, 68), (197, 768), (1000, 1288), (3072, 768)]
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 CONVERSIONS = [*((d, None) for d in DTYPES), (torch.float32, DTYPES[0]), (torch.float32, DTYPES[1])]
+WIDE = [(13001, 2056), (8202, 3080), (9003, 2820)]
+"""More than 800 tiles of 64 x 256, where packing takes wide ones, ragged in both directions; the
+last has rows that are not whole vectors."""
 SLICE = 4096
 
 sizes = pytest.mark.parametrize(("rows", "columns"), SIZES)
+wide_sizes = pytest.mark.parametrize(("rows", "columns"), WIDE)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+conversions = pytest.mark.parametrize(("dtype", "to"), CONVERSIONS, ids=str)
 rules = pytest.mark.parametrize("rule", RULES)
 
 
@@ -48,7 +53,7 @@ def test_memory_is_poisoned_before_a_kernel_runs():
 
 @rules
 @sizes
-@pytest.mark.parametrize(("dtype", "to"), CONVERSIONS, ids=str)
+@conversions
 def test_sparsify24(rows, columns, dtype, to, rule):
     check("sparsify24", matrix(rows, columns, dtype), rule, to, None)
 
@@ -64,7 +69,7 @@ def test_sparsify24_counts_flips_against_a_previous_mask(rows, columns, dtype, r
 
 
 @sizes
-@pytest.mark.parametrize(("dtype", "to"), CONVERSIONS, ids=str)
+@conversions
 @pytest.mark.parametrize("rule", ["transposable", "greedy"])
 def test_apply24(rows, columns, dtype, to, rule):
     x = matrix(rows, columns, dtype)
@@ -108,6 +113,17 @@ def test_mask24(rows, columns, dtype, factors):
 
 @sizes
 @dtypes
+@pytest.mark.parametrize("factors", [(0.0, 1.0), (0.0, 2e-4), (0.25, 0.3), (-2.0, 0.0)])
+@pytest.mark.parametrize("scale", [None, 1.483])
+def test_add_mask24_(rows, columns, dtype, factors, scale):
+    out, x = (matrix(rows, columns, dtype, seed=seed) for seed in (0, 1))
+    mask = torch.randint(256, (rows, (columns + 7) // 8), dtype=torch.uint8, device=x.device)
+    scale = None if scale is None else torch.tensor(scale, device=x.device)
+    check("add_mask24_", out, x, mask, *factors, scale)
+
+
+@sizes
+@dtypes
 @pytest.mark.parametrize("kind", ["gaussian", "heavy-tailed", "ties", "post-ReLU"])
 def test_mvue24(rows, columns, dtype, kind):
     x = matrix(rows, columns, dtype, kind)
@@ -127,6 +143,35 @@ def test_flips24_and_random24(rows, columns):
     check("flips24", *arguments("flips24", x, "row"))
     for seed in (0, 2**40 + 7, -1):
         check("random24", rows, columns, torch.tensor([seed], device=x.device))
+
+
+# Wide tiles
+
+
+@rules
+@wide_sizes
+@conversions
+def test_sparsify24_of_many_tiles(rows, columns, dtype, to, rule):
+    x, _, _, previous = arguments("sparsify24", matrix(rows, columns, dtype), rule)
+    *_, flips = check("sparsify24", x, rule, to, previous)
+    assert flips > 0
+
+
+@wide_sizes
+@conversions
+@pytest.mark.parametrize("rule", ["transposable", "greedy"])
+def test_apply24_of_many_tiles(rows, columns, dtype, to, rule):
+    x = matrix(rows, columns, dtype)
+    check("apply24", x, arguments("apply24", x, rule)[1], to)
+
+
+@rules
+@wide_sizes
+@dtypes
+def test_squared_relu24_and_its_gradient_of_many_tiles(rows, columns, dtype, rule):
+    packed = check("squared_relu24", matrix(rows, columns, dtype), rule)
+    grad_h = matrix(rows, columns, dtype, seed=1)
+    check("squared_relu24_backward", grad_h, *packed, rule)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """random24: every pattern equally often, from the words of its own stream."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from ops_checks import gaussian
@@ -7,7 +10,9 @@ from ops_checks import gaussian
 from sparsetrain.ops import mask24, random24
 from sparsetrain.pattern import NM
 from sparsetrain.reference.masks24 import PATTERNS, tiles24, unpack_bits
-from sparsetrain.reference.philox import random_words
+from sparsetrain.reference.philox import DROPOUT_STREAM, MVUE_STREAM, random_words
+
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
 
 def tiles_of(mask, columns):
@@ -20,6 +25,22 @@ def test_a_tile_takes_the_pattern_of_its_own_word_of_stream_1():
     tiles = tiles_of(random24(12, 24, seed), 24)
     for tile, word in zip(tiles, words, strict=True):
         assert torch.equal(tile, PATTERNS[word * 90 // 2**32])
+
+
+def test_the_kernel_has_the_same_patterns_in_the_same_order():
+    source = (CSRC / "random24.cu").read_text("utf-8")
+    table = re.search(r"patterns\[90\] = \{([^}]*)\}", source)
+    assert table
+    weight = 1 << torch.arange(16)  # bit 4 r + c is row r, column c
+    numbers = (PATTERNS.flatten(1) * weight).sum(dim=1).tolist()
+    assert [int(word, 16) for word in table[1].replace(",", " ").split()] == numbers
+
+
+@pytest.mark.parametrize(("op", "stream"), [("mvue24", MVUE_STREAM), ("random24", DROPOUT_STREAM)])
+def test_the_kernel_draws_from_the_same_stream(op, stream):
+    source = (CSRC / f"{op}.cu").read_text("utf-8")
+    counters = re.findall(r"make_uint4\([^;]*, 0, (\w+)\),\s*key\)", source)
+    assert counters == [str(stream)]
 
 
 def test_every_pattern_is_as_likely_as_the_others():

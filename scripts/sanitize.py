@@ -71,9 +71,7 @@ def main() -> None:
         call_every_op(x)
     call_wide_kernels(torch.randn(WIDE).bfloat16().cuda())
     torch.cuda.synchronize()
-    print(
-        f"called every kernel on {len(SIZES)} sizes of {len(DTYPES)} dtypes, and wide ones on {WIDE}"
-    )
+    print(f"called every kernel on {len(SIZES)} sizes of {len(DTYPES)} dtypes, wide ones on {WIDE}")
 
 
 if __name__ == "__main__":

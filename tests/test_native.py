@@ -4,6 +4,7 @@ import importlib
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -181,11 +182,35 @@ def test_cuda_home_comes_before_path_and_path_before_the_wheels(place, monkeypat
     assert (found.cuda, found.where, found.libraries) == ((13, 0), "CUDA_HOME", None)
 
 
-def test_a_compiler_that_does_not_fit_is_passed_over(place, monkeypatch):
-    fake_nvcc(place, "home/bin", "11.0")
+def test_a_compiler_that_does_not_fit_is_passed_over_and_named(place, monkeypatch):
+    fake_nvcc(place, "home/bin", "11.8")
     monkeypatch.setenv("CUDA_HOME", str(place / "home"))
     fake_nvcc(place, "bin", "12.4")
-    assert native.find_toolkit(H100, ("90a",)).cuda == (12, 4)
+    toolkit = native.find_toolkit(H100, ("80", "89"))
+    assert toolkit.cuda == (12, 4)
+    nvcc = place / "home" / "bin" / "nvcc"
+    assert toolkit.where == f"PATH; {nvcc} is CUDA 11.8, too old for sm_80, sm_89"
+
+
+def test_a_cuda_home_without_a_compiler_is_named(place, monkeypatch, capfd):
+    monkeypatch.setenv("CUDA_HOME", str(place / "home"))
+    with pytest.raises(native.BuildError, match=r"CUDA_HOME=\S+/home has no bin/nvcc; pip install"):
+        native.find_toolkit(H100, ("90a",))
+    fake_nvcc(place)
+    machine_is(monkeypatch, H100)
+    assert native.require().path is not None
+    assert f"CUDA_HOME={place / 'home'} has no bin/nvcc" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("cuda", [None, "13.0"])
+def test_a_driver_of_cuda_12_is_not_answered_with_the_wheels_of_cuda_13(cuda, place):
+    if cuda is not None:
+        fake_nvcc(place, cuda=cuda)
+    with pytest.raises(
+        native.BuildError, match=r"from 12\.0 up to 12\.x and set CUDA_HOME"
+    ) as error:
+        native.find_toolkit(Machine(((9, 0),), (12, 4)), ("90a",))
+    assert "pip install" not in error.value.fix
 
 
 def test_without_a_fitting_compiler_the_error_says_what_was_found_and_what_to_install(place):
@@ -252,7 +277,7 @@ def test_a_build_compiles_every_source_links_it_and_is_there_the_next_time(place
     assert "[3/3] link" in built.log.read_text()
     said = capfd.readouterr().err
     assert "compiling the kernels for sm_80, sm_90a with CUDA 13.0" in said
-    assert find_built() == [built]
+    assert list(find_built()) == [built]
     assert build_in_cache(("80", "90a")) == built
     assert len(calls(place)) == 3
     assert capfd.readouterr().err == ""
@@ -274,6 +299,67 @@ def test_a_build_leaves_nothing_beside_the_library(place):
     assert {path.name for path in built.path.parent.iterdir()} == {LIBRARY, "build.log"}
 
 
+def test_what_a_killed_build_left_is_removed_after_an_hour(place):
+    fake_nvcc(place)
+    old, new = (native.cache_folder() / f".building-{age}" for age in ("old", "new"))
+    for folder in (old, new):
+        (folder / "work").mkdir(parents=True)
+    for path in (old / "work", old, new):
+        os.utime(path, (time.time() - 4000, time.time() - 4000))
+    build_in_cache()
+    assert not old.exists()
+    assert new.exists(), "its work folder was just written"
+
+
+@pytest.mark.parametrize(
+    ("cores", "archs", "jobs", "threads"),
+    [(2, ("90a",), 2, None), (2, ("80", "89", "90a"), 1, 2), (16, ("80", "89", "90a"), 5, 3)],
+)
+def test_a_build_takes_the_cores_there_are(cores, archs, jobs, threads, place, monkeypatch):
+    fake_nvcc(place)
+    commands: list[list[str]] = []
+    run = build_module._run
+    monkeypatch.setattr(build_module, "_cores", lambda: cores)
+    monkeypatch.setattr(build_module, "_run", lambda *a: commands.append(a[0]) or run(*a))
+    build_in_cache(archs)
+    assert f"-j{jobs}" in commands[0]
+    wanted = [] if threads is None else [f"--threads={threads}"]
+    for call in calls(place):
+        found = [word for word in call.split() if word.startswith("--threads")]
+        assert found == ([] if "-shared" in call else wanted)
+
+
+def test_flags_of_the_environment_do_not_reach_the_compiler(place, monkeypatch):
+    monkeypatch.setenv("NVCC_APPEND_FLAGS", "-O0")
+    monkeypatch.setenv("NVCC_PREPEND_FLAGS", "-G")
+    fake_nvcc(place, extra=f'echo "[$NVCC_PREPEND_FLAGS$NVCC_APPEND_FLAGS]" >> {place / "flags"}')
+    build_in_cache()
+    assert set((place / "flags").read_text().split()) == {"[]"}
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        (OSError(28, "No space left on device"), "No space left"),
+        (NotImplementedError(), "has no locks"),
+    ],
+)
+@pytest.mark.parametrize("where", ["_run", "FileLock"])
+def test_a_folder_that_cannot_hold_the_build_is_named_with_its_fix(
+    where, error, part, place, monkeypatch
+):
+    def refuse(*_):
+        raise error
+
+    fake_nvcc(place)
+    monkeypatch.setattr(build_module, where, refuse)
+    machine_is(monkeypatch, H100)
+    library = native.require()
+    assert str(native.cache_folder()) in library.reason
+    assert part in library.reason
+    assert "set SPARSETRAIN_CACHE" in library.fix
+
+
 def test_processes_that_want_the_same_library_compile_it_once(place, capfd):
     fake_nvcc(place, extra="sleep 0.2")
     os.symlink(shutil.which("sleep", path="/usr/bin:/bin") or "", place / "bin" / "sleep")
@@ -293,7 +379,7 @@ def test_what_does_not_compile_is_an_error_with_its_first_line_and_no_build(plac
     fake_nvcc(place, extra='echo "flips24.cu(1): error: no such word"; exit 2')
     with pytest.raises(CompileError, match=r"flips24\.cu\(1\): error: no such word") as error:
         build_in_cache()
-    assert find_built() == []
+    assert list(find_built()) == []
     log = Path(str(error.value).partition("all of it: ")[2].rstrip(")"))
     assert "no such word" in log.read_text()
     fake_nvcc(place)
@@ -433,6 +519,56 @@ def test_a_file_that_is_no_library_is_named_with_its_fix(place, monkeypatch):
     assert library.path is None
     assert library.reason == "the kernel library does not load"
     assert f"remove {built.path.parent}" in library.fix
+
+
+def test_a_build_that_does_not_load_is_passed_over_for_one_that_does(place, monkeypatch):
+    fake_nvcc(place)
+    builds = [build_in_cache(archs) for archs in (("80", "90a"), ("90a",))]
+    broken, good = sorted((str(built.path) for built in builds), reverse=True)
+    machine_is(monkeypatch, H100)
+
+    def open_library(path):
+        if path != good:
+            raise OSError("no ELF header")
+
+    monkeypatch.setattr(torch.ops, "load_library", open_library)
+    assert str(native.load().path) == good
+    good = ""
+    monkeypatch.setattr(load_module, "_library", None)
+    assert f"remove {Path(broken).parent}" in native.load().fix, "the first that was tried"
+
+
+def test_a_cache_that_cannot_be_read_is_no_cache(place, monkeypatch):
+    is_dir = Path.is_dir
+
+    def refuse(path):
+        if path == native.cache_folder():
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    machine_is(monkeypatch, H100)
+    library = native.load()
+    assert library.reason == "the cache of builds cannot be read"
+    assert str(place / "cache") in library.fix
+    assert "set SPARSETRAIN_CACHE" in library.fix
+
+
+def test_a_user_without_a_home_folder_has_no_cache(place, monkeypatch):
+    def refuse():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("SPARSETRAIN_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", refuse)
+    fake_nvcc(place)
+    loaded = machine_is(monkeypatch, H100)
+    assert native.load().reason == "no home folder to keep builds in"
+    assert native.require() == native.load()
+    toolkit = native.find_toolkit(H100, ("90a",))
+    carried = native.build(("90a",), toolkit, place / "package" / "prebuilt")
+    assert native.require().path == carried.path, "the wheel's own needs no cache"
+    assert loaded == [str(carried.path)]
 
 
 def test_without_a_compiler_require_says_so_and_finds_one_later(place, monkeypatch):

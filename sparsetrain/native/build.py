@@ -48,7 +48,7 @@ def build(archs: tuple[str, ...], toolkit: Toolkit, folder: Path) -> Built:
     except BuildError:
         raise
     except (OSError, NotImplementedError) as error:  # the latter: filelock, without flock
-        reason = f"{folder} cannot hold the build ({str(error) or 'it cannot be locked'})"
+        reason = f"no build in {folder} ({str(error) or 'the file system has no locks'})"
         raise BuildError(reason, ELSEWHERE) from error
 
 
@@ -118,7 +118,7 @@ def _compile(source: Path, built: Built, toolkit: Toolkit, ninja: Path) -> None:
 def _clear(folder: Path) -> None:
     """Remove what builds that were killed left behind."""
     for path in folder.glob(".building-*"):
-        with contextlib.suppress(FileNotFoundError):  # a build that ends meanwhile removes its own
+        with contextlib.suppress(OSError):  # it ends meanwhile, or is another user's
             newest = max(p.stat().st_mtime for p in (path, *path.rglob("*")))
             if time.time() - newest > _LEFT_BEHIND:
                 shutil.rmtree(path)

@@ -19,7 +19,7 @@ ARCHS: dict[str, Version] = {
 }
 """The architectures that the kernels are compiled for, and the first CUDA that can.
 
-12.0 at least, for all: the kernels use __viaddmax_s32 and its kin, the build nvcc --threads.
+12.0 at least, for all: the kernels use __viaddmax_u32, the build nvcc --threads.
 """
 
 

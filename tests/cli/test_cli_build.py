@@ -42,8 +42,20 @@ def test_with_gpus_it_compiles_for_them(compiled, monkeypatch, tmp_path):
     assert [archs for archs, _ in compiled] == [("80", "90a")] * 2
 
 
+def test_for_another_machine_the_driver_here_does_not_matter(compiled, monkeypatch, tmp_path):
+    here = native.Machine(((9, 0),), (12, 4))
+    monkeypatch.setattr(native, "look", lambda: here)
+    asked = []
+    find = native.find_toolkit
+    monkeypatch.setattr(native, "find_toolkit", lambda m, archs: asked.append(m) or find(m, archs))
+    assert call("build", "arch=80", f"output={tmp_path / 'out'}").status == 0
+    assert call("build", "arch=80").status == 0
+    assert call("build", "arch=native", f"output={tmp_path / 'own'}").status == 0
+    assert asked == [native.Machine((), (0, 0)), here, here]
+
+
 def test_it_compiles_for_what_is_asked_into_the_folder_that_is_given(compiled, tmp_path):
-    ended = call("build", "arch=90a,80", f"output={tmp_path / 'prebuilt'}")
+    ended = call("build", "arch=sm_90a,80", f"output={tmp_path / 'prebuilt'}")
     assert compiled == [(("80", "90a"), tmp_path / "prebuilt")]
     assert "left out" not in ended.out
 
@@ -54,6 +66,7 @@ def test_it_compiles_for_what_is_asked_into_the_folder_that_is_given(compiled, t
         ("arch=75", ["arch='75'", "native, 80, 89, 90a, 100a, 120"]),
         ("arch=native", ["no GPU", "arch=80,89,90a,100a,120"]),
         ("arch=", ["arch= is empty"]),
+        ("90a", ["write arch=90a"]),
         ("outptu=x", ["outptu=", "did you mean output"]),
     ],
 )

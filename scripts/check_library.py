@@ -73,6 +73,7 @@ def signatures(library: Path) -> dict[str, str]:
     found = {}
     for match in SIGNATURE.finditer(_run("nm", "-C", str(library))):
         returns = _words(match["returns"]).removeprefix("std::tuple<").removesuffix(">")
+        returns = returns.removeprefix("void")
         found[match["name"]] = f"({_words(match['arguments'])}) -> ({returns})"
     return found
 
@@ -81,8 +82,8 @@ def schema(op: str) -> str:
     """The schema of an op without names and defaults: '(Tensor, str) -> (Tensor, Tensor)'."""
     text = str(getattr(torch.ops.sparsetrain, op).default._schema)
     arguments, _, returns = text.partition("(")[2].partition(") -> ")
-    kinds = [part.split()[0] for part in arguments.split(", ")]
-    results = [part.split()[0] for part in returns.strip("()").split(", ")]
+    kinds = [part.split()[0].partition("(")[0] for part in arguments.split(", ")]
+    results = [part.split()[0] for part in returns.strip("()").split(", ") if part]
     return f"({', '.join(kinds)}) -> ({', '.join(results)})"
 
 

@@ -72,7 +72,7 @@ __device__ inline void load_pairs(const void* values, const Matrix& x, int64_t r
 
 // kShared: one mask for both orientations.
 template <class T, bool kVector, bool kShared>
-__global__ void __launch_bounds__(kWide, sizeof(T) == 2 && kVector ? 2 : 1)
+__global__ void __launch_bounds__(kWide, sizeof(T) == 2 && kVector ? (kShared ? 3 : 2) : 1)
     squared_relu24_backward_kernel(Matrix grad, Activation h, Gradient dz) {
   extern __shared__ char shared[];
   Staged<T>& staged = *reinterpret_cast<Staged<T>*>(shared);

@@ -70,9 +70,18 @@ __device__ inline void load_pairs(const void* values, const Matrix& x, int64_t r
   }
 }
 
+// Blocks on a multiprocessor where one mask serves both orientations. Before Hopper the compiler
+// needs more registers than three leave.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kSharedBlocks = 2;
+#else
+constexpr int kSharedBlocks = 3;
+#endif
+
 // kShared: one mask for both orientations.
 template <class T, bool kVector, bool kShared>
-__global__ void __launch_bounds__(kWide, sizeof(T) == 2 && kVector ? (kShared ? 3 : 2) : 1)
+__global__ void __launch_bounds__(kWide,
+                                  sizeof(T) == 2 && kVector ? (kShared ? kSharedBlocks : 2) : 1)
     squared_relu24_backward_kernel(Matrix grad, Activation h, Gradient dz) {
   extern __shared__ char shared[];
   Staged<T>& staged = *reinterpret_cast<Staged<T>*>(shared);

@@ -70,9 +70,9 @@ __device__ inline void load_pairs(const void* values, const Matrix& x, int64_t r
   }
 }
 
-// Blocks on a multiprocessor where one mask serves both orientations. Before Hopper the compiler
-// needs more registers than three leave.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+// Blocks on a multiprocessor where one mask serves both orientations. For other architectures than
+// Hopper the compiler needs more registers than three leave.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
 constexpr int kSharedBlocks = 2;
 #else
 constexpr int kSharedBlocks = 3;

@@ -1,4 +1,4 @@
-"""`build`: its words, and what it prints. The compiler itself: tests/test_native.py."""
+"""`build`: its words, and what it prints. The compiler itself: tests/native."""
 
 import pytest
 from cli_helpers import call

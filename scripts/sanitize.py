@@ -62,6 +62,29 @@ def call_wide_kernels(x: Tensor) -> None:
     ops.apply24(x, mask)
 
 
+PRODUCTS = ((1, 1, 4), (65, 7, 60), (200, 129, 132), (300, 264, 1000), (128, 64, 8192))
+"""M, N, K of sparse products: tails of every tile, and one that is split along K."""
+
+
+def call_products(M: int, N: int, K: int, dtype: torch.dtype) -> None:
+    """The products, with b in every layout, both ways out, after every epilogue."""
+    values, meta, *_ = ops.sparsify24(torch.randn(M, K).to(dtype).cuda(), "row")
+    b = torch.randn(K, N).to(dtype).cuda()
+    unaligned = torch.zeros(K, N + 3 + N % 2, dtype=dtype).cuda()[:, 1 : 1 + N]
+    for lies in (b, b.T.contiguous().T, unaligned, torch.cat([b, b], 1)[:, ::2]):
+        for transpose_out in (False, True):
+            for out_dtype in (dtype, torch.float32):
+                out = ops.matmul24(values, meta, lies, None, transpose_out, out_dtype)
+                bias = out[0].to(dtype)
+                ops.matmul24(
+                    values, meta, lies, bias, transpose_out, out_dtype, "squared_relu", out
+                )
+                strided = out.T.contiguous().T
+                ops.matmul24(values, meta, lies, bias, transpose_out, out_dtype, "gelu", strided)
+                ops.add_matmul24_(out, values, meta, lies, transpose_out)
+            ops.matmul24_sums(values, meta, lies, bias, transpose_out)
+
+
 def main() -> None:
     library = native.load()
     if library.path is None:
@@ -69,9 +92,15 @@ def main() -> None:
     torch.manual_seed(0)
     for x in matrices():
         call_every_op(x)
+    for M, N, K in PRODUCTS:
+        for dtype in DTYPES[:2]:
+            call_products(M, N, K, dtype)
     call_wide_kernels(torch.randn(WIDE).bfloat16().cuda())
     torch.cuda.synchronize()
-    print(f"called every kernel on {len(SIZES)} sizes of {len(DTYPES)} dtypes, wide ones on {WIDE}")
+    print(
+        f"called every kernel on {len(SIZES)} sizes of {len(DTYPES)} dtypes, wide ones on {WIDE},"
+    )
+    print(f"products of {len(PRODUCTS)} sizes")
 
 
 if __name__ == "__main__":

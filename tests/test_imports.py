@@ -18,6 +18,7 @@ LAYERS = (
     {"pattern", "schedule", "errors", "native"},
     {"reference"},
     {"ops"},
+    {"choice"},
     {"autograd"},
     {"methods"},
     {"nn"},

@@ -86,13 +86,13 @@ inline void check_packed(const char* values_name, const Tensor& values, const ch
                   torch::headeronly::toString(x.scalar_type()));
   STD_TORCH_CHECK(values.dim() == 2 && values.size(0) == rows && values.size(1) == columns / 2,
                   values_name, ": shape ", shape_of(values), " should be (", rows, ", ",
-                  columns / 2, "); pass what squared_relu24 returned");
+                  columns / 2, "); pass what packed the matrix");
   STD_TORCH_CHECK(meta.scalar_type() == ScalarType::Byte && meta.dim() == 3 &&
                       meta.size(0) == ceil_div(columns, 64) && meta.size(1) == ceil_div(rows, 64) &&
                       meta.size(2) == 512,
                   meta_name, ": ", torch::headeronly::toString(meta.scalar_type()), " of shape ",
                   shape_of(meta), " should be Byte of shape (", ceil_div(columns, 64), ", ",
-                  ceil_div(rows, 64), ", 512); pass what squared_relu24 returned");
+                  ceil_div(rows, 64), ", 512); pass what packed the matrix");
   STD_TORCH_CHECK(values.get_device_index() == x.get_device_index() &&
                       meta.get_device_index() == x.get_device_index(),
                   values_name, ", ", meta_name, ": on another device than the matrix; move them");

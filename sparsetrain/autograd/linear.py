@@ -20,12 +20,12 @@ from torch.autograd.function import once_differentiable
 
 from sparsetrain.autograd.operands import (
     Engine,
-    MaskedOperand,
-    PackedOperand,
-    PackedRows,
+    engine_for,
+    packed_rows,
+    saved_weight,
     sparse_weight,
 )
-from sparsetrain.ops import matmul24, mvue24, pack24, select24, soft_threshold24
+from sparsetrain.ops import mvue24, pack24, select24, soft_threshold24, unpack24
 from sparsetrain.pattern import Rule
 
 
@@ -46,7 +46,8 @@ def linear24(
     rule: how the mask is, or was, chosen. All but `row` make grad input sparse as well.
     mvue: grad weight from an unbiased 2:4 sample of grad.T along tokens
         (Chmiel et al., ICLR 2023) instead of exactly.
-    engine: `masked` (dense products with zeros) or `native` (packed operands).
+    engine: `masked` (dense products with zeros), `native` (packed operands) or `aten` (packed,
+        PyTorch's own products: compute capability 8.x); see `autograd.operands`.
 
     Under autocast the mask is chosen from the master weight and the products run in the
     autocast dtype. float32, float64, bfloat16, float16. Raises ValueError for features that are
@@ -122,13 +123,15 @@ def _check_linear(x: Tensor, weight: Tensor, mvue: bool) -> None:
         )
 
 
-def grad_weight_from(grad_TO: Tensor, x_TI: Tensor, mvue: bool) -> Tensor:
+def grad_weight_from(grad_TO: Tensor, x_TI: Tensor, mvue: bool, engine: Engine) -> Tensor:
     """grad.T @ x, exactly or from an unbiased 2:4 sample of grad.T along tokens."""
     if not mvue:
         return grad_TO.T @ x_TI
     seed = torch.randint(0, 2**62, (1,), device=grad_TO.device)
     values_t, meta_t = mvue24(grad_TO, seed)
-    return matmul24(values_t, meta_t, x_TI)
+    if engine == "masked":
+        return unpack24(values_t, meta_t)[:, : x_TI.shape[0]] @ x_TI
+    return packed_rows((values_t, meta_t), engine).mm(x_TI)
 
 
 class _Linear24(torch.autograd.Function):
@@ -143,6 +146,7 @@ class _Linear24(torch.autograd.Function):
         mvue: bool,
         engine: Engine,
     ) -> Tensor:
+        engine = engine_for(engine, x_TI.dtype)
         w24 = sparse_weight(weight_OI, mask, rule, x_TI.dtype, engine)
         # x for grad weight; w24 as packed now, because the mask may be new by the backward.
         ctx.save_for_backward(x_TI, *w24)
@@ -154,15 +158,13 @@ class _Linear24(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, *saved = ctx.saved_tensors
-        if ctx.engine == "masked":
-            w24 = MaskedOperand(*saved)
-        else:
-            w24 = PackedRows(*saved) if ctx.rule == "row" else PackedOperand(*saved)
+        w24 = saved_weight(saved, ctx.rule, ctx.engine)
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             grad_x = w24.t_mm(grad_TO.T, transpose_out=True)
         if ctx.needs_input_grad[1]:
-            grad_weight = grad_weight_from(grad_TO, x_TI, ctx.mvue).to(ctx.weight_dtype)
+            grad_weight = grad_weight_from(grad_TO, x_TI, ctx.mvue, ctx.engine)
+            grad_weight = grad_weight.to(ctx.weight_dtype)
         if ctx.needs_input_grad[2]:
             grad_bias = grad_TO.sum(0)
         return grad_x, grad_weight, grad_bias, None, None, None, None
@@ -181,10 +183,11 @@ class _SoftLinear24(torch.autograd.Function):
     ) -> Tensor:
         # The soft weight dense: it is 2:4 along the input only, so grad input is a dense product.
         ctx.save_for_backward(x_TI, soft_OI)
+        ctx.engine = engine = engine_for(engine, x_TI.dtype)
         ctx.mvue, ctx.weight_dtype = mvue, weight_OI.dtype
         if engine == "masked":
             return F.linear(x_TI, soft_OI, bias_O)
-        w24 = PackedRows(*pack24(soft_OI, select24(soft_OI, "row")))
+        w24 = packed_rows(pack24(soft_OI, select24(soft_OI, "row")), engine)
         return w24.mm(x_TI.T, bias_O, transpose_out=True)
 
     @staticmethod
@@ -195,7 +198,8 @@ class _SoftLinear24(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = grad_TO @ soft_OI
         if ctx.needs_input_grad[1]:
-            grad_weight = grad_weight_from(grad_TO, x_TI, ctx.mvue).to(ctx.weight_dtype)
+            grad_weight = grad_weight_from(grad_TO, x_TI, ctx.mvue, ctx.engine)
+            grad_weight = grad_weight.to(ctx.weight_dtype)
         if ctx.needs_input_grad[2]:
             grad_bias = grad_TO.sum(0)
         return grad_x, grad_weight, grad_bias, None, None, None

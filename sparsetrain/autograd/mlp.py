@@ -30,8 +30,8 @@ from torch.autograd.function import once_differentiable
 from sparsetrain.autograd.linear import compute_dtype
 from sparsetrain.autograd.operands import (
     Engine,
-    MaskedOperand,
-    PackedOperand,
+    engine_for,
+    saved_operand,
     sparse_squared_relu,
     sparse_weight,
 )
@@ -90,6 +90,7 @@ class _SquaredReluMlp24(torch.autograd.Function):
         engine: Engine,
     ) -> Tensor:
         dtype = x_TI.dtype
+        engine = engine_for(engine, dtype)
         if mask1 is None:
             dense1_HI = w1_HI.to(dtype)
             z_TH = F.linear(x_TI, dense1_HI, b1_H)
@@ -116,10 +117,9 @@ class _SquaredReluMlp24(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, dense1_HI, *rest = ctx.saved_tensors
-        operand = MaskedOperand if ctx.engine == "masked" else PackedOperand
-        h24, saved2 = operand(*rest[: ctx.n_h]), rest[ctx.n_h :]
+        h24, saved2 = saved_operand(rest[: ctx.n_h], ctx.engine), rest[ctx.n_h :]
         if ctx.sparse2:
-            dh_TH = operand(*saved2).t_mm(dy_TO.T, transpose_out=True)
+            dh_TH = saved_operand(saved2, ctx.engine).t_mm(dy_TO.T, transpose_out=True)
         else:
             dh_TH = dy_TO @ saved2[0]
         dz24, dz_sums_H = h24.squared_relu_backward(dh_TH, ctx.rule)

@@ -1,7 +1,9 @@
-"""The sparse operand of a product, in the two forms that can be multiplied.
+"""The sparse operand of a product, in the forms that can be multiplied.
 
     native    packed values and metadata through ops/: sparse tensor cores where a kernel is
               loaded, the plain-PyTorch definition elsewhere
+    aten      the same packed form through PyTorch's own 2:4 product: compute capability 8.x, 16-bit
+              values; other dtypes run masked
     masked    a dense tensor with zeros: CPU and CUDA, same numerics, no speed-up
 
 An operand knows its two products, x24 @ b and x24.T @ b; the gradient files are written with
@@ -13,12 +15,14 @@ Dimension key:  R rows   C columns (contracted by `mm`)   N columns of b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsetrain.autograd.aten import ATEN_DTYPES, aten_mm
 from sparsetrain.ops import (
     apply24,
     mask24,
@@ -32,8 +36,10 @@ from sparsetrain.ops import (
 )
 from sparsetrain.pattern import Rule
 
-Engine = Literal["masked", "native"]
-ENGINES: tuple[Engine, ...] = ("masked", "native")
+Engine = Literal["masked", "native", "aten"]
+ENGINES: tuple[Engine, ...] = ("masked", "native", "aten")
+PORTABLE_ENGINES: tuple[Engine, ...] = ("masked", "native")
+"""Those that run on a CPU too: `native` as its definition in plain PyTorch."""
 
 
 class MaskedOperand(NamedTuple):
@@ -92,8 +98,67 @@ class PackedRows(NamedTuple):
         return _dense_mm(unpack24(self.values, self.meta).T, b_RN, None, transpose_out)
 
 
-WeightOperand = MaskedOperand | PackedOperand | PackedRows
-ActivationOperand = MaskedOperand | PackedOperand
+class AtenOperand(NamedTuple):
+    """x packed in both orientations, as PackedOperand; its products are PyTorch's."""
+
+    values: Tensor
+    meta: Tensor
+    values_t: Tensor
+    meta_t: Tensor
+
+    def mm(self, b_CN: Tensor, bias: Tensor | None = None, transpose_out: bool = False) -> Tensor:
+        return aten_mm(self.values, self.meta, b_CN, bias, transpose_out)
+
+    def t_mm(self, b_RN: Tensor, transpose_out: bool = False) -> Tensor:
+        return aten_mm(self.values_t, self.meta_t, b_RN, None, transpose_out)
+
+    def squared_relu_backward(self, grad_RC: Tensor, rule: Rule) -> tuple[AtenOperand, Tensor]:
+        packed, column_sums = PackedOperand(*self).squared_relu_backward(grad_RC, rule)
+        return AtenOperand(*packed), column_sums
+
+
+class AtenRows(NamedTuple):
+    """x packed along its rows only, as PackedRows; its product is PyTorch's."""
+
+    values: Tensor
+    meta: Tensor
+
+    def mm(self, b_CN: Tensor, bias: Tensor | None = None, transpose_out: bool = False) -> Tensor:
+        return aten_mm(self.values, self.meta, b_CN, bias, transpose_out)
+
+    def t_mm(self, b_RN: Tensor, transpose_out: bool = False) -> Tensor:
+        return PackedRows(*self).t_mm(b_RN, transpose_out)
+
+
+ActivationOperand = MaskedOperand | PackedOperand | AtenOperand
+WeightOperand = ActivationOperand | PackedRows | AtenRows
+
+
+def engine_for(engine: Engine, dtype: torch.dtype) -> Engine:
+    """The engine whose operands multiply in this dtype: `aten` has 16-bit products only."""
+    return "masked" if engine == "aten" and dtype not in ATEN_DTYPES else engine
+
+
+def packed_operand(packed: Sequence[Tensor], engine: Engine) -> PackedOperand | AtenOperand:
+    """The operand of what is packed in both orientations."""
+    return AtenOperand(*packed) if engine == "aten" else PackedOperand(*packed)
+
+
+def packed_rows(packed: Sequence[Tensor], engine: Engine) -> PackedRows | AtenRows:
+    """The operand of what is packed along its rows."""
+    return AtenRows(*packed) if engine == "aten" else PackedRows(*packed)
+
+
+def saved_operand(saved: Sequence[Tensor], engine: Engine) -> ActivationOperand:
+    """The operand of both orientations that a forward saved."""
+    return MaskedOperand(*saved) if engine == "masked" else packed_operand(saved, engine)
+
+
+def saved_weight(saved: Sequence[Tensor], rule: Rule, engine: Engine) -> WeightOperand:
+    """The operand of `sparse_weight` that a forward saved."""
+    if rule == "row" and engine != "masked":
+        return packed_rows(saved, engine)
+    return saved_operand(saved, engine)
 
 
 def sparse_weight(
@@ -104,14 +169,14 @@ def sparse_weight(
         w24_OI = mask24(weight_OI, mask).to(dtype)
         return MaskedOperand(w24_OI)
     if rule == "row":
-        return PackedRows(*pack24(weight_OI.to(dtype), mask))
-    return PackedOperand(*apply24(weight_OI, mask, dtype))
+        return packed_rows(pack24(weight_OI.to(dtype), mask), engine)
+    return packed_operand(apply24(weight_OI, mask, dtype), engine)
 
 
 def sparse_squared_relu(z_TH: Tensor, rule: Rule, engine: Engine) -> ActivationOperand:
     """relu(z)² made 2:4 along features and along tokens."""
-    if engine == "native":
-        return PackedOperand(*squared_relu24(z_TH, rule))
+    if engine != "masked":
+        return packed_operand(squared_relu24(z_TH, rule), engine)
     h_TH = F.relu(z_TH).square()
     if rule != "row":
         return MaskedOperand(mask24(h_TH, select24(h_TH, rule)))

@@ -23,7 +23,7 @@ APPLY = "torch apply"
 COMPRESS = "torch _cslt_compress"
 XFORMERS = "xformers sparsify24"
 
-_GREEDY = "largest_abs_values_greedy"
+GREEDY = "largest_abs_values_greedy"
 _PACKS = (1, "x"), (2, "values"), (2, "meta")
 
 
@@ -36,7 +36,7 @@ def usable_peers(x: Tensor, packed: torch.dtype) -> tuple[list[Candidate], dict[
     """The peers that run on x, each tried once, and why the others do not."""
     usable, skipped = [], {}
     candidates = _of_torch(packed)
-    sparsify = _load_xformers()
+    sparsify = load_xformers()
     if isinstance(sparsify, str):
         skipped[XFORMERS] = sparsify
     else:
@@ -45,7 +45,7 @@ def usable_peers(x: Tensor, packed: torch.dtype) -> tuple[list[Candidate], dict[
         try:
             candidate.results(candidate.inputs(x))
         except (RuntimeError, ValueError) as error:  # how the peers refuse a device or a shape
-            skipped[candidate.name] = _first_line(error)
+            skipped[candidate.name] = first_line(error)
         else:
             usable.append(candidate)
     return usable, skipped
@@ -53,7 +53,7 @@ def usable_peers(x: Tensor, packed: torch.dtype) -> tuple[list[Candidate], dict[
 
 def _of_torch(packed: torch.dtype) -> list[Candidate]:
     def tile(x: Tensor) -> tuple[Tensor, ...]:
-        return torch.ops.aten._sparse_semi_structured_tile(x.to(packed), _GREEDY, use_cutlass=True)
+        return torch.ops.aten._sparse_semi_structured_tile(x.to(packed), GREEDY, use_cutlass=True)
 
     return [
         Candidate(TILE, _PACKS, lambda x: (x,), tile, mask=_mask_of_tile),
@@ -76,12 +76,12 @@ def _of_torch(packed: torch.dtype) -> list[Candidate]:
 
 def _of_xformers(sparsify: Callable[..., Any], packed: torch.dtype) -> Candidate:
     def call(x: Tensor) -> Any:
-        return sparsify(x.to(packed), algo=_GREEDY, backend="cutlass")
+        return sparsify(x.to(packed), algo=GREEDY, backend="cutlass")
 
     return Candidate(XFORMERS, _PACKS, lambda x: (x,), call, graph=False)
 
 
-def _load_xformers() -> Callable[..., Any] | str:
+def load_xformers() -> Callable[..., Any] | str:
     """xFormers' `sparsify24`, or why there is none."""
     # xFormers logs on import what the reason here says.
     logging.getLogger("xformers").setLevel(logging.ERROR)
@@ -90,7 +90,7 @@ def _load_xformers() -> Callable[..., Any] | str:
             warnings.simplefilter("ignore")  # deprecations inside xFormers
             module = importlib.import_module("xformers.ops.sp24")
     except (ImportError, OSError, RuntimeError) as error:
-        return _first_line(error)
+        return first_line(error)
     return module.sparsify24
 
 
@@ -102,6 +102,7 @@ def _mask_of_tile(results: tuple[Tensor, ...], x: Tensor) -> Tensor:
     return _masked(torch.ones_like(x, dtype=results[0].dtype), results[4]) != 0
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Kind of error and the first line of what it says."""
     line = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {line[:160]}" if line else type(error).__name__

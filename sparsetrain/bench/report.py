@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -70,6 +71,11 @@ def write_json(
             for result in results
         ],
     }
+    write_content(path, content)
+
+
+def write_content(path: Path, content: dict[str, Any]) -> None:
+    """Write it as JSON in place of what is there, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -16,6 +16,8 @@ from sparsetrain.bench.timing import CALLS, Clock, Clocks, Run, Times, measure
 LARGE = 64_000_000
 """Elements from which a matrix outgrows every cache and is held against the copy of a large one."""
 
+NO_KERNEL = "the library has no CUDA kernel for it, and the reference is not worth timing"
+
 _COPY_BYTES = 2**30
 
 
@@ -125,12 +127,12 @@ def _with_kernel(
     """Those that run a kernel on the device, and the others with the reason."""
     if device.type != "cuda":
         return candidates, {}
-    served = [c for c in candidates if _has_kernel(c.name.split()[0])]
-    reason = "the library has no CUDA kernel for it, and the reference is not worth timing"
-    return served, {c.name: reason for c in candidates if c not in served}
+    served = [c for c in candidates if has_kernel(c.name.split()[0])]
+    return served, {c.name: NO_KERNEL for c in candidates if c not in served}
 
 
-def _has_kernel(op: str) -> bool:
+def has_kernel(op: str) -> bool:
+    """Whether the op has a CUDA kernel, so that its reference is not what runs there."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"sparsetrain::{op}", "CUDA")
 
 

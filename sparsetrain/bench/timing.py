@@ -7,12 +7,17 @@ the device busy while the host issues the work, so that a launch costs nothing:
             no dirty line is written back on the bill of what is timed
     warm    the same work runs twice and the second is timed: what fits into the L2 is there
     graph   CALLS calls captured into one CUDA graph, warm: without the cost of an event pair
+
+Products are timed warm. In training an H200 is at its power limit: a dense bfloat16 product alone
+runs at 1.45 GHz and 690 W after half a second, in a burst of some ms at up to 1.98 GHz (measured
+2026-11-22). Pauses between calls, and flushing is one, hide that; operands larger than the L2 are
+cold without it.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,16 +52,21 @@ class Times:
         return Times(self.median / calls, self.low / calls, self.high / calls)
 
 
-def measure(runs: Mapping[str, Run], clock: Clock, rounds: int) -> dict[str, Times]:
-    """Time every run once a round, each round starting with the next one.
+def measure(
+    runs: Mapping[str, Run], clock: Clock, rounds: int, order: Sequence[str] = ()
+) -> dict[str, Times]:
+    """Time every run in every round, each round starting with the next one.
 
     So whatever drifts (temperature, clocks, neighbours) meets all of them alike. `rounds` of at
     least 2 are counted, after WARM_UP that are not. Raises ValueError for fewer.
+
+    order: the names of a round, every run at least once, the more often the surer its median;
+    without it each runs once.
     """
     if rounds < 2:
         raise ValueError(f"rounds={rounds}: give at least 2, for a median and its spread")
-    names = list(runs)
-    taken: dict[str, list[float]] = {name: [] for name in names}
+    names = list(order or runs)
+    taken: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(WARM_UP + rounds):
         first = number % max(len(names), 1)
         for name in names[first:] + names[:first]:

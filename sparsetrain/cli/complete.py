@@ -34,7 +34,9 @@ _WORDS = {
     "validate": "checkpoint=",
     "export": "checkpoint= format=safetensors format=onnx out= prune=true",
     "doctor": "",
-    "bench": "sparsify shapes= dtype= rounds= ops= json=",
+    "bench": "sparsify matmul shapes= dtype= rounds= ops= products= peers= random= seed= json= "
+    "picture=",
+    "tune": "recipe= shapes= dtype=bfloat16 dtype=float16 rounds=",
     "build": "arch=native arch= output=",
     "complete": "",
 }

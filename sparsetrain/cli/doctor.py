@@ -9,10 +9,12 @@ import platform
 import torch
 
 from sparsetrain import native
+from sparsetrain.choice import load_table
 from sparsetrain.cli.show import console, show_values
 from sparsetrain.lightning.attention import load_memory_efficient_attention
 from sparsetrain.lightning.flops import dense_peak_flops
 from sparsetrain.lightning.loggers import has_key
+from sparsetrain.nn.engine import sm, why_not_native
 from sparsetrain.recipe import data_folder, recipe_names
 
 
@@ -60,11 +62,41 @@ def _devices() -> tuple[tuple[str, str], ...]:
 def _engines() -> tuple[tuple[str, str], ...]:
     return (
         ("masked", "yes: dense products with zeros, on CPU and CUDA; no speed-up"),
-        ("native", "packed products in plain PyTorch, for tests; GPU kernels only make them 2:4"),
+        ("native", _native()),
+        ("aten", _aten()),
         ("kernels", _kernels()),
         ("nvcc", _nvcc()),
         ("xformers", _xformers()),
     )
+
+
+def _native() -> str:
+    if not torch.cuda.is_available():
+        return "packed products in plain PyTorch, for tests: no CUDA device"
+    gpu = torch.cuda.get_device_capability()
+    why = why_not_native(gpu, native.load())
+    if why:
+        return f"no: {why}"
+    return f"yes: sparse tensor cores of {sm(gpu)}; {_tuned()}"
+
+
+def _tuned() -> str:
+    try:
+        table = load_table()
+    except ValueError as error:
+        return str(error)
+    if table is None:
+        return "not tuned: python -m sparsetrain tune"
+    return f"{len(table.entries)} products tuned"
+
+
+def _aten() -> str:
+    if not torch.cuda.is_available():
+        return "no: no CUDA device"
+    gpu = torch.cuda.get_device_capability()
+    if gpu[0] != 8:
+        return f"no: PyTorch's own 2:4 products are for compute capability 8.x, this is {sm(gpu)}"
+    return f"yes: PyTorch's own 2:4 products, bfloat16 and float16, on {sm(gpu)}"
 
 
 def _kernels() -> str:

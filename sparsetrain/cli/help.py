@@ -14,6 +14,8 @@ _OVERVIEW = """\
   python -m sparsetrain doctor                        what this machine can run, and why not
   python -m sparsetrain build                         compile the GPU kernels before first use
   python -m sparsetrain bench sparsify                kernels against the peers, on a GPU
+  python -m sparsetrain bench matmul                  2:4 products against cuBLAS and the peers
+  python -m sparsetrain tune recipe=vit_b_24          fastest kernels for its products, once
   python -m sparsetrain complete                      tab completion for bash
 
 `python -m sparsetrain fit --help` lists recipes and data sets; every command has a --help."""
@@ -80,7 +82,31 @@ run on a CUDA device:
 
 shapes= ROWSxCOLUMNS with commas; dtype= bfloat16, float16 or float32 (packed as bfloat16), without
 it bfloat16 and, for weight-sized matrices, float32 too; rounds= calls of each that count; json= the
-file for every number. Each op is held against its reference on the CPU before it is timed."""
+file for every number. Each op is held against its reference on the CPU before it is timed.
+
+The 2:4 products of an MLP against cuBLAS, cuSPARSELt, torch's CUTLASS op and xFormers:
+
+  python -m sparsetrain bench matmul
+  python -m sparsetrain bench matmul json=matmul.json picture=roofline.png
+  python -m sparsetrain bench matmul shapes=25216x1024x4096 products=w24-forward,act24-dw
+  python -m sparsetrain bench matmul random=200 seed=0        is `auto` ever slower than dense?
+
+shapes= TOKENSxFEATURESxHIDDEN; products= w24-forward, w24-dx, act24-forward, act24-dw, dz24-dx,
+dz24-dw; dtype= bfloat16 or float16; peers= false, or cusparselt, cusparselt-best, torch-cutlass,
+xformers, cusparselt-search (its own search, slow). Every result is compared with float64 first."""
+
+_TUNE = """\
+Measure what runs each 2:4 product fastest on this GPU, and keep it for every later run:
+
+  python -m sparsetrain tune                        five MLPs, of ViT-B to a language model
+  python -m sparsetrain tune recipe=vit_b_24        the sparse layers of a recipe at its batch size
+  python -m sparsetrain tune shapes=25216x1024x4096,16384x1280x5120 dtype=float16
+  python -m sparsetrain tune recipe=./mine.yaml rounds=50
+
+shapes= TOKENSxFEATURESxHIDDEN with commas; dtype= bfloat16 or float16; rounds= calls of the fastest
+that count. Candidates are configs of the kernel, cuBLAS and cuSPARSELt; one that is less
+accurate than cuBLAS allows is not timed. The table is kept in ~/.cache/sparsetrain (as the kernels
+are) for this GPU, driver, torch and library; what is measured stays if you stop it."""
 
 _BUILD = """\
 Compile the GPU kernels; a model made sparse on a GPU does it by itself the first time.
@@ -114,6 +140,7 @@ def verb_help(verb: str) -> str:
         "doctor": _DOCTOR,
         "build": _BUILD.format(archs=", ".join(ARCHS)),
         "bench": _BENCH,
+        "tune": _TUNE,
         "complete": _COMPLETE,
     }
     return texts[verb]

@@ -7,7 +7,7 @@ import sys
 from sparsetrain.cli.explain import explained, stop
 from sparsetrain.cli.help import overview, verb_help
 
-VERBS = ("fit", "validate", "export", "doctor", "build", "bench", "complete")
+VERBS = ("fit", "validate", "export", "doctor", "build", "bench", "tune", "complete")
 
 
 def main() -> None:
@@ -45,6 +45,10 @@ def _run(verb: str, rest: list[str]) -> None:
         from sparsetrain.cli.bench import bench
 
         bench(rest)
+    elif verb == "tune":
+        from sparsetrain.cli.tune import tune
+
+        tune(rest)
     elif verb == "build":
         from sparsetrain.cli.build import build
 

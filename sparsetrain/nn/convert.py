@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from sparsetrain import native
-from sparsetrain.autograd import ENGINES, Engine
+from sparsetrain.autograd import Engine
 from sparsetrain.methods import SRSTE, SSTE, Activation24, WeightMethod
+from sparsetrain.nn.engine import find_engines
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp, is_mlp, why_not
 from sparsetrain.nn.report import LayerReport, Report
@@ -28,10 +29,11 @@ def sparsify(
     and checkpoints do not change. Call it before the optimizer and before any wrapping (DDP,
     FSDP, torch.compile).
 
-    engine: `auto` takes the fastest there is and says which.
+    engine: `auto` takes for each layer `native` on compute capability 9.0, `aten` on 8.x and
+        `masked` where those cannot multiply it; the report says which, and why (`nn.engine`).
 
-    Raises ValueError if a glob matches no linear layer, if nothing could be converted, or if
-    the model is sparse already.
+    Raises ValueError if a glob matches no linear layer, if nothing could be converted, if the
+    model is sparse already, or if this machine cannot run the engine asked for.
     """
     if any(isinstance(m, (SparseLinear, SparseMlp)) for m in model.modules()):
         raise ValueError("the model is sparse already: call densify(model) first")
@@ -39,31 +41,41 @@ def sparsify(
         return Report((), (), ("Nothing to make sparse: weight and activation are both None.",))
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     included = _match(linears, sparsity)
-    engine, engine_reason = _resolve_engine(engine)
+    engines = find_engines(engine)
     mlps, mlp_reasons = _choose_mlps(model, included, sparsity.activation)
     obstacles = _weight_obstacles(model, linears, sparsity.weight)
 
-    converted, skipped = [], []
-    for name, linear in linears.items():
-        shape = (linear.out_features, linear.in_features)
+    reasons: dict[str, str] = {}
+    for name in linears:
         parent = name.rpartition(".")[0]
         if name not in included:
-            reason = "excluded" if _excluded(name, sparsity) else "not named by include"
+            reasons[name] = "excluded" if _excluded(name, sparsity) else "not named by include"
         elif sparsity.weight is None:
-            reason = f"its MLP stays dense: {mlp_reasons.get(parent, 'it is in none')}"
-        else:
-            reason = obstacles.get(name)
-        if reason is None and sparsity.weight is not None:
+            reasons[name] = f"its MLP stays dense: {mlp_reasons.get(parent, 'it is in none')}"
+        elif name in obstacles:
+            reasons[name] = obstacles[name]
+    # All that can be refused is refused before the first layer changes.
+    shapes = {n: (m.out_features, m.in_features) for n, m in linears.items()}
+    mlp_shapes = {n: (*reversed(shapes[f"{n}.fc1"]), shapes[f"{n}.fc2"][0]) for n in mlps}
+    chosen = {n: shape for n, shape in shapes.items() if n not in reasons} | mlp_shapes
+    engine_of = {name: engines.of_layer(name, *shape) for name, shape in chosen.items()}
+
+    converted, skipped = [], []
+    for name, linear in linears.items():
+        if name not in reasons:
+            assert sparsity.weight is not None, "there is a reason without"
+            engine, why = engine_of[name]
             replace_module(model, linear, SparseLinear.from_dense(linear, sparsity.weight, engine))
-            converted.append(LayerReport(name, shape, sparsity.weight.describe(), engine_reason))
-        elif parent not in mlps:
-            skipped.append(LayerReport(name, shape, "dense", reason=reason or ""))
+            converted.append(LayerReport(name, shapes[name], sparsity.weight.describe(), why))
+        elif name.rpartition(".")[0] not in mlps:
+            skipped.append(LayerReport(name, shapes[name], "dense", reason=reasons[name]))
     for name in mlps:
         assert sparsity.activation is not None, "there are none without"
+        engine, why = engine_of[name]
         mlp = SparseMlp.from_dense(model.get_submodule(name), sparsity.activation, engine)
         replace_module(model, model.get_submodule(name), mlp)
-        shape = (mlp.fc1.in_features, mlp.fc1.out_features, mlp.fc2.out_features)
-        converted.append(LayerReport(name, shape, sparsity.activation.describe(), engine_reason))
+        what = sparsity.activation.describe()
+        converted.append(LayerReport(name, mlp_shapes[name], what, why))
     for name, reason in mlp_reasons.items():
         shape = tuple(linears[f"{name}.{fc}"].in_features for fc in ("fc1", "fc2"))
         reason = f"its activations stay dense: {reason}"
@@ -190,16 +202,6 @@ def _bypass(parent: nn.Module, child: str) -> str | None:
     if child == "qkv" and getattr(parent, "q_bias", None) is not None and not separate:
         return f"{name}, to add q_bias and v_bias"
     return None
-
-
-def _resolve_engine(engine: Engine | Literal["auto"]) -> tuple[Engine, str]:
-    if engine != "auto" and engine not in ENGINES:
-        raise ValueError(f"engine={engine!r}: choose auto or one of {', '.join(ENGINES)}")
-    library = native.require() if torch.cuda.is_available() else native.load()
-    if engine != "auto":
-        return engine, f"{engine}: asked for"
-    loaded = "sparsify kernels loaded, no sparse products yet"
-    return "masked", f"masked: {library.reason or loaded}"
 
 
 def _missing_kernels() -> str:

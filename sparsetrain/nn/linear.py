@@ -24,7 +24,7 @@ class SparseLinear(nn.Linear):
     them in the forward. Made by `from_dense`, undone by `to_dense`.
 
     method: how the weight becomes 2:4 and what gradient it gets.
-    engine: `masked` or `native`, see `autograd.operands`.
+    engine: `masked`, `native` or `aten`, see `autograd.operands`.
     sparse: False runs the dense layer (dense phases of a schedule).
     mask: bits [O, ceil(I/8)], or None to choose from the weight in every forward. Set by
         `update_mask`.

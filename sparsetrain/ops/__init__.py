@@ -11,10 +11,12 @@ kernels for CUDA have no float64. The packed form is described in reference/pack
 
 from sparsetrain import native
 from sparsetrain.ops.add_mask24_ import add_mask24_
+from sparsetrain.ops.add_matmul24_ import add_matmul24_
 from sparsetrain.ops.apply24 import apply24
 from sparsetrain.ops.flips24 import flips24
 from sparsetrain.ops.mask24 import mask24
 from sparsetrain.ops.matmul24 import matmul24
+from sparsetrain.ops.matmul24_sums import matmul24_sums
 from sparsetrain.ops.mvue24 import mvue24
 from sparsetrain.ops.pack24 import pack24
 from sparsetrain.ops.random24 import random24
@@ -29,10 +31,12 @@ native.load()
 
 __all__ = [
     "add_mask24_",
+    "add_matmul24_",
     "apply24",
     "flips24",
     "mask24",
     "matmul24",
+    "matmul24_sums",
     "mvue24",
     "pack24",
     "random24",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sparsetrain import native
 from sparsetrain.pattern import RULES
-from sparsetrain.reference.pack24 import meta_shape24
+from sparsetrain.reference.pack24 import PADDED, meta_shape24, padded_rows
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -83,6 +83,41 @@ def check_packed(
     check_shape(values_name, values, (rows, columns // 2), reason)
     check_bytes(meta_name, meta, meta_shape24(rows, columns), reason)
     check_device(meta_name, meta, values_name, values)
+
+
+def check_product(values: Tensor, meta: Tensor, b: Tensor) -> None:
+    """Refuse a packed matrix and a dense one that do not multiply."""
+    check_matrix("values", values)
+    check_cuda("values", values)
+    check_matrix("b", b)
+    rows, columns = values.shape[0], 2 * values.shape[1]
+    if columns % 4 != 0:
+        raise ValueError(
+            f"values: {values.shape[1]} columns are not two per group; pass what pack24 returns"
+        )
+    check_packed("values", values, "meta", meta, rows, columns)
+    if b.shape[0] != columns and padded_rows(b.shape[0]) != columns:
+        raise ValueError(
+            f"b: {b.shape[0]} rows do not fit a packed matrix of {columns} columns; pass {columns},"
+            f" or the rows of the matrix whose transpose was padded to a multiple of {PADDED}"
+        )
+    check_same_dtype("b", b, "values", values)
+    check_device("b", b, "values", values)
+
+
+def product_shape(values: Tensor, b: Tensor, transpose_out: bool) -> tuple[int, int]:
+    """Give the shape of a product of a packed matrix and a dense one."""
+    M, N = values.shape[0], b.shape[1]
+    return (N, M) if transpose_out else (M, N)
+
+
+def check_bias(bias: Tensor | None, values: Tensor, b: Tensor, transpose_out: bool) -> None:
+    """Refuse a bias that is not one number for each column of the product."""
+    if bias is not None:
+        length = product_shape(values, b, transpose_out)[1]
+        check_shape("bias", bias, (length,), "the last dimension of what is returned")
+        check_same_dtype("bias", bias, "values", values)
+        check_device("bias", bias, "values", values)
 
 
 def check_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:

@@ -1,24 +1,25 @@
-"""matmul24: a packed 2:4 matrix times a dense one."""
+"""matmul24: a packed 2:4 matrix times a dense one, with bias, activation and residual."""
 
 import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import (
+    check_bias,
     check_device,
-    check_matrix,
-    check_packed,
-    check_same_dtype,
+    check_product,
     check_shape,
+    product_shape,
 )
+from sparsetrain.reference.matmul24 import ACTIVATIONS, Activation
 from sparsetrain.reference.matmul24 import matmul24 as reference
-from sparsetrain.reference.pack24 import PADDED, padded_rows
 
-torch.library.define(
-    "sparsetrain::matmul24",
+_SCHEMA = (
     "(Tensor values, Tensor meta, Tensor b, Tensor? bias=None, bool transpose_out=False,"
-    " ScalarType? out_dtype=None) -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
+    " ScalarType? out_dtype=None, str activation='none', Tensor? residual=None) -> Tensor"
 )
+torch.library.define("sparsetrain::matmul24", _SCHEMA, tags=torch.Tag.pt2_compliant_tag)
+# What the kernel for CUDA calls where it has none, for float32.
+torch.library.define("sparsetrain::_matmul24_reference", _SCHEMA)
 
 
 def _check(
@@ -28,27 +29,11 @@ def _check(
     bias: Tensor | None,
     transpose_out: bool,
     out_dtype: torch.dtype | None,
+    activation: str,
+    residual: Tensor | None,
 ) -> None:
-    check_matrix("values", values)
-    check_matrix("b", b)
-    rows, columns = values.shape[0], 2 * values.shape[1]
-    if columns % 4 != 0:
-        raise ValueError(
-            f"values: {values.shape[1]} columns are not two per group; pass what pack24 returns"
-        )
-    check_packed("values", values, "meta", meta, rows, columns)
-    if b.shape[0] != columns and padded_rows(b.shape[0]) != columns:
-        raise ValueError(
-            f"b: {b.shape[0]} rows do not fit a packed matrix of {columns} columns; pass {columns},"
-            f" or the rows of the matrix whose transpose was padded to a multiple of {PADDED}"
-        )
-    check_same_dtype("b", b, "values", values)
-    check_device("b", b, "values", values)
-    if bias is not None:
-        length = rows if transpose_out else b.shape[1]
-        check_shape("bias", bias, (length,), "the last dimension of what is returned")
-        check_same_dtype("bias", bias, "values", values)
-        check_device("bias", bias, "values", values)
+    check_product(values, meta, b)
+    check_bias(bias, values, b, transpose_out)
     if out_dtype not in (None, values.dtype, torch.float32) or (
         out_dtype == torch.float32 and values.dtype == torch.float64
     ):
@@ -56,6 +41,20 @@ def _check(
             f"out_dtype: {out_dtype} from {values.dtype} is not supported;"
             " use None, or torch.float32 with 16-bit operands"
         )
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"activation: {activation!r} is unknown; use one of {', '.join(ACTIVATIONS)}"
+        )
+    if residual is not None:
+        shape = product_shape(values, b, transpose_out)
+        check_shape("residual", residual, shape, "that of what is returned")
+        dtype = out_dtype or values.dtype
+        if residual.dtype != dtype:
+            raise ValueError(
+                f"residual: {residual.dtype}, but what is returned is {dtype};"
+                " cast it, or give out_dtype"
+            )
+        check_device("residual", residual, "values", values)
 
 
 @torch.library.register_fake("sparsetrain::matmul24")
@@ -66,13 +65,14 @@ def _fake(
     bias: Tensor | None = None,
     transpose_out: bool = False,
     out_dtype: torch.dtype | None = None,
+    activation: Activation = "none",
+    residual: Tensor | None = None,
 ) -> Tensor:
-    M, N = values.shape[0], b.shape[1]
-    shape = (N, M) if transpose_out else (M, N)
-    return values.new_empty(shape, dtype=out_dtype or values.dtype)
+    return values.new_empty(
+        product_shape(values, b, transpose_out), dtype=out_dtype or values.dtype
+    )
 
 
-@torch.library.impl("sparsetrain::matmul24", "default")
 @torch.no_grad()
 def _kernel(
     values: Tensor,
@@ -81,9 +81,15 @@ def _kernel(
     bias: Tensor | None = None,
     transpose_out: bool = False,
     out_dtype: torch.dtype | None = None,
+    activation: Activation = "none",
+    residual: Tensor | None = None,
 ) -> Tensor:
-    _check(values, meta, b, bias, transpose_out, out_dtype)
-    return reference(values, meta, b, bias, transpose_out, out_dtype)
+    _check(values, meta, b, bias, transpose_out, out_dtype, activation, residual)
+    return reference(values, meta, b, bias, transpose_out, out_dtype, activation, residual)
+
+
+for _name in ("matmul24", "_matmul24_reference"):
+    torch.library.impl(f"sparsetrain::{_name}", "default", _kernel)
 
 
 def matmul24(
@@ -93,19 +99,28 @@ def matmul24(
     bias: Tensor | None = None,
     transpose_out: bool = False,
     out_dtype: torch.dtype | None = None,
+    activation: Activation = "none",
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """Multiply a packed matrix A [M, K] by a dense b.
+    """Give activation(A b + bias) + residual for a packed matrix A [M, K] and a dense b.
 
     values          [M, K/2]
     meta            uint8 [ceil(K/64), ceil(M/64), 512] (reference/pack24.py)
     b               [K0, N], any strides; K0 is K, or K is K0 padded to a multiple of 128, as the
                     transposed side of the packed form is: missing rows (tokens) are zero
     bias            added along the last dimension of what is returned
-    transpose_out   return (A b).T instead
+    transpose_out   take (A b).T for A b
     out_dtype       that of values if None; float32 is allowed for 16-bit operands
+    activation      "none", "squared_relu", relu(x)², or "gelu", the exact one
+    residual        shape and dtype of what is returned, any strides
 
-    values, b and bias share a dtype; accumulation is that of torch.matmul.
-    Returns [M, N], or contiguous [N, M]. Raises ValueError for what it does not take.
+    values, b and bias share a dtype. All is computed in float32 (float64 for float64) and rounded
+    once. Returns [M, N], or [N, M] if transposed, contiguous. Where b is not finite, the result at
+    what was pruned from A depends on the kernel: NaN where zeros multiply, as the reference does.
+    The kernel for CUDA takes bfloat16 and float16 on compute capability 9.0; float32 keeps the
+    reference there. Raises ValueError for what it does not take.
     """
-    _check(values, meta, b, bias, transpose_out, out_dtype)
-    return torch.ops.sparsetrain.matmul24(values, meta, b, bias, transpose_out, out_dtype)
+    _check(values, meta, b, bias, transpose_out, out_dtype, activation, residual)
+    return torch.ops.sparsetrain.matmul24(
+        values, meta, b, bias, transpose_out, out_dtype, activation, residual
+    )

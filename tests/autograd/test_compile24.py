@@ -9,7 +9,7 @@ from autograd_checks import backward, normal
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from sparsetrain import ops
-from sparsetrain.autograd import ENGINES, linear24, soft_linear24, squared_relu_mlp24
+from sparsetrain.autograd import PORTABLE_ENGINES, linear24, soft_linear24, squared_relu_mlp24
 from sparsetrain.ops import select24
 from sparsetrain.pattern import RULES
 from sparsetrain.reference.pack24 import PADDED
@@ -47,14 +47,14 @@ def assert_compiled_is_eager(function, parameters, *, backend="aot_eager", batch
     return counter.frame_count
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("rule", RULES)
 def test_linear24_compiles_whole_and_gives_the_eager_numbers(engine, rule):
     parameters = weights((12, 16), (12,))
     assert_compiled_is_eager(lambda *t: linear24(*t, rule=rule, engine=engine), parameters)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_a_given_mask_may_change_without_compiling_again(engine):
     w, b = weights((12, 16), (12,))
     masks = [select24(normal(12, 16, seed=s), "transposable") for s in (2, 3)]
@@ -68,7 +68,7 @@ def test_a_given_mask_may_change_without_compiling_again(engine):
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_soft_linear24_compiles_whole_and_gives_the_eager_numbers(engine):
     assert_compiled_is_eager(
         lambda x, w, b: soft_linear24(x, w, b, SCALE, mvue=False, engine=engine),
@@ -76,7 +76,7 @@ def test_soft_linear24_compiles_whole_and_gives_the_eager_numbers(engine):
     )
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("rule", ["transposable", "row"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_squared_relu_mlp24_compiles_whole_and_gives_the_eager_numbers(engine, rule, masked):
@@ -91,7 +91,7 @@ def test_squared_relu_mlp24_compiles_whole_and_gives_the_eager_numbers(engine, r
     assert_compiled_is_eager(mlp, parameters)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_batch_sizes_compile_linear24_twice_at_most(engine):
     parameters = weights((12, 16), (12,))
     times = assert_compiled_is_eager(
@@ -100,7 +100,7 @@ def test_batch_sizes_compile_linear24_twice_at_most(engine):
     assert times == 2
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_batch_sizes_compile_squared_relu_mlp24_twice_at_most(engine):
     parameters = weights((16, 12), (16,), (8, 16), (8,))
     times = assert_compiled_is_eager(
@@ -109,7 +109,7 @@ def test_batch_sizes_compile_squared_relu_mlp24_twice_at_most(engine):
     assert times == 2
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_mvue_compiles_whole_and_stays_unbiased(engine):
     x, w = normal(6, 8, seed=1), normal(8, 8, seed=2).requires_grad_()
     layer = torch.compile(
@@ -141,7 +141,7 @@ def test_autocast_compiles_whole():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inductor's own imports
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_inductor_gives_the_eager_numbers(engine):
     parameters = weights((16, 12), (16,), (8, 16), (8,), (20, 8))
     mask = select24(parameters[0], "transposable")

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from autograd_checks import assert_all_as_accurate, backward, double, masked_linear, normal
 
-from sparsetrain.autograd import ENGINES, linear24
+from sparsetrain.autograd import PORTABLE_ENGINES, linear24
 from sparsetrain.ops import mvue24, select24, unpack24
 from sparsetrain.pattern import NM, RULES
 from sparsetrain.reference.masks24 import pack_bits, unpack_bits
@@ -29,7 +29,7 @@ def assert_is_the_masked_layer(inputs, grad, rule, engine, mask=None):
     assert_all_as_accurate(got, plain, oracle)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_a_row_by_hand(engine):
     x = torch.tensor([[1.0, 10, 100, 1000]], requires_grad=True)
     w = torch.tensor([[1.0, -4, 3, 2]], requires_grad=True)
@@ -42,7 +42,7 @@ def test_a_row_by_hand(engine):
     assert w.grad.tolist() == [[2, 20, 200, 2000]]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [True, False])
@@ -50,19 +50,19 @@ def test_output_and_gradients_are_those_of_the_masked_layer(engine, rule, dtype,
     assert_is_the_masked_layer(*problem((22,), bias, dtype, (20, 48)), rule, engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("leading", [(1,), (5,), (7,), (0,), (3, 5), (2, 0), (2, 3, 3)])
 def test_any_leading_dimensions_and_any_number_of_tokens(engine, leading):
     assert_is_the_masked_layer(*problem(leading), "transposable", engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("rule", RULES)
 def test_output_features_need_not_be_a_multiple_of_4(engine, rule):
     assert_is_the_masked_layer(*problem(features=(10, 8)), rule, engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_x_and_the_gradient_may_be_strided(engine):
     inputs, grad = problem((8,))
     x = inputs[0].T.contiguous().T
@@ -73,7 +73,7 @@ def test_x_and_the_gradient_may_be_strided(engine):
     torch.testing.assert_close(inputs[1].grad, got[2])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_a_gradient_may_be_one_number_expanded(engine):
     inputs, grad = problem((3, 5))
     expected = backward(lambda *t: linear24(*t, engine=engine), inputs, torch.ones_like(grad))
@@ -82,7 +82,7 @@ def test_a_gradient_may_be_one_number_expanded(engine):
     torch.testing.assert_close(w.grad, expected[2])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_a_given_mask_is_used_as_it_is(engine):
     inputs, grad = problem()
     other = select24(normal(12, 16, seed=9), "transposable")
@@ -90,7 +90,7 @@ def test_a_given_mask_is_used_as_it_is(engine):
     assert_is_the_masked_layer(inputs, grad, "transposable", engine, other)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_the_weight_that_multiplies_is_2_of_4_both_ways(engine):
     inputs, _ = problem()
     used_IO = linear24(torch.eye(16), inputs[1], engine=engine)
@@ -99,7 +99,7 @@ def test_the_weight_that_multiplies_is_2_of_4_both_ways(engine):
     assert used_IO.count_nonzero() == used_IO.numel() // 2
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("frozen", [0, 1, 2])
 def test_what_is_frozen_gets_no_gradient_and_the_rest_keeps_its_own(engine, frozen):
     inputs, grad = problem()
@@ -118,7 +118,7 @@ def test_nothing_is_kept_for_a_backward_that_cannot_come():
         assert not linear24(*[t.requires_grad_() for t in inputs]).requires_grad
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
 def test_a_pruned_weight_that_is_not_finite_touches_nothing(engine, bad):
     inputs, grad = problem((5,))
@@ -131,7 +131,7 @@ def test_a_pruned_weight_that_is_not_finite_touches_nothing(engine, bad):
         torch.testing.assert_close(ours, finite, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_the_backward_uses_the_mask_of_its_own_forward(engine):
     inputs, grad = problem()
     mask = select24(inputs[1], "transposable")
@@ -147,7 +147,7 @@ def test_the_backward_uses_the_mask_of_its_own_forward(engine):
 # Autocast.
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_is_as_accurate_as_that_of_a_dense_layer(engine, bias, dtype):
@@ -164,7 +164,7 @@ def test_autocast_is_as_accurate_as_that_of_a_dense_layer(engine, bias, dtype):
     assert_all_as_accurate(got, plain, oracle)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_autocast_chooses_the_mask_from_the_master_weight(engine):
     # In bfloat16 all four are 1 and a tie would keep the first two.
     w = torch.tensor([[1.0, 1 + 2**-12, 1 + 2**-10, 1 + 2**-11]])
@@ -183,7 +183,7 @@ def test_under_autocast_the_dtypes_may_differ():
 # MVUE.
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("tokens", [8, 7])
 def test_mvue_multiplies_the_sample_that_the_seed_draws(engine, tokens):
     inputs, grad = problem((tokens,))
@@ -233,7 +233,7 @@ def test_mvue_of_no_tokens_is_zero():
 # Complaints.
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("rule", RULES)
 def test_input_features_that_are_not_a_multiple_of_4_are_refused(engine, rule):
     with pytest.raises(ValueError, match="6 columns are not a multiple of 4"):
@@ -251,7 +251,7 @@ def test_dtypes_that_differ_are_refused_outside_autocast():
         linear24(torch.ones(2, 4).bfloat16(), torch.ones(4, 4))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_a_mask_of_the_wrong_shape_is_refused(engine):
     with pytest.raises(ValueError, match=r"mask: shape \(4, 2\) should be \(4, 1\)"):
         linear24(torch.ones(2, 8), torch.ones(4, 8), mask=torch.zeros(4, 2).byte(), engine=engine)
@@ -268,7 +268,7 @@ def test_an_unknown_rule_is_refused():
         linear24(torch.ones(2, 4), torch.ones(4, 4), rule="best")  # pyright: ignore
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_mvue_of_output_features_that_are_not_a_multiple_of_4_is_refused_in_the_forward(engine):
     with pytest.raises(ValueError, match=r"weight has 10 output features.*mvue"):
         linear24(torch.ones(2, 8), torch.ones(10, 8), rule="row", mvue=True, engine=engine)

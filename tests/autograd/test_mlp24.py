@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from autograd_checks import PassThrough, assert_all_as_accurate, backward, double, normal
 
-from sparsetrain.autograd import ENGINES, squared_relu_mlp24
+from sparsetrain.autograd import PORTABLE_ENGINES, squared_relu_mlp24
 from sparsetrain.ops import select24
 from sparsetrain.pattern import NM, RULES
 from sparsetrain.reference.masks24 import select_mask24, unpack_bits
@@ -77,7 +77,7 @@ def assert_is_the_oracle(inputs, grad, masked, rule, engine):
     return got
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("masked", MASKED_WEIGHTS)
 @pytest.mark.parametrize("leading", [(8,), (7,), (3, 5)])
@@ -94,14 +94,14 @@ def test_the_six_products_are_those_of_the_oracle(engine, rule, masked, leading)
         assert (sparse - other).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("leading", [(0,), (1,), (2, 0)])
 def test_few_or_no_tokens(engine, leading):
     inputs, grad = problem(leading)
     assert_is_the_oracle(inputs, grad, (True, True), "transposable", engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("rule", ["transposable", "row"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_as_accurate_as_torch(engine, rule, dtype):
@@ -110,13 +110,13 @@ def test_as_accurate_as_torch(engine, rule, dtype):
     assert_is_the_oracle(inputs, grad, (True, True), rule, engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_biases_may_be_absent(engine):
     inputs, grad = problem(bias=False)
     assert_is_the_oracle(inputs, grad, (True, False), "transposable", engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_a_token_by_hand(engine):
     # z is x, so h of every token is [1, 4, 9, 0] and two are kept: 4 and 9.
     x = torch.tensor([[1.0, 2, 3, -4]], requires_grad=True)
@@ -133,7 +133,7 @@ def test_a_token_by_hand(engine):
     assert w1.grad[0].tolist() == [20, 40, 60, -80]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_one_transposable_mask_serves_both_orientations(engine):
     inputs, _ = problem((8,))
     x, w1, b1, _, _ = inputs
@@ -143,7 +143,7 @@ def test_one_transposable_mask_serves_both_orientations(engine):
     assert h.count_nonzero() > 0
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("masked", [(False, False), (True, True)])
 @pytest.mark.parametrize("frozen", range(5))
 def test_what_is_frozen_gets_no_gradient_and_the_rest_keeps_its_own(engine, masked, frozen):
@@ -158,7 +158,7 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_keeps_its_own(engine, mask
             torch.testing.assert_close(leaf.grad, full[i + 1])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("rule", ["transposable", "row"])
 def test_an_infinite_gradient_of_an_activation_that_is_zero_touches_nothing(engine, rule):
     inputs, grad = problem()
@@ -169,7 +169,7 @@ def test_an_infinite_gradient_of_an_activation_that_is_zero_touches_nothing(engi
         assert result.isfinite().all()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("masked", [(False, False), (True, True)])
 def test_autocast_gives_bfloat16_outputs_and_float32_gradients(engine, masked):
     inputs, grad = problem((22,), torch.float32)
@@ -189,7 +189,7 @@ def test_autocast_gives_bfloat16_outputs_and_float32_gradients(engine, masked):
     assert_all_as_accurate(got, plain, backward(oracle, double(inputs), grad.double()))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_hidden_features_that_are_not_a_multiple_of_4_are_refused(engine):
     with pytest.raises(ValueError, match="6 columns are not a multiple of 4"):
         squared_relu_mlp24(

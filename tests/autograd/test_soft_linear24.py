@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from autograd_checks import PassThrough, assert_all_as_accurate, backward, double, normal
 
-from sparsetrain.autograd import ENGINES, soft_linear24
+from sparsetrain.autograd import PORTABLE_ENGINES, soft_linear24
 from sparsetrain.ops import mvue24, unpack24
 from sparsetrain.pattern import NM
 
@@ -34,7 +34,7 @@ def layer(engine, mvue=False):
     return lambda x, w, b: soft_linear24(x, w, b, SCALE, mvue=mvue, engine=engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_a_row_by_hand(engine):
     x = torch.tensor([[1.0, 10, 100, 1000]], requires_grad=True)
     w = torch.tensor([[3.0, -1, 2, 0.5]], requires_grad=True)
@@ -47,7 +47,7 @@ def test_a_row_by_hand(engine):
     assert w.grad.tolist() == [[1, 10, 100, 1000]]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bias", [True, False])
 def test_output_and_gradients_are_those_of_the_soft_weight(engine, dtype, bias):
@@ -57,7 +57,7 @@ def test_output_and_gradients_are_those_of_the_soft_weight(engine, dtype, bias):
     assert_all_as_accurate(got, plain, backward(plain_layer, double(inputs), grad.double()))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("leading", [(7,), (0,), (3, 5), (2, 3, 3)])
 def test_any_leading_dimensions(engine, leading):
     inputs, grad = problem(leading)
@@ -66,7 +66,7 @@ def test_any_leading_dimensions(engine, leading):
     assert_all_as_accurate(got, plain, backward(plain_layer, double(inputs), grad.double()))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_autocast_thresholds_the_master_weight(engine):
     # In bfloat16 all four are 1, and nothing would be left above the threshold.
     w = torch.tensor([[1.0, 1 + 2**-12, 1 + 2**-10, 1 + 2**-11]])
@@ -82,7 +82,7 @@ def test_the_used_weight_is_2_of_4_along_the_input():
     assert NM(2, 4).holds(soft_linear24(torch.eye(16), inputs[1], None, SCALE).T)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_mvue_multiplies_the_sample_that_the_seed_draws(engine):
     inputs, grad = problem((7,))
     torch.manual_seed(5)
@@ -92,7 +92,7 @@ def test_mvue_multiplies_the_sample_that_the_seed_draws(engine):
     torch.testing.assert_close(got[2], sample_OT[:, :7] @ inputs[0])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("frozen", [0, 1, 2])
 def test_what_is_frozen_gets_no_gradient(engine, frozen):
     inputs, grad = problem()

@@ -18,6 +18,14 @@ def test_every_round_times_each_run_once_and_starts_with_the_next():
     assert len(seen) == 3 * (WARM_UP + 2)
 
 
+def test_a_run_may_come_several_times_a_round_and_counts_each_time():
+    microseconds = iter([9.0, 9.0, 9.0] * WARM_UP + [1.0, 8.0, 2.0, 8.0, 3.0, 4.0])
+    runs = {"a": lambda: None, "b": lambda: None}
+    times = measure(runs, lambda run: next(microseconds), rounds=2, order=["a", "b", "a"])
+    assert times["a"] == Times(median=2.5, low=1.75, high=3.25)
+    assert times["b"].median == 8.0
+
+
 def test_medians_and_quartiles_leave_the_warm_up_out():
     microseconds = iter([900.0] * WARM_UP + [5.0, 1.0, 3.0, 2.0, 4.0])
     times = measure({"a": lambda: None}, lambda run: next(microseconds), rounds=5)

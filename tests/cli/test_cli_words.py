@@ -3,7 +3,7 @@
 import pytest
 from cli_helpers import call, spawn
 
-VERBS = ("fit", "validate", "export", "doctor", "bench", "build", "complete")
+VERBS = ("fit", "validate", "export", "doctor", "bench", "tune", "build", "complete")
 
 
 @pytest.mark.parametrize(

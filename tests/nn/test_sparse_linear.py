@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from nn_checks import normal, seeded
 from torch import nn
 
-from sparsetrain.autograd import ENGINES, Engine, linear24, soft_linear24
+from sparsetrain.autograd import PORTABLE_ENGINES, Engine, linear24, soft_linear24
 from sparsetrain.methods import SRSTE, SSTE, STE, WeightMethod
 from sparsetrain.nn import SparseLinear
 from sparsetrain.ops import select24
@@ -175,7 +175,7 @@ def test_mask_scale_and_flips_follow_the_layer_to_its_device():
 # What it computes.
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("rule", RULES)
 def test_ste_is_linear24_with_its_rule(engine, rule):
     sparse, x = sparse_layer(STE(rule), engine), normal(2, 5, 8, seed=3)
@@ -183,7 +183,7 @@ def test_ste_is_linear24_with_its_rule(engine, rule):
     torch.testing.assert_close(sparse(x), expected)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 def test_s_ste_is_soft_linear24_with_its_scale(engine):
     sparse, x = sparse_layer(SSTE(), engine), normal(2, 5, 8, seed=3)
     expected = soft_linear24(x, sparse.weight, sparse.bias, sparse.scale, engine=engine)

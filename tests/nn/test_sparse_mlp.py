@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from nn_checks import Mlp, normal, seeded
 from torch import nn
 
-from sparsetrain.autograd import ENGINES, Engine, squared_relu_mlp24
+from sparsetrain.autograd import PORTABLE_ENGINES, Engine, squared_relu_mlp24
 from sparsetrain.methods import SRSTE, STE, Activation24
 from sparsetrain.nn import SparseLinear, SparseMlp, SquaredReLU
 from sparsetrain.nn.mlp import why_not
@@ -40,7 +40,7 @@ def product(mlp, x, rule: Rule = "transposable", engine: Engine = "masked", mask
     )
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 @pytest.mark.parametrize("rule", ["transposable", "row"])
 def test_the_forward_is_squared_relu_mlp24(engine, rule):
     mlp, x = sparse_mlp(rule, engine), normal(2, 5, 8, seed=3)

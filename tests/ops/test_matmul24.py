@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from matmul_checks import LAYOUTS, check_sizes, devices
 from ops_checks import assert_as_accurate_as_torch, gaussian
 
 from sparsetrain.ops import mask24, matmul24, pack24, select24, sparsify24, unpack24
+
+A = pack24(torch.tensor([[0.0, 2, 0, 3]]), torch.tensor([[0b1010]]).byte())
+B = torch.tensor([[100.0, 1], [10, 2], [100, 3], [1, 4]])
 
 
 def packed(rows, columns, dtype):
@@ -13,30 +17,49 @@ def packed(rows, columns, dtype):
 
 
 def test_a_product_by_hand():
-    values, meta = pack24(torch.tensor([[0.0, 2, 0, 3]]), torch.tensor([[0b1010]]).byte())
-    b = torch.tensor([[100.0, 1], [10, 2], [100, 3], [1, 4]])
-    assert matmul24(values, meta, b).tolist() == [[23, 16]]
-    assert matmul24(values, meta, b, torch.tensor([1.0, 2])).tolist() == [[24, 18]]
-    assert matmul24(values, meta, b, torch.tensor([5.0]), True).tolist() == [[28], [21]]
+    assert matmul24(*A, B).tolist() == [[23, 16]]
+    assert matmul24(*A, B, torch.tensor([1.0, 2])).tolist() == [[24, 18]]
+    assert matmul24(*A, B, torch.tensor([5.0]), True).tolist() == [[28], [21]]
+
+
+def test_an_activation_comes_after_the_bias_and_before_the_residual():
+    bias, residual = torch.tensor([-25.0, -13]), torch.tensor([[100.0, 200]])
+    given = *A, B, bias, False, None
+    assert matmul24(*given, "squared_relu").tolist() == [[0, 9]]
+    assert matmul24(*given, "squared_relu", residual).tolist() == [[100, 209]]
+    assert matmul24(*given, "none", residual).tolist() == [[98, 203]]
+    got = matmul24(*given, "gelu", residual)
+    torch.testing.assert_close(got, torch.tensor([[99.9545, 202.99595]]))  # -2 Φ(-2), 3 Φ(3)
+
+
+@devices
+def test_a_product_is_rounded_once_after_all_that_follows(device):
+    a = torch.tensor([[1.0, 0, 0.0078125, 0]]).bfloat16().to(device)
+    values, meta = pack24(a, select24(a, "row"))
+    b = torch.tensor([[1.0], [0], [0.5], [0]]).to(a)  # A b = 1 + 2^-8, half a step
+    small = torch.tensor([2.0**-8]).to(a)
+    assert matmul24(values, meta, b).item() == 1
+    assert matmul24(values, meta, b, small).item() == 1 + 2.0**-7
+    assert matmul24(values, meta, b, residual=small[None]).item() == 1 + 2.0**-7
+    assert matmul24(values, meta, b, -torch.ones(1).to(a)).item() == 2.0**-8
+    got = matmul24(values, meta, b, small, False, torch.float32, "squared_relu")
+    assert got.item() == (1 + 2.0**-7) ** 2
 
 
 @pytest.mark.parametrize("transpose_out", [False, True])
-@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_as_accurate_as_the_dense_product(dtype, with_bias, transpose_out):
-    values, meta = packed(40, 64, dtype)
-    b = gaussian(64, 24, dtype, seed=1)
-    bias = gaussian(1, 40 if transpose_out else 24, dtype, seed=2)[0] if with_bias else None
-    a = unpack24(values, meta)
-    plain, oracle = a @ b, a.double() @ b.double()
-    if transpose_out:
-        plain, oracle = plain.T, oracle.T
-    if bias is not None:
-        plain, oracle = plain + bias, oracle + bias.double()
-    got = matmul24(values, meta, b, bias, transpose_out)
-    assert got.dtype == dtype
-    assert got.is_contiguous()
-    assert_as_accurate_as_torch(got, plain, oracle)
+def test_as_accurate_as_pytorch_in_every_layout_after_every_epilogue(dtype, layout, transpose_out):
+    sizes = [(65, 33, 68), (1, 8, 4), (3, 1, 8), (0, 4, 8), (5, 0, 8), (5, 4, 0)]
+    check_sizes(sizes, dtype, layout, transpose_out, lambda product: product.check_all())
+
+
+def test_float64_stays_float64():
+    values, meta = packed(5, 8, torch.float64)
+    b, residual = gaussian(8, 3, torch.float64, seed=1), gaussian(5, 3, torch.float64, seed=2)
+    got = matmul24(values, meta, b, activation="squared_relu", residual=residual)
+    expected = (unpack24(values, meta) @ b).relu() ** 2 + residual
+    torch.testing.assert_close(got, expected, rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -48,6 +71,14 @@ def test_a_float32_result_of_16_bit_operands_is_not_rounded_to_16_bits(dtype):
     assert got.dtype == torch.float32
     assert_as_accurate_as_torch(got, a.float() @ b.float(), a.double() @ b.double())
     assert not torch.equal(got, got.to(dtype).float())
+
+
+def test_autocast_does_not_round_the_operands():
+    values, meta = packed(16, 64, torch.float32)
+    b = gaussian(64, 8, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = matmul24(values, meta, b)
+    assert torch.equal(got, matmul24(values, meta, b))
 
 
 @pytest.mark.parametrize("tokens", [129, 130, 255, 256])
@@ -79,8 +110,9 @@ def test_empty_results_have_their_shape(rows, columns):
 def refused(complaint, **changes):
     values, meta = packed(4, 8, torch.float32)
     arguments = {"values": values, "meta": meta, "b": torch.ones(8, 3), **changes}
-    with pytest.raises(ValueError, match=complaint):
-        matmul24(**arguments)
+    for call in (matmul24, torch.ops.sparsetrain.matmul24):
+        with pytest.raises(ValueError, match=complaint):
+            call(**arguments)
 
 
 @pytest.mark.parametrize("rows", [4, 9])
@@ -110,4 +142,29 @@ def test_a_narrower_result_is_refused():
 
 
 def test_operands_on_two_devices_are_refused():
-    refused("b: on meta, but values is on cpu", b=torch.ones(8, 3, device="meta"))
+    with pytest.raises(ValueError, match="b: on meta, but values is on cpu"):
+        matmul24(*packed(4, 8, torch.float32), torch.ones(8, 3, device="meta"))
+
+
+@pytest.mark.parametrize("activation", ["relu", "GELU", ""])
+def test_an_unknown_activation_is_refused(activation):
+    words = f"activation: '{activation}' is unknown; use one of none, squared_relu, gelu"
+    refused(words, activation=activation)
+
+
+def test_a_residual_that_is_not_like_the_result_is_refused():
+    refused(r"residual: shape \(3, 4\) should be \(4, 3\)", residual=torch.ones(3, 4))
+    refused(r"residual: shape \(1, 3\) should be \(4, 3\)", residual=torch.ones(1, 3))
+    refused(
+        r"residual: shape \(4, 3\) should be \(3, 4\)",
+        residual=torch.ones(4, 3),
+        transpose_out=True,
+    )
+    words = r"residual: torch\.float16, but what is returned is torch\.float32; cast it"
+    refused(words, residual=torch.ones(4, 3).half())
+    values, meta = packed(4, 8, torch.float16)
+    words = r"residual: torch\.float32, but what is returned is torch\.float16; .*out_dtype"
+    with pytest.raises(ValueError, match=words):
+        matmul24(values, meta, torch.ones(8, 3).half(), residual=torch.ones(4, 3))
+    with pytest.raises(ValueError, match="residual: on meta, but values is on cpu"):
+        matmul24(*packed(4, 8, torch.float32), B.repeat(2, 1), residual=torch.ones(4, 2).to("meta"))

@@ -1,0 +1,40 @@
+// What a product is launched with.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "schedule.cuh"
+
+namespace sparsetrain {
+
+enum class Activation : int { kNone, kSquaredRelu, kGelu };
+
+// What becomes of a sum: activation(sum + bias) + residual, rounded once. The result is the product
+// [M, N] or its transpose [N, M], contiguous; `width` is its last dimension.
+struct Epilogue {
+  const void* bias;                         // 16-bit, along the width; or null
+  const void* residual;                     // of the result's type; or null
+  int64_t residual_rows, residual_columns;  // strides in elements
+  void* out;
+  float* sums;  // [ceil(rows / 64) * 4, width]: sums over every fourth of 64 rows; or null
+  int64_t width;
+  Activation activation;
+  bool transposed;
+  bool wide;  // float32
+  bool add;   // to what is in `out`
+};
+
+struct Arguments {
+  CUtensorMap a, meta, b, d;
+  Schedule schedule;
+  Epilogue epilogue;
+  int M, N;
+  int cluster_m;   // blocks below each other that share B
+  int cluster_n;   // blocks side by side that share A
+  float* partial;  // a slot for each block; or null
+  int* ready;      // a flag for each warpgroup of each block, 0 at launch
+};
+
+}  // namespace sparsetrain

@@ -1,0 +1,286 @@
+// From sums in registers to the result in memory.
+//
+// A warpgroup works alone, a piece of its sums at a time, so that the others multiply meanwhile.
+//   Plain     bias, rounded, 64 x 64 through swizzled shared memory to the copy engine
+//   General   any epilogue: float32 through shared memory, then a loop along rows of the result
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "arguments.h"
+#include "ptx.cuh"
+
+namespace sparsetrain {
+
+constexpr int kPiece = 64;                        // rows and columns of a piece
+constexpr int kPieceBytes = kPiece * kPiece * 2;  // rounded to 16 bits
+constexpr int kBuffers = 3;                       // for pieces of a warpgroup
+
+// The thread's place in a warpgroup, and in 16 rows x 8 columns of four of its sums. Looked up
+// where it is needed: what is derived from it would take registers that the sums need.
+struct Place {
+  int thread, warp, lane;
+  __device__ Place() {
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    thread %= 128;
+    warp = thread / 32;
+    lane = thread % 32;
+  }
+  __device__ int row(int i) const { return warp * 16 + 8 * i + lane / 4; }
+  __device__ int column(int e) const { return lane % 4 * 2 + e; }
+};
+
+template <class T>
+struct Pair;
+template <>
+struct Pair<__nv_bfloat16> {
+  using type = __nv_bfloat162;
+  __device__ static type rounded(float x, float y) { return __floats2bfloat162_rn(x, y); }
+};
+template <>
+struct Pair<__half> {
+  using type = __half2;
+  __device__ static type rounded(float x, float y) { return __floats2half2_rn(x, y); }
+};
+
+template <class T>
+__device__ uint32_t round_pair(float x, float y) {
+  typename Pair<T>::type pair = Pair<T>::rounded(x, y);
+  return *reinterpret_cast<uint32_t*>(&pair);
+}
+
+template <class T>
+class Plain {
+ public:
+  __device__ Plain(const Arguments& arguments, uint32_t staging)
+      : arguments_(arguments), staging_(staging) {}
+
+  __device__ ~Plain() {
+    if (Place().thread == 0) ptx::store_wait_read<0>();  // shared memory ends with the block
+  }
+
+  // 64 rows from m on, columns from n on, of which the warpgroup holds d.
+  template <int kValues>
+  __device__ void write(float (&d)[kValues], int m, int n) {
+    if (arguments_.epilogue.transposed) {
+      write_pieces<true>(d, m, n);
+    } else {
+      write_pieces<false>(d, m, n);
+    }
+  }
+
+ private:
+  template <bool kTransposed, int kValues>
+  __device__ void write_pieces(float (&d)[kValues], int m, int n) {
+    const T* bias = static_cast<const T*>(arguments_.epilogue.bias);
+    if (kTransposed && bias != nullptr) add_along_rows(d, bias, m);
+#pragma unroll
+    for (int c = 0; c < 2 * kValues / kPiece; ++c) {
+      int column = n + c * kPiece;
+      if (column >= arguments_.N) break;
+      float* piece = d + c * kPiece / 2;
+      if (!kTransposed && bias != nullptr) add_along_columns(piece, bias, column);
+      uint32_t buffer = staging_ + turn_ * kPieceBytes;
+      turn_ = (turn_ + 1) % kBuffers;
+      stage<kTransposed>(piece, buffer);
+      ptx::fence_async();
+      ptx::sync_group();
+      if (Place().thread == 0) {
+        ptx::store_2d(arguments_.d, buffer, kTransposed ? m : column, kTransposed ? column : m);
+        ptx::store_commit();
+        // The next barrier tells everyone that the buffer after the next is free.
+        ptx::store_wait_read<kBuffers - 2>();
+      }
+    }
+  }
+
+  template <int kValues>
+  __device__ void add_along_rows(float (&d)[kValues], const T* bias, int m) {
+    const Place place;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      int row = m + place.row(i);
+      float term = row < arguments_.M ? static_cast<float>(bias[row]) : 0.0f;
+#pragma unroll
+      for (int j = 0; j < kValues; j += 4) {
+        d[j + 2 * i] += term;
+        d[j + 2 * i + 1] += term;
+      }
+    }
+  }
+
+  __device__ void add_along_columns(float* piece, const T* bias, int n) {
+    const Place place;
+#pragma unroll
+    for (int j = 0; j < kPiece / 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        int column = n + 8 * j + place.column(e);
+        float term = column < arguments_.N ? static_cast<float>(bias[column]) : 0.0f;
+        piece[4 * j + e] += term;
+        piece[4 * j + 2 + e] += term;
+      }
+    }
+  }
+
+  // Rows of the result, 128 bytes each, 16-byte words at their place xor the row (128B swizzle).
+  template <bool kTransposed>
+  __device__ void stage(const float* piece, uint32_t buffer) {
+    // Four matrices of 8 x 8: rows 0-7 and 8-15 of the warp's 16, then the next eight columns.
+    const Place place;
+    int matrix = place.lane / 8, line = place.lane % 8;
+#pragma unroll
+    for (int j = 0; j < kPiece / 8; j += 2) {
+      const float* v = piece + 4 * j;
+      uint32_t pairs[4] = {round_pair<T>(v[0], v[1]), round_pair<T>(v[2], v[3]),
+                           round_pair<T>(v[4], v[5]), round_pair<T>(v[6], v[7])};
+      int rows = place.warp * 2 + matrix % 2, columns = j + matrix / 2;
+      int outer = kTransposed ? columns : rows, inner = kTransposed ? rows : columns;
+      uint32_t address = buffer + (outer * 8 + line) * 128 + (inner ^ line) * 16;
+      ptx::store_matrices<kTransposed>(address, pairs);
+    }
+  }
+
+  const Arguments& arguments_;
+  uint32_t staging_;
+  int turn_ = 0;
+};
+
+template <class T>
+class General {
+ public:
+  __device__ General(const Arguments& arguments, uint32_t staging)
+      : arguments_(arguments), staging_(staging) {}
+
+  template <int kValues>
+  __device__ void write(float (&d)[kValues], int m, int n) {
+    if (arguments_.epilogue.transposed) {
+      write_pieces<true>(d, m, n);
+    } else {
+      write_pieces<false>(d, m, n);
+    }
+  }
+
+ private:
+  // Floats from one row of the result to the next: no bank conflicts, written or read.
+  template <bool kTransposed>
+  static constexpr int kPitch = kTransposed ? kPiece + 4 : kPiece + 8;
+
+  template <bool kTransposed, int kValues>
+  __device__ void write_pieces(float (&d)[kValues], int m, int n) {
+#pragma unroll
+    for (int c = 0; c < 2 * kValues / kPiece; ++c) {
+      int column = n + c * kPiece;
+      ptx::sync_group();
+      stage<kTransposed>(d + c * kPiece / 2);
+      ptx::sync_group();
+      if (column < arguments_.N) {
+        finish<kTransposed>(kTransposed ? column : m, kTransposed ? m : column);
+      }
+    }
+  }
+
+  template <bool kTransposed>
+  __device__ void stage(const float* piece) {
+    constexpr int kRow = kTransposed ? 1 : kPitch<false>;
+    constexpr int kColumn = kTransposed ? kPitch<true> : 1;
+    const Place place;
+    uint32_t base = staging_ + (place.row(0) * kRow + place.column(0) * kColumn) * 4;
+#pragma unroll
+    for (int j = 0; j < kPiece / 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          asm volatile(
+              "st.shared.f32 [%0], %1;" ::"r"(base + (8 * i * kRow + (8 * j + e) * kColumn) * 4),
+              "f"(piece[4 * j + 2 * i + e])
+              : "memory");
+        }
+      }
+    }
+  }
+
+  // A warp takes every fourth row of the result, a lane two neighbours in it.
+  template <bool kTransposed>
+  __device__ void finish(int outer0, int inner0) {
+    const Epilogue& of = arguments_.epilogue;
+    const Place place;
+    int64_t rows = kTransposed ? arguments_.N : arguments_.M, width = of.width;
+    int inner = inner0 + 2 * place.lane;
+    bool here[2] = {inner < width, inner + 1 < width};
+    float bias[2], sums[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      bias[e] =
+          of.bias && here[e] ? static_cast<float>(static_cast<const T*>(of.bias)[inner + e]) : 0.0f;
+    }
+#pragma unroll 1
+    for (int outer = place.warp; outer < kPiece && outer0 + outer < rows; outer += 4) {
+      float value[2];
+      asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                   : "=f"(value[0]), "=f"(value[1])
+                   : "r"(staging_ + (outer * kPitch<kTransposed> + 2 * place.lane) * 4)
+                   : "memory");
+      int64_t row = outer0 + outer;
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        value[e] = activate(value[e] + bias[e]);
+        if (of.residual != nullptr && here[e]) {
+          value[e] += read(of.residual, row * of.residual_rows + (inner + e) * of.residual_columns);
+        }
+        if (of.add && here[e]) value[e] += read(of.out, row * width + inner + e);
+        sums[e] += value[e];
+      }
+      write_pair(value, here, row * width + inner);
+    }
+    if (of.sums == nullptr) return;
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      if (here[e]) of.sums[(outer0 / kPiece * 4 + place.warp) * width + inner + e] = sums[e];
+    }
+  }
+
+  __device__ float activate(float x) const {
+    if (arguments_.epilogue.activation == Activation::kSquaredRelu) {
+      return x <= 0.0f ? 0.0f : x * x;  // NaN stays
+    }
+    if (arguments_.epilogue.activation == Activation::kGelu) {
+      return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    }
+    return x;
+  }
+
+  __device__ float read(const void* from, int64_t at) const {
+    if (arguments_.epilogue.wide) return static_cast<const float*>(from)[at];
+    return static_cast<float>(static_cast<const T*>(from)[at]);
+  }
+
+  __device__ void write_pair(const float (&value)[2], const bool (&here)[2], int64_t at) const {
+    const Epilogue& of = arguments_.epilogue;
+    bool whole = here[1] && of.width % 2 == 0;  // then pairs lie on even places
+    if (of.wide) {
+      float* out = static_cast<float*>(of.out) + at;
+      if (whole) {
+        *reinterpret_cast<float2*>(out) = make_float2(value[0], value[1]);
+        return;
+      }
+      if (here[0]) out[0] = value[0];
+      if (here[1]) out[1] = value[1];
+    } else {
+      T* out = static_cast<T*>(of.out) + at;
+      if (whole) {
+        *reinterpret_cast<uint32_t*>(out) = round_pair<T>(value[0], value[1]);
+        return;
+      }
+      if (here[0]) out[0] = static_cast<T>(value[0]);
+      if (here[1]) out[1] = static_cast<T>(value[1]);
+    }
+  }
+
+  const Arguments& arguments_;
+  uint32_t staging_;
+};
+
+}  // namespace sparsetrain

@@ -1,0 +1,317 @@
+// The product of a packed 2:4 matrix and a dense one on the sparse tensor cores of sm_90a.
+//
+// One block a multiprocessor, persistent. One warp has the copy engine fill a ring of stages (64
+// columns of A, their metadata, 64 rows of B); warpgroups multiply them, each its own rows of the
+// tile, and write what they have summed (epilogue.cuh). In a cluster, blocks below each other each
+// load a share of B for all of them, blocks side by side a share of A.
+#pragma once
+
+#include "arguments.h"
+#include "epilogue.cuh"
+#include "ptx.cuh"
+#include "schedule.cuh"
+#include "wgmma.cuh"
+
+namespace sparsetrain {
+
+constexpr int kDepth = 64;  // columns of A in a stage
+
+// A tile of kGroups warpgroups with kBlocks x 64 rows each, and kColumns columns.
+template <int kGroups_, int kBlocks_, int kColumns_>
+struct Tile {
+  static constexpr int kGroups = kGroups_, kBlocks = kBlocks_, kColumns = kColumns_;
+  static constexpr int kStaging = kBuffers * kPieceBytes;  // of a warpgroup
+  static constexpr int kRows = kGroups * kBlocks * 64;
+  static constexpr int kThreads = (kGroups + 1) * 128;
+  // Together no more than the launch gave: 168 for each of 384 threads.
+  static constexpr int kRegisters = 232, kProducerRegisters = 40;
+  static constexpr int kBytesA = kRows * kDepth, kBytesB = kColumns * kDepth * 2;
+  static constexpr int kBytesMeta = kRows * kDepth / 8;
+  static constexpr int kStage = kBytesA + kBytesB + kBytesMeta;
+  static constexpr int kShared = 227 * 1024;
+  static constexpr int kStages = (kShared - 1024 - kGroups * kStaging) / kStage;
+  static constexpr int kValues = kColumns / 2;  // sums a thread has of 64 rows
+};
+
+// Shared memory, from its start.
+template <class Tile>
+struct Ring {
+  static constexpr int kA = 0;
+  static constexpr int kB = kA + Tile::kStages * Tile::kBytesA;
+  static constexpr int kStagingAt = kB + Tile::kStages * Tile::kBytesB;
+  static constexpr int kMeta = kStagingAt + Tile::kGroups * Tile::kStaging;
+  static constexpr int kBarriers = kMeta + Tile::kStages * Tile::kBytesMeta;
+  static constexpr int kBytes = kBarriers + 16 * Tile::kStages;
+
+  uint32_t base;
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ explicit Ring(uint32_t base) : base(base) {}
+  __device__ uint32_t a() const { return base + kA + stage * Tile::kBytesA; }
+  __device__ uint32_t b() const { return base + kB + stage * Tile::kBytesB; }
+  __device__ uint32_t meta() const { return base + kMeta + stage * Tile::kBytesMeta; }
+  __device__ uint32_t full() const { return base + kBarriers + 16 * stage; }
+  __device__ uint32_t empty() const { return full() + 8; }
+  __device__ void advance() {
+    if (++stage == Tile::kStages) stage = 0, parity ^= 1;
+  }
+};
+
+// Where a block is in its cluster, and who shares its operands: a bit for each block.
+struct Member {
+  int m, n;
+  uint16_t same_m, same_n;
+
+  __device__ explicit Member(const Arguments& arguments) {
+    int rank = ptx::cluster_rank();
+    m = rank % arguments.cluster_m;
+    n = rank / arguments.cluster_m;
+    same_n = ((1 << arguments.cluster_m) - 1) << n * arguments.cluster_m;
+    same_m = 0;
+    for (int i = 0; i < arguments.cluster_n; ++i) same_m |= 1 << (i * arguments.cluster_m + m);
+  }
+};
+
+template <class Tile, int kRowsOfB>
+__device__ void load_stage(const Arguments& arguments, const Ring<Tile>& ring, const Member& member,
+                           int m, int n, int step) {
+  int k = step * kDepth;
+  ptx::barrier_expect(ring.full(), Tile::kStage);
+  if (arguments.cluster_n == 1) {
+    ptx::load_2d(arguments.a, ring.a(), ring.full(), k / 2, m);
+    ptx::load_3d(arguments.meta, ring.meta(), ring.full(), 0, m / 64, step);
+  } else {
+    int share = Tile::kRows / 2, first = member.n * share;
+    ptx::load_2d_to(arguments.a, ring.a() + first * kDepth, ring.full(), k / 2, m + first,
+                    member.same_m);
+    ptx::load_3d_to(arguments.meta, ring.meta() + first * 8, ring.full(), 0, (m + first) / 64, step,
+                    member.same_m);
+  }
+  if constexpr (kRowsOfB) {
+    // Two halves along K, in each of them columns of 64 one after the other.
+    for (int half = member.m; half < 2; half += arguments.cluster_m) {
+      uint32_t to = ring.b() + half * (Tile::kBytesB / 2);
+      if (arguments.cluster_m == 1) {
+        ptx::load_3d(arguments.b, to, ring.full(), 0, k + half * 32, n / 64);
+      } else {
+        ptx::load_3d_to(arguments.b, to, ring.full(), 0, k + half * 32, n / 64, member.same_n);
+      }
+    }
+  } else {
+    int share = Tile::kColumns / arguments.cluster_m, first = member.m * share;
+    uint32_t to = ring.b() + first * kDepth * 2;
+    if (arguments.cluster_m == 1) {
+      ptx::load_2d(arguments.b, to, ring.full(), k, n);
+    } else {
+      ptx::load_2d_to(arguments.b, to, ring.full(), k, n + first, member.same_n);
+    }
+  }
+}
+
+// A warpgroup's sums over the part's steps.
+//
+// The tensor cores read the metadata's registers while they work, which the compiler does not know:
+// two sets take turns, and keep() has it hold on to a set until the step that reads it is over.
+template <class T, class Tile, int kRowsOfB>
+class Multiply {
+ public:
+  using Meta = uint32_t[Tile::kBlocks];
+
+  __device__ Multiply(Ring<Tile>& ring, int group, uint32_t sharing) : ring_(ring) {
+    // A lane's word of the metadata of 16 rows x 64 columns.
+    const Place place;
+    uint32_t word = place.lane % 2 * 64 + place.lane / 4 * 8 + place.lane % 4 / 2 * 4;
+    meta_at_ = group * Tile::kBlocks * 512 + place.warp * 128 + word;
+    releases_ = place.thread < 8 && (sharing >> place.thread & 1);
+  }
+
+  __device__ void run(float (&d)[Tile::kBlocks][Tile::kValues], int steps) {
+    Meta even, odd = {};
+    previous_ = 0;
+    load(even);
+    for (int left = steps;; left -= 2) {
+      step(d, even, odd, left != steps, left > 1);
+      if (left <= 1) break;
+      step(d, odd, even, true, left > 2);
+      if (left <= 2) break;
+    }
+    wgmma_wait<0>();
+    release(previous_);
+  }
+
+ private:
+  __device__ void step(float (&d)[Tile::kBlocks][Tile::kValues], const Meta& now, Meta& next,
+                       bool add, bool more) {
+    constexpr int kHalfB =
+        kRowsOfB ? Tile::kBytesB / 2 : 64;  // bytes from one half of the step to the other
+    int group = threadIdx.x / 128;
+    uint64_t a = operand(ring_.a() + group * Tile::kBlocks * 4096, Swizzle::k64, 16, 512);
+    uint64_t b = operand(ring_.b(), Swizzle::k128, kRowsOfB ? 4096 : 16, 1024);
+    wgmma_begin();
+#pragma unroll
+    for (int i = 0; i < Tile::kBlocks; ++i) {
+      wgmma<0, kRowsOfB>(T{}, d[i], a + i * 256, b, now[i], add);
+    }
+#pragma unroll
+    for (int i = 0; i < Tile::kBlocks; ++i) {
+      wgmma<1, kRowsOfB>(T{}, d[i], a + i * 256 + 2, b + kHalfB / 16, now[i], 1);
+    }
+    wgmma_commit();
+    wgmma_wait<1>();
+    keep(next);
+    if (add) release(previous_);
+    previous_ = ring_.empty();
+    ring_.advance();
+    if (more) load(next);
+    keep(now);
+  }
+
+  __device__ void load(Meta& meta) {
+    ptx::barrier_wait(ring_.full(), ring_.parity);
+#pragma unroll
+    for (int i = 0; i < Tile::kBlocks; ++i) {
+      asm volatile("ld.shared.u32 %0, [%1];"
+                   : "=r"(meta[i])
+                   : "r"(ring_.meta() + meta_at_ + i * 512)
+                   : "memory");
+    }
+  }
+
+  // Never stores: no barrier is at 0.
+  __device__ void keep(const Meta& meta) {
+#pragma unroll
+    for (int i = 0; i < Tile::kBlocks; ++i) {
+      asm volatile(
+          "{\n.reg .pred never;\nsetp.eq.u32 never, %0, 0;\n@never st.shared.u32 [%0], %1;\n}" ::
+              "r"(ring_.empty()),
+          "r"(meta[i])
+          : "memory");
+    }
+  }
+
+  // Tells every block that loads into this stage; a lane for each of them.
+  __device__ void release(uint32_t empty) {
+    if (releases_) ptx::barrier_arrive_at(empty, threadIdx.x % 128);
+  }
+
+  Ring<Tile>& ring_;
+  uint32_t meta_at_, previous_;
+  bool releases_;
+};
+
+// Leaves the sums of a part that does not begin a tile to the worker that has its beginning.
+template <class Tile>
+__device__ void leave(const float (&d)[Tile::kBlocks][Tile::kValues], const Arguments& arguments,
+                      int slot, int group) {
+  const Place place;
+  int own = slot * Tile::kGroups + group;
+  float4* to = reinterpret_cast<float4*>(arguments.partial) +
+               int64_t{own} * Tile::kBlocks * Tile::kValues * 32 + place.thread;
+#pragma unroll
+  for (int i = 0; i < Tile::kBlocks; ++i) {
+#pragma unroll
+    for (int j = 0; j < Tile::kValues; j += 4) {
+      __stcg(to, make_float4(d[i][j], d[i][j + 1], d[i][j + 2], d[i][j + 3]));
+      to += 128;
+    }
+  }
+  __threadfence();
+  ptx::sync_group();
+  if (place.thread == 0) ptx::signal(arguments.ready + own);
+}
+
+// Adds what was left of the part's tile, in the order of K.
+template <class Tile>
+__device__ void collect(float (&d)[Tile::kBlocks][Tile::kValues], const Arguments& arguments,
+                        const Part& part, int worker, int cluster, int rank, int group) {
+  const Place place;
+  const Schedule& schedule = arguments.schedule;
+  int tile_end = (part.tile + 1) * schedule.steps;
+  for (int next = worker + 1; range_begin(schedule, next) < tile_end; ++next) {
+    int own = (next * cluster + rank) * Tile::kGroups + group;
+    ptx::await(arguments.ready + own);
+    const float4* from = reinterpret_cast<const float4*>(arguments.partial) +
+                         int64_t{own} * Tile::kBlocks * Tile::kValues * 32 + place.thread;
+#pragma unroll
+    for (int i = 0; i < Tile::kBlocks; ++i) {
+#pragma unroll
+      for (int j = 0; j < Tile::kValues; j += 4) {
+        float4 left = __ldcg(from);
+        d[i][j] += left.x, d[i][j + 1] += left.y, d[i][j + 2] += left.z, d[i][j + 3] += left.w;
+        from += 128;
+      }
+    }
+  }
+}
+
+template <class T, class Tile, int kRowsOfB, template <class> class Write>
+__global__ void __launch_bounds__(Tile::kThreads, 1)
+    product(const __grid_constant__ Arguments arguments) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ __align__(1024) uint8_t memory[];
+  uint32_t base = ptx::shared_address(memory);
+  const Schedule& schedule = arguments.schedule;
+  int cluster = arguments.cluster_m * arguments.cluster_n;
+  int worker = schedule.workers - 1 - static_cast<int>(blockIdx.x) / cluster;
+  int group = static_cast<int>(threadIdx.x) / 128;
+
+  if (threadIdx.x == 0) {
+    int releases = Tile::kGroups * (arguments.cluster_m + arguments.cluster_n - 1);
+    for (Ring<Tile> ring(base); ring.parity == 0; ring.advance()) {
+      ptx::barrier_init(ring.full(), 1);
+      ptx::barrier_init(ring.empty(), releases);
+    }
+    ptx::fence_barrier_init();
+  }
+  ptx::cluster_sync();
+
+  if (group == Tile::kGroups) {
+    ptx::give_registers<Tile::kProducerRegisters>();
+    Ring<Tile> ring(base);
+    Member member(arguments);
+    Parts parts(schedule, worker);
+    Part part;
+    if (threadIdx.x % 128 == 0) {
+      while (parts.next(part)) {
+        int m = (part.m * arguments.cluster_m + member.m) * Tile::kRows;
+        int n = (part.n * arguments.cluster_n + member.n) * Tile::kColumns;
+        for (int step = part.begin; step < part.end; ++step) {
+          ptx::barrier_wait(ring.empty(), ring.parity ^ 1);
+          load_stage<Tile, kRowsOfB>(arguments, ring, member, m, n, step);
+          ring.advance();
+        }
+      }
+    }
+  } else {
+    ptx::take_registers<Tile::kRegisters>();
+    Ring<Tile> ring(base);
+    Member member(arguments);
+    Parts parts(schedule, worker);
+    Part part;
+    Write<T> finish(arguments, base + Ring<Tile>::kStagingAt + group * Tile::kStaging);
+    Multiply<T, Tile, kRowsOfB> multiply(ring, group, member.same_m | member.same_n);
+    while (parts.next(part)) {
+      float d[Tile::kBlocks][Tile::kValues];
+      multiply.run(d, part.end - part.begin);
+      if (part.begin > 0) {
+        leave<Tile>(d, arguments, worker * cluster + ptx::cluster_rank(), group);
+        continue;
+      }
+      if (part.end < schedule.steps) {
+        collect<Tile>(d, arguments, part, worker, cluster, ptx::cluster_rank(), group);
+      }
+      int m = (part.m * arguments.cluster_m + member.m) * Tile::kRows + group * Tile::kBlocks * 64;
+      int n = (part.n * arguments.cluster_n + member.n) * Tile::kColumns;
+#pragma unroll
+      for (int i = 0; i < Tile::kBlocks; ++i) {
+        if (m + i * 64 < arguments.M) finish.write(d[i], m + i * 64, n);
+      }
+    }
+  }
+  __syncwarp();
+  ptx::cluster_sync();  // another block may still write here
+#endif
+}
+
+}  // namespace sparsetrain

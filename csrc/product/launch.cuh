@@ -1,0 +1,54 @@
+// Launches the kernels of one tile.
+#pragma once
+
+#include "../common/host.h"
+#include "kernel.cuh"
+
+namespace sparsetrain {
+
+// Which of a tile's kernels.
+struct Variant {
+  ScalarType type;
+  bool rows_of_b;
+  bool plain;  // the epilogue
+};
+
+// On `blocks` blocks in clusters.
+template <class Tile>
+void launch(const Arguments& arguments, const Variant& variant, int blocks, cudaStream_t stream) {
+  auto run = [&](auto kernel) {
+    STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        Ring<Tile>::kBytes));
+    cudaLaunchAttribute cluster;
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {static_cast<unsigned>(arguments.cluster_m * arguments.cluster_n), 1,
+                              1};
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(blocks);
+    config.blockDim = dim3(Tile::kThreads);
+    config.dynamicSmemBytes = Ring<Tile>::kBytes;
+    config.stream = stream;
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+    STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments));
+  };
+  auto of_type = [&](auto type) {
+    using T = decltype(type);
+    if (variant.rows_of_b) {
+      variant.plain ? run(product<T, Tile, 1, Plain>) : run(product<T, Tile, 1, General>);
+    } else {
+      variant.plain ? run(product<T, Tile, 0, Plain>) : run(product<T, Tile, 0, General>);
+    }
+  };
+  variant.type == ScalarType::Half ? of_type(__half{}) : of_type(__nv_bfloat16{});
+}
+
+// How many clusters of so many blocks the current device runs at a time.
+int resident_clusters(int blocks);
+
+extern template void launch<Tile<2, 1, 256>>(const Arguments&, const Variant&, int, cudaStream_t);
+extern template void launch<Tile<2, 2, 192>>(const Arguments&, const Variant&, int, cudaStream_t);
+extern template void launch<Tile<2, 2, 128>>(const Arguments&, const Variant&, int, cudaStream_t);
+extern template void launch<Tile<2, 1, 128>>(const Arguments&, const Variant&, int, cudaStream_t);
+
+}  // namespace sparsetrain

@@ -1,0 +1,98 @@
+// The tensor cores' sparse product of a warpgroup, m64nNk32: D += A B with a packed 64 x 32 A
+// (64 x 16 kept values, metadata in a register) and a dense 32 x N B, both in shared memory, D in
+// float32 registers. PTX ISA 9.0, "wgmma.mma_async.sp".
+//
+// Of a thread's D, value 4 j + 2 i + e is row 16 warp + 8 i + lane / 4, column 8 j + 2 (lane % 4) +
+// e.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace sparsetrain {
+
+// ---- where an operand lies in shared memory -----------------------------------------------------
+
+enum class Swizzle : uint64_t { k128 = 1, k64 = 2 };
+
+// Strides in bytes between groups of eight rows (step) and, where rows run along N, between columns
+// of 64 values (leap).
+__device__ inline uint64_t operand(uint32_t address, Swizzle swizzle, uint32_t leap,
+                                   uint32_t step) {
+  return static_cast<uint64_t>(swizzle) << 62 | static_cast<uint64_t>(step >> 4) << 32 |
+         static_cast<uint64_t>(leap >> 4) << 16 | (address & 0x3FFFF) >> 4;
+}
+
+// ---- order --------------------------------------------------------------------------------------
+
+__device__ inline void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+// Until at most kPending committed groups are under way.
+template <int kPending>
+__device__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// ---- products -----------------------------------------------------------------------------------
+// clang-format off
+
+// The numbers and the constraints of an instruction's registers, ten at a time.
+#define ST_0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9"
+#define ST_10(t) ", %" #t "0, %" #t "1, %" #t "2, %" #t "3, %" #t "4, %" #t "5, %" #t "6, %" #t "7, %" #t "8, %" #t "9"
+#define ST_32 ST_0 ST_10(1) ST_10(2) ", %30, %31"
+#define ST_64 ST_0 ST_10(1) ST_10(2) ST_10(3) ST_10(4) ST_10(5) ", %60, %61, %62, %63"
+#define ST_96 ST_0 ST_10(1) ST_10(2) ST_10(3) ST_10(4) ST_10(5) ST_10(6) ST_10(7) ST_10(8) ", %90, %91, %92, %93, %94, %95"
+#define ST_128 ST_0 ST_10(1) ST_10(2) ST_10(3) ST_10(4) ST_10(5) ST_10(6) ST_10(7) ST_10(8) ST_10(9) ST_10(10) ST_10(11) ", %120, %121, %122, %123, %124, %125, %126, %127"
+#define ST_D8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define ST_D32(i) ST_D8(i), ST_D8(i + 8), ST_D8(i + 16), ST_D8(i + 24)
+
+#define ST_WGMMA(N, TYPE, NUMBERS, A, B, META, PAIR, KEEP, ROWS, ...)                              \
+  asm volatile("{\n.reg .pred keep;\nsetp.ne.b32 keep, %" #KEEP ", 0;\n"                           \
+               "wgmma.mma_async.sp.sync.aligned.m64n" #N "k32.f32." TYPE "." TYPE                  \
+               " {" NUMBERS "}, %" #A ", %" #B ", %" #META ", %" #PAIR ", keep, 1, 1, 0, %" #ROWS ";\n}" \
+               : __VA_ARGS__                                                                       \
+               : "l"(a), "l"(b), "r"(meta), "n"(kPair), "r"(keep), "n"(kRows))
+
+#define ST_PRODUCTS(TYPE, NAME)                                                                    \
+  template <int kPair, int kRows>                                                                  \
+  __device__ void wgmma(TYPE, float (&d)[32], uint64_t a, uint64_t b, uint32_t meta, int keep) {   \
+    ST_WGMMA(64, NAME, ST_32, 32, 33, 34, 35, 36, 37, ST_D32(0));                                  \
+  }                                                                                                \
+  template <int kPair, int kRows>                                                                  \
+  __device__ void wgmma(TYPE, float (&d)[64], uint64_t a, uint64_t b, uint32_t meta, int keep) {   \
+    ST_WGMMA(128, NAME, ST_64, 64, 65, 66, 67, 68, 69, ST_D32(0), ST_D32(32));                     \
+  }                                                                                                \
+  template <int kPair, int kRows>                                                                  \
+  __device__ void wgmma(TYPE, float (&d)[96], uint64_t a, uint64_t b, uint32_t meta, int keep) {   \
+    ST_WGMMA(192, NAME, ST_96, 96, 97, 98, 99, 100, 101, ST_D32(0), ST_D32(32), ST_D32(64));       \
+  }                                                                                                \
+  template <int kPair, int kRows>                                                                  \
+  __device__ void wgmma(TYPE, float (&d)[128], uint64_t a, uint64_t b, uint32_t meta, int keep) {  \
+    ST_WGMMA(256, NAME, ST_128, 128, 129, 130, 131, 132, 133, ST_D32(0), ST_D32(32), ST_D32(64),   \
+             ST_D32(96));                                                                          \
+  }
+
+// d [N / 2] (+)= A B, begun, not waited for: d and meta stay untouched until wgmma_wait.
+//   a, b    operand(…)        keep   0: d is overwritten
+//   meta    of 16 rows x 64 columns, a word from each lane; kPair 0 or 1: the columns' half in it
+//   kRows   0: the columns of B are contiguous along K; 1: its rows are along N
+ST_PRODUCTS(__nv_bfloat16, "bf16")
+ST_PRODUCTS(__half, "f16")
+
+#undef ST_0
+#undef ST_10
+#undef ST_32
+#undef ST_64
+#undef ST_96
+#undef ST_128
+#undef ST_D8
+#undef ST_D32
+#undef ST_WGMMA
+#undef ST_PRODUCTS
+// clang-format on
+
+}  // namespace sparsetrain

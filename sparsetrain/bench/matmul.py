@@ -1,0 +1,166 @@
+"""`bench matmul`: the products of an MLP, ours against cuBLAS and the peers, one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsetrain.bench.matmul_peers import Contender, usable_peers
+from sparsetrain.bench.products import Product, Shape
+from sparsetrain.bench.sparsify import NO_KERNEL, has_kernel
+from sparsetrain.bench.timing import Clock, Run, Times, measure
+from sparsetrain.choice import Config, Problem, tile_names
+
+NATIVE = "sparsetrain"
+DENSE = "cublas"
+DENSE_TRANSPOSED = "cublas, stored transposed"
+
+ERRORS = 2.0
+"""A candidate may be this much further off than cuBLAS on the same operand."""
+
+SHAPES = (
+    Shape(50432, 768, 3072),  # ViT-B/16, 256 images
+    Shape(25216, 1024, 4096),  # ViT-L/16, 128
+    Shape(16384, 1280, 5120),  # ViT-H/14, 64
+    Shape(12288, 1536, 8192),
+    Shape(16384, 4096, 14336),  # a language model
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one product; the dicts have a key for each candidate that was timed.
+
+    times     µs of a call, warm (bench.timing)
+    errors    relative, of a sample of the result, against float64
+    configs   which of its ways a candidate took, where it has several
+    skipped   the candidates that were not timed, with the reason
+    moved     bytes that must be moved, of ours and of a dense product
+    """
+
+    name: str
+    shape: Shape
+    problem: Problem
+    flops: int
+    moved: dict[str, float]
+    times: dict[str, Times]
+    errors: dict[str, float]
+    configs: dict[str, str]
+    skipped: dict[str, str]
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} {self.shape}"
+
+    def rate(self, candidate: str) -> float:
+        """TFLOP/s of the dense product in the candidate's time."""
+        return self.flops / self.times[candidate].median / 1e6
+
+    def speed_up(self, candidate: str) -> float:
+        """Over what a dense layer runs."""
+        return self.times[DENSE].median / self.times[candidate].median
+
+    def speed_up_over_best(self, candidate: str) -> float:
+        """Over the faster of what a dense layer runs and the same stored transposed."""
+        best = min(self.times[DENSE].median, self.times[DENSE_TRANSPOSED].median)
+        return best / self.times[candidate].median
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Speed-ups of a candidate over `count` products."""
+
+    count: int
+    mean: float
+    worst: float
+    worst_of: str
+    mean_over_best: float
+
+
+def bench_product(
+    product: Product, wanted: tuple[str, ...], clock: Clock, rounds: int, sms: int
+) -> Row:
+    """Check every candidate's result, then time those that are right.
+
+    wanted: peers, of matmul_peers.PEERS. sms: multiprocessors of the device.
+    """
+    of_cublas = product.error(product.masked())
+
+    def accept(result: Tensor) -> str:
+        return why_wrong(product.error(result), of_cublas)
+
+    peers, skipped = usable_peers(product, wanted, accept, clock)
+    ours = {NATIVE: Contender(product.native, native_config(product.problem, sms))}
+    reason = no_kernel(product) or accept(product.native())
+    if reason:
+        ours, skipped = {}, {NATIVE: reason, **skipped}
+    checked = {**ours, **peers}
+    runs: dict[str, Run] = {
+        DENSE: product.dense,
+        DENSE_TRANSPOSED: product.dense_transposed,
+        **{name: candidate.run for name, candidate in checked.items()},
+    }
+    return Row(
+        name=product.name,
+        shape=product.shape,
+        problem=product.problem,
+        flops=product.flops,
+        moved={NATIVE: product.bytes_moved(True), DENSE: product.bytes_moved(False)},
+        times=measure(runs, clock, rounds, _round(runs)),
+        errors={
+            DENSE: of_cublas,
+            **{name: product.error(candidate.run()) for name, candidate in checked.items()},
+        },
+        configs={name: c.config for name, c in checked.items() if c.config},
+        skipped=skipped,
+    )
+
+
+def _round(runs: Iterable[str]) -> list[str]:
+    """The order of a round: dense three times, as everything is divided by its median."""
+    others = [name for name in runs if name != DENSE]
+    return [name for first in range(3) for name in (DENSE, *others[first::3])]
+
+
+def no_kernel(product: Product) -> str:
+    """Why `native` is not worth timing here, '' where it is: on CUDA it needs its kernel."""
+    return NO_KERNEL if product.b.is_cuda and not has_kernel("matmul24") else ""
+
+
+def why_wrong(error: float, of_cublas: float) -> str:
+    """Why a result with this error is not to be trusted, '' where it is."""
+    if error <= ERRORS * of_cublas:
+        return ""
+    return f"wrong result: error {error:.1e}, where cuBLAS has {of_cublas:.1e}"
+
+
+def native_config(problem: Problem, sms: int) -> str:
+    """What the library runs: '256x192 cluster 1x2 group 8 stream-k'; '' if it does not say."""
+    ops = torch.ops.sparsetrain
+    if not hasattr(ops, "_matmul24_choice"):
+        return ""
+    chosen = ops._matmul24_choice(torch.tensor([problem.numbers()]), sms)
+    return str(Config.from_numbers(chosen[0].tolist(), tile_names()))
+
+
+def summary(rows: Iterable[Row], candidate: str) -> Summary | None:
+    """Geometric mean and minimum over the rows that timed the candidate, None without any."""
+    rows = [row for row in rows if candidate in row.times]
+    if not rows:
+        return None
+    worst = min(rows, key=lambda row: row.speed_up(candidate))
+    return Summary(
+        count=len(rows),
+        mean=geometric_mean([row.speed_up(candidate) for row in rows]),
+        worst=worst.speed_up(candidate),
+        worst_of=worst.title,
+        mean_over_best=geometric_mean([row.speed_up_over_best(candidate) for row in rows]),
+    )
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))

@@ -1,0 +1,141 @@
+"""What PyTorch and xFormers have for a 2:4 product, on the operands of a product as they lie.
+
+    cusparselt           torch._cslt_sparse_mm with the algorithm it takes by default
+    cusparselt-best      the fastest of its algorithms whose result is right; some are not
+                         (pytorch/pytorch#155333)
+    cusparselt-search    what cuSPARSELt's own search picks, split-K included: slow to find
+    torch-cutlass        torch._sparse_semi_structured_mm, kernels for compute capability 8.x
+    xformers             xformers.ops.sp24 with its CUTLASS kernels
+
+The last two store A b only; of a transposed result they give a view, for which they are not charged
+a copy. Compressing A is not timed, of no candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sparsetrain.bench.peers import GREEDY, first_line, load_xformers
+from sparsetrain.bench.products import Product
+from sparsetrain.bench.timing import Clock, Run
+from sparsetrain.reference.layouts24 import to_aten_cutlass
+
+DEFAULT_PEERS = ("cusparselt", "cusparselt-best", "torch-cutlass", "xformers")
+PEERS = (*DEFAULT_PEERS, "cusparselt-search")
+"""What `peers=` chooses from."""
+
+_ALGORITHMS = 70  # cuSPARSELt numbers them from 0 and does not say how many; 0.8 has 21
+_REFUSED_IN_A_ROW = 4
+_TRIALS = 3
+
+Accept = Callable[[Tensor], str]
+"""Why a result is not to be trusted, '' where it is."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A call that gives the product's result, and which of its ways it takes."""
+
+    run: Callable[[], Tensor]
+    config: str = ""
+
+
+def usable_peers(
+    product: Product, wanted: tuple[str, ...], accept: Accept, clock: Clock
+) -> tuple[dict[str, Contender], dict[str, str]]:
+    """The peers wanted whose result on the product is right, and why the others are not here."""
+    usable, skipped = {}, {}
+    for name in wanted:
+        try:
+            peer = _make(name, product, accept, clock)
+            reason = accept(peer.run())
+        # How they refuse a device, a shape, a dtype; AttributeError: an op this torch has not.
+        except (RuntimeError, ValueError, AttributeError) as error:
+            skipped[name] = first_line(error)
+        else:
+            if reason:
+                skipped[name] = reason
+            else:
+                usable[name] = peer
+    return usable, skipped
+
+
+def _make(name: str, product: Product, accept: Accept, clock: Clock) -> Contender:
+    if name == "torch-cutlass":
+        return _torch_cutlass(product)
+    if name == "xformers":
+        return _xformers(product)
+    compressed = torch.ops.aten._cslt_compress(product.a.contiguous())
+    if name == "cusparselt":
+        return Contender(cusparselt_call(compressed, product), "algorithm 0")
+    if name == "cusparselt-best":
+        return _fastest(compressed, product, accept, clock)
+    return _searched(compressed, product)
+
+
+def cusparselt_call(
+    compressed: Tensor, product: Product, algorithm: int = 0, split_k: int = 1, mode: int = -1
+) -> Callable[[], Tensor]:
+    """The product in cuSPARSELt, from what torch._cslt_compress makes of `product.a`."""
+    return partial(
+        torch.ops.aten._cslt_sparse_mm,
+        compressed,
+        product.b,
+        transpose_result=product.problem.transpose_out,
+        alg_id=algorithm,
+        split_k=split_k,
+        split_k_mode=mode,
+    )
+
+
+def _fastest(compressed: Tensor, product: Product, accept: Accept, clock: Clock) -> Contender:
+    times: list[tuple[float, int]] = []
+    refused = 0
+    for algorithm in range(_ALGORITHMS):
+        run: Run = cusparselt_call(compressed, product, algorithm)
+        try:
+            run()
+        except RuntimeError:
+            refused += 1
+            if refused == _REFUSED_IN_A_ROW:
+                break
+            continue
+        refused = 0
+        times.append((min(clock(run) for _ in range(_TRIALS)), algorithm))
+    for _, algorithm in sorted(times):
+        call = cusparselt_call(compressed, product, algorithm)
+        if not accept(call()):
+            return Contender(call, f"algorithm {algorithm} of {len(times)}")
+    raise ValueError(f"none of {len(times)} algorithms gives the right result")
+
+
+def _searched(compressed: Tensor, product: Product) -> Contender:
+    search = torch._C._cusparselt.mm_search  # type: ignore[attr-defined]
+    found = search(compressed, product.b, None, None, None, product.problem.transpose_out)
+    algorithm, split_k, mode = found[:3]
+    call = cusparselt_call(compressed, product, algorithm, split_k, mode)
+    return Contender(call, f"algorithm {algorithm}, split-K {split_k}, mode {mode}")
+
+
+def _torch_cutlass(product: Product) -> Contender:
+    M, K = product.problem.M, product.problem.K
+    meta = to_aten_cutlass(product.meta, M, K)
+    call = partial(torch.ops.aten._sparse_semi_structured_mm, product.values, meta, product.b)
+    return Contender(_viewed(call, product))
+
+
+def _xformers(product: Product) -> Contender:
+    sparsify = load_xformers()
+    if isinstance(sparsify, str):
+        raise ValueError(sparsify)
+    packed = sparsify(product.a.contiguous(), algo=GREEDY, backend="cutlass")
+    return Contender(_viewed(lambda: packed @ product.b, product))
+
+
+def _viewed(call: Callable[[], Tensor], product: Product) -> Callable[[], Tensor]:
+    return (lambda: call().T) if product.problem.transpose_out else call

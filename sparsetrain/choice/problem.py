@@ -1,0 +1,158 @@
+"""A product, and what should run it: pure functions of numbers.
+
+Dimension key:  M rows of the packed matrix   K its columns   N columns of the dense matrix b
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+BLayout = Literal["columns", "rows"]
+"""Which of b[K, N] lies together in memory: its columns (K contiguous) or its rows (N)."""
+
+ProductEngine = Literal["native", "dense", "cusparselt"]
+"""`dense` multiplies the pruned matrix with its zeros, in cuBLAS."""
+
+PRODUCT_ENGINES: tuple[ProductEngine, ...] = get_args(ProductEngine)
+B_LAYOUTS: tuple[BLayout, ...] = get_args(BLayout)
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+LEAST_FLOPS = 4e9
+LEAST_SIZE = 256
+"""The model's bounds: below these 2·M·N·K, or M, N or K, a product is taken to run dense.
+
+TODO: fit both to the measurements of the kernel on an H200 (`tune` over small shapes).
+"""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A[M, K] @ b[K, N], A packed. All that the choice may depend on.
+
+    dtype: that of A and b, bfloat16 or float16. transpose_out: the result is [N, M].
+    wide: the result is float32.
+    """
+
+    dtype: torch.dtype
+    M: int
+    N: int
+    K: int
+    b_layout: BLayout
+    transpose_out: bool = False
+    wide: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES.values():
+            raise ValueError(f"dtype={self.dtype}: a problem is of bfloat16 or float16")
+        if self.b_layout not in B_LAYOUTS:
+            raise ValueError(f"b_layout={self.b_layout!r}: choose one of {', '.join(B_LAYOUTS)}")
+
+    @property
+    def flops(self) -> int:
+        """Those of the dense product: 2·M·N·K."""
+        return 2 * self.M * self.N * self.K
+
+    def numbers(self) -> list[int]:
+        """As the library's `_matmul24_choice` and `_matmul24_table` count them."""
+        dtype = list(DTYPES.values()).index(self.dtype)
+        layout = B_LAYOUTS.index(self.b_layout)
+        return [dtype, self.M, self.N, self.K, layout, int(self.transpose_out), int(self.wide)]
+
+    def __str__(self) -> str:
+        words = [f"{self.M}×{self.N}×{self.K}", str(self.dtype).removeprefix("torch.")]
+        words.append(f"b by {self.b_layout}")
+        words += ["transposed"] * self.transpose_out + ["float32 out"] * self.wide
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the native kernel is run.
+
+    tile: "ROWSxCOLUMNS" of A b that a block computes. cluster_m: blocks below each other, which
+    share b. cluster_n: blocks side by side, which share A. group: columns of tiles that are near in
+    time. stream_k: whether blocks share tiles along K.
+    """
+
+    tile: str
+    cluster_m: int
+    cluster_n: int
+    group: int
+    stream_k: bool
+
+    @classmethod
+    def from_numbers(cls, numbers: Sequence[int], tiles: Sequence[str]) -> Config:
+        """From a row of the library's `_matmul24_choice`. tiles: their names, by index."""
+        tile, cluster_m, cluster_n, group, stream_k = numbers
+        return cls(tiles[tile], cluster_m, cluster_n, group, bool(stream_k))
+
+    def numbers(self, tiles: Sequence[str]) -> list[int]:
+        """As `_matmul24_table` counts them. Raises ValueError for a tile that is not there."""
+        if self.tile not in tiles:
+            raise ValueError(f"tile {self.tile!r}: the library has {', '.join(tiles)}")
+        tile = tiles.index(self.tile)
+        return [tile, self.cluster_m, self.cluster_n, self.group, int(self.stream_k)]
+
+    def __str__(self) -> str:
+        end = " stream-k" if self.stream_k else ""
+        return f"{self.tile} cluster {self.cluster_m}x{self.cluster_n} group {self.group}{end}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What `tune` measured of a problem: the fastest, and cuBLAS.
+
+    config: of the native kernel, None where another won. us, dense_us: microseconds.
+    """
+
+    engine: ProductEngine
+    config: Config | None
+    us: float
+    dense_us: float
+
+    def __post_init__(self) -> None:
+        if self.engine not in PRODUCT_ENGINES:
+            known = ", ".join(PRODUCT_ENGINES)
+            raise ValueError(f"engine={self.engine!r}: choose one of {known}")
+        if (self.engine == "native") != (self.config is not None):
+            raise ValueError(f"config={self.config}: an entry has one if its engine is native")
+
+    @property
+    def speed_up(self) -> float:
+        """Over the dense product."""
+        return self.dense_us / self.us
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What should run a problem.
+
+    config: of the native kernel; None leaves it to the library. why: a sentence.
+    speed_up: over the dense product, None where it was not measured.
+    """
+
+    engine: ProductEngine
+    config: Config | None
+    why: str
+    speed_up: float | None = None
+
+
+def choose(problem: Problem, entries: Mapping[Problem, Entry] | None = None) -> Choice:
+    """What should run a problem: what was measured for exactly it, else a guess from its shape."""
+    entry = None if entries is None else entries.get(problem)
+    if entry is not None:
+        what = f"{entry.engine} took {entry.us:.1f} µs and dense {entry.dense_us:.1f} µs"
+        if entry.engine == "dense":
+            what = f"nothing was faster than dense, {entry.dense_us:.1f} µs"
+        return Choice(entry.engine, entry.config, f"measured here: {what}", entry.speed_up)
+    least = min(problem.M, problem.N, problem.K)
+    if least < LEAST_SIZE:
+        return Choice("dense", None, f"not measured; a side of {least} is below {LEAST_SIZE}")
+    if problem.flops < LEAST_FLOPS:
+        why = f"{problem.flops / 1e9:.1f} GFLOP are below {LEAST_FLOPS / 1e9:.0f}"
+        return Choice("dense", None, f"not measured; {why}")
+    return Choice("native", None, f"not measured; {problem.flops / 1e9:.0f} GFLOP are worth it")

@@ -1,0 +1,190 @@
+"""`bench matmul`: 2:4 products against cuBLAS and the peers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sparsetrain import choice
+from sparsetrain.bench.environment import environment
+from sparsetrain.bench.matmul import SHAPES, Row, bench_product
+from sparsetrain.bench.matmul_auto import AutoRow, bench_auto, draw
+from sparsetrain.bench.matmul_peers import DEFAULT_PEERS, PEERS
+from sparsetrain.bench.matmul_report import (
+    AUTO_LEGEND,
+    LEGEND,
+    auto_lines,
+    auto_table,
+    product_lines,
+    product_table,
+    summary_lines,
+    write_auto,
+    write_products,
+)
+from sparsetrain.bench.products import PRODUCTS, Shape, make_product
+from sparsetrain.bench.roofline import draw_roofline, figure_class
+from sparsetrain.bench.sparsify import copy_rate
+from sparsetrain.bench.timing import Clock, cuda_clocks
+from sparsetrain.cli.bench_words import (
+    check_name,
+    cuda_device,
+    library_words,
+    read_names,
+    read_options,
+    read_path,
+    read_rounds,
+    split_list,
+)
+from sparsetrain.cli.show import console, relative, show_lines, show_values
+
+_KEYS = ("shapes", "products", "dtype", "rounds", "peers", "json", "picture", "random", "seed")
+_ONLY_SHAPES = ("shapes", "peers", "picture")
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_NAMES = {name.lower().replace(" ", "-"): name for name in PRODUCTS}
+_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `bench matmul` was asked for. random: how many products to draw, 0 for `shapes`."""
+
+    shapes: tuple[Shape, ...]
+    products: tuple[str, ...]
+    dtype: torch.dtype
+    rounds: int
+    peers: tuple[str, ...]
+    json: Path | None
+    picture: Path | None
+    random: int
+    seed: int
+
+
+def bench_matmul(words: list[str]) -> None:
+    """Run it with the key=value words."""
+    options = parse(words)
+    if options.picture is not None:
+        figure_class()  # now, not after a minute
+    device = cuda_device()
+    about = environment(" ".join(["python -m sparsetrain bench matmul", *words]), library_words())
+    table = choice.load_table()
+    about["tuned"] = f"{len(table.entries)} products" if table else "nothing"
+    if table is not None:
+        choice.install(choice.native_configs(table))
+    show_values(tuple(about.items()))
+    run = _bench_random if options.random else _bench_shapes
+    run(options, device, about, table)
+
+
+def _bench_shapes(
+    options: Options, device: torch.device, about: dict[str, str], table: choice.Table | None
+) -> None:
+    clocks = cuda_clocks()
+    copy = copy_rate(device, clocks.cold, options.rounds)
+    show_values((("copy", f"{copy:.2f} TB/s of 1 GiB read and 1 GiB written"),))
+    sms = torch.cuda.get_device_properties(device).multi_processor_count
+    rows: list[Row] = []
+    for shape in options.shapes:
+        with console.status(f"timing {shape}"):
+            found = [
+                _row(name, shape, options, device, clocks.warm, sms) for name in options.products
+            ]
+        rows += found
+        console.print()
+        console.print(product_table(found))
+        show_lines(tuple(product_lines(found)))
+    console.print(f"\n{LEGEND}\n", style="dim")
+    show_lines(tuple(summary_lines(rows)))
+    if options.json is not None:
+        write_products(options.json, about, copy, options.rounds, rows)
+        show_values((("written", str(relative(options.json))),))
+    if options.picture is not None:
+        draw_roofline(options.picture, about["hardware"].split(",")[0], copy, rows)
+        show_values((("drawn", str(relative(options.picture))),))
+
+
+def _row(
+    name: str, shape: Shape, options: Options, device: torch.device, clock: Clock, sms: int
+) -> Row:
+    product = make_product(name, shape, options.dtype, device)
+    row = bench_product(product, options.peers, clock, options.rounds, sms)
+    del product
+    torch.cuda.empty_cache()
+    return row
+
+
+def _bench_random(
+    options: Options, device: torch.device, about: dict[str, str], table: choice.Table | None
+) -> None:
+    clock = cuda_clocks().warm
+    entries = None if table is None else table.entries
+    drawn = draw(options.random, options.seed, options.products, options.dtype)
+    rows: list[AutoRow] = []
+    with console.status("timing") as status:
+        for number, (name, shape) in enumerate(drawn):
+            status.update(f"timing {number + 1} of {len(drawn)}: {name} {shape}")
+            product = make_product(name, shape, options.dtype, device, number)
+            chosen = choice.choose(product.problem, entries)
+            rows.append(bench_auto(product, chosen, clock, options.rounds))
+            del product
+            torch.cuda.empty_cache()
+    console.print()
+    console.print(auto_table(rows))
+    console.print(f"\n{AUTO_LEGEND}\n", style="dim")
+    show_lines(tuple(auto_lines(rows)))
+    if options.json is not None:
+        write_auto(options.json, about, options.rounds, rows)
+        show_values((("written", str(relative(options.json))),))
+
+
+def parse(words: list[str]) -> Options:
+    """Read the words of _KEYS. Raises ValueError naming what is wrong."""
+    options = read_options(words, _KEYS)
+    for key in _ONLY_SHAPES if "random" in options else ("seed",):
+        if key in options:
+            which = "without" if "random" in options else "with"
+            raise ValueError(f"{key}= goes {which} random=: leave one of them away")
+    dtype = options.get("dtype", "bfloat16")
+    check_name("dtype", dtype, tuple(_DTYPES))
+    shapes = tuple(_shape(text) for text in split_list(options.get("shapes", "")))
+    return Options(
+        shapes=shapes or SHAPES,
+        products=tuple(_NAMES[name] for name in read_names("products", options, tuple(_NAMES))),
+        dtype=_DTYPES[dtype],
+        rounds=read_rounds(options, _ROUNDS),
+        peers=_peers(options.get("peers", "true")),
+        json=read_path("json", options),
+        picture=read_path("picture", options),
+        random=_number("random", options.get("random"), 1),
+        seed=_number("seed", options.get("seed"), 0),
+    )
+
+
+def _peers(text: str) -> tuple[str, ...]:
+    """true: those that are not slow to find; false: none; or their names."""
+    if text in ("true", "false"):
+        return DEFAULT_PEERS if text == "true" else ()
+    return read_names("peers", {"peers": text}, PEERS)
+
+
+def _number(key: str, text: str | None, least: int) -> int:
+    """0 where the key is not given."""
+    if text is None:
+        return 0
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"{key}={text!r}: give a number of at least {least}")
+    return int(text)
+
+
+def _shape(text: str) -> Shape:
+    sizes = text.split("x")
+    if len(sizes) != 3 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise ValueError(
+            f"shapes={text!r}: give TOKENSxFEATURESxHIDDEN, as in 25216x1024x4096, 1 or more each"
+        )
+    shape = Shape(*map(int, sizes))
+    for size in (shape.features, shape.hidden):
+        if size % 4 != 0:
+            raise ValueError(f"shapes={text!r}: {size} features are not a multiple of 4")
+    return shape

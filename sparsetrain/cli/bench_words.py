@@ -1,0 +1,78 @@
+"""What the benchmarks share: the device, the library, and the words of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sparsetrain import native
+from sparsetrain.cli.overrides import split_word
+from sparsetrain.recipe import nearest
+
+
+def cuda_device() -> torch.device:
+    """The current CUDA device. Raises ValueError without one."""
+    if not torch.cuda.is_available():
+        raise ValueError(
+            "bench needs a CUDA device and none was found; `python -m sparsetrain doctor` says why"
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def library_words() -> str:
+    """Load the kernels; the key they were built under, and for which GPUs."""
+    library = native.require()
+    if library.path is None:
+        raise ValueError(
+            f"bench times kernels, and there are none: {library.reason}; {library.fix}"
+        )
+    archs = ", ".join(f"sm_{arch}" for arch in library.archs)
+    return f"{library.path.parent.name}/{library.path.name} for {archs}"
+
+
+def read_options(words: list[str], keys: Sequence[str]) -> dict[str, str]:
+    """The key=value words as a dict. Raises ValueError for other words and other keys."""
+    for word in words:
+        if "=" not in word:
+            raise ValueError(f"{word!r} is not of the form key=value")
+    options = dict(split_word(word) for word in words)
+    for key in options:
+        if key not in keys:
+            raise ValueError(f"{key}= is no option of bench: {nearest(key, keys)}")
+    return options
+
+
+def read_rounds(options: dict[str, str], default: int) -> int:
+    """`rounds=`, at least 2."""
+    rounds = options.get("rounds", str(default))
+    if not rounds.isdecimal() or int(rounds) < 2:
+        raise ValueError(f"rounds={rounds!r}: give a number of at least 2")
+    return int(rounds)
+
+
+def read_names(key: str, options: dict[str, str], known: Sequence[str]) -> tuple[str, ...]:
+    """A list of known names; all of them where the key is not given."""
+    names = tuple(split_list(options.get(key, ",".join(known))))
+    if not names:
+        raise ValueError(f"{key}={options[key]!r}: name at least one of {', '.join(known)}")
+    for name in names:
+        check_name(key, name, known)
+    return names
+
+
+def check_name(key: str, name: str, known: Sequence[str]) -> None:
+    """Raise ValueError for a value that is not among the known ones."""
+    if name not in known:
+        raise ValueError(f"{key}={name!r} is unknown: {nearest(name, known)}")
+
+
+def read_path(key: str, options: dict[str, str]) -> Path | None:
+    """A file, None where the key is not given or empty."""
+    return Path(options[key]) if options.get(key) else None
+
+
+def split_list(text: str) -> list[str]:
+    """'[a, b]' or 'a,b' as ['a', 'b']."""
+    return [word.strip() for word in text.strip("[]").split(",") if word.strip()]

@@ -1,0 +1,143 @@
+"""`tune`: measure what runs each product of a model fastest here, and keep it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table as Shown
+
+from sparsetrain import native
+from sparsetrain.bench.matmul import geometric_mean
+from sparsetrain.bench.products import PRODUCTS, Shape, make_product, problem_of
+from sparsetrain.bench.timing import cuda_clocks
+from sparsetrain.bench.tune import Tuned, tune_product
+from sparsetrain.choice import (
+    Table,
+    install,
+    load_table,
+    machine_key,
+    native_configs,
+    table_path,
+    tile_names,
+    write_table,
+)
+from sparsetrain.cli.bench_matmul import parse as parse_bench
+from sparsetrain.cli.overrides import check, split_word, take, with_recipe_file
+from sparsetrain.cli.show import console, relative, show_lines, show_values
+from sparsetrain.cli.tune_layers import Named, products_of_recipe
+from sparsetrain.nn.engine import why_not_native
+from sparsetrain.recipe import compose, nearest
+
+_KEYS = ("recipe", "shapes", "dtype", "rounds")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `tune` was asked for. recipe: words that compose one, else the shapes count."""
+
+    recipe: list[str] | None
+    shapes: tuple[Shape, ...]
+    dtype: torch.dtype
+    rounds: int
+
+
+def tune(words: list[str]) -> None:
+    """Tune the products of `recipe=` or `shapes=`; what is measured is kept after each."""
+    options = parse(words)
+    library = _library()
+    # A broken table is refused before a minute is spent.
+    table = load_table() or Table(machine_key(library))
+    show_values((("gpu", table.key.gpu), ("driver", table.key.driver), ("torch", table.key.torch)))
+    device = torch.device("cuda", torch.cuda.current_device())
+    products = _products(options)
+    clock, tiles = cuda_clocks().warm, tile_names()
+    measured: list[tuple[Named, Tuned]] = []
+    with console.status("tuning") as status:
+        for number, (name, shape) in enumerate(products):
+            status.update(f"tuning {number + 1} of {len(products)}: {name} {shape}")
+            product = make_product(name, shape, options.dtype, device)
+            tuned = tune_product(product, tiles, install, clock, options.rounds)
+            table = table.with_entry(product.problem, tuned.entry)
+            write_table(table)
+            measured.append(((name, shape), tuned))
+            del product
+            torch.cuda.empty_cache()
+    install(native_configs(table))
+    console.print(_shown(measured))
+    show_lines(tuple(_refused(measured)))
+    mean = geometric_mean([tuned.entry.speed_up for _, tuned in measured])
+    kept = f"{relative(table_path(table.key))} ({len(table.entries)} products)"
+    show_values((("geometric mean", f"{mean:.2f}×"), ("kept in", kept)))
+
+
+def parse(words: list[str]) -> Options:
+    """Read `recipe=` or `shapes=`, `dtype=`, `rounds=`. Raises ValueError naming what is wrong."""
+    for word in words:
+        if "=" not in word:
+            raise ValueError(f"{word!r} is not of the form key=value")
+        key = split_word(word)[0]
+        if key not in _KEYS:
+            raise ValueError(f"{key}= is no option of tune: {nearest(key, _KEYS)}")
+    recipe, others = take(words, "recipe")
+    bench = parse_bench(others)
+    chosen = None
+    if recipe is not None:
+        if any(split_word(word)[0] == "shapes" for word in others):
+            raise ValueError("recipe= and shapes= say the same in two ways: leave one of them away")
+        chosen = with_recipe_file([f"recipe={recipe}"])
+        check(chosen)
+    return Options(chosen, bench.shapes, bench.dtype, bench.rounds)
+
+
+def _products(options: Options) -> list[Named]:
+    """Each problem once: the forward of fc1 is the grad input of fc2, as a product."""
+    if options.recipe is None:
+        named = [(name, shape) for shape in options.shapes for name in PRODUCTS]
+    else:
+        named = products_of_recipe(compose(options.recipe))
+    once = {problem_of(*each, options.dtype): each for each in reversed(named)}
+    return list(reversed(once.values()))
+
+
+def _library() -> Path:
+    """The path of the loaded library. Raises ValueError where nothing can be tuned."""
+    if not torch.cuda.is_available():
+        raise ValueError(
+            "tune needs a CUDA device and none was found; `python -m sparsetrain doctor` says why"
+        )
+    library = native.require()
+    reason = why_not_native(torch.cuda.get_device_capability(), library)
+    if not reason and not torch._C._dispatch_has_kernel("sparsetrain::_matmul24_table"):
+        reason = "this kernel library takes no measured table"
+    if reason:
+        fix = f"; {library.fix}" if library.fix else ""
+        raise ValueError(f"there is nothing to tune: {reason}{fix}")
+    assert library.path is not None, "it has products"
+    return library.path
+
+
+def _shown(measured: list[tuple[Named, Tuned]]) -> Shown:
+    shown = Shown(box=None, pad_edge=False, header_style="dim")
+    for head in ("product", "tokens×features×hidden", "fastest"):
+        shown.add_column(head, no_wrap=True)
+    for head in ("µs", "dense µs", "speed-up"):
+        shown.add_column(head, justify="right", no_wrap=True)
+    for (name, shape), tuned in measured:
+        entry = tuned.entry
+        what = entry.engine if entry.config is None else f"{entry.engine} {entry.config}"
+        numbers = f"{entry.us:.1f}", f"{entry.dense_us:.1f}", f"{entry.speed_up:.2f}×"
+        shown.add_row(name, str(shape), what, *numbers)
+    return shown
+
+
+def _refused(measured: list[tuple[Named, Tuned]]) -> list[str]:
+    """Each reason once, with how often and where it came up first."""
+    first: dict[str, str] = {}
+    count: dict[str, int] = {}
+    for (name, shape), tuned in measured:
+        for what, why in tuned.refused.items():
+            first.setdefault(why, f"{what} for {name} {shape}")
+            count[why] = count.get(why, 0) + 1
+    return [f"not timed: {first[why]}: {why} ({count[why]} times)" for why in first]

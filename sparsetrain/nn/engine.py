@@ -1,0 +1,108 @@
+"""Which engine multiplies a layer, and why: asked once, when a model is made sparse.
+
+    native   CUDA, compute capability 9.0, a kernel library with matmul24
+    aten     CUDA, compute capability 8.x, features in multiples of 64
+    masked   anywhere
+On a CPU `native` is its definition in plain PyTorch: for tests, and only where it is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sparsetrain import native
+from sparsetrain.autograd import ATEN_FEATURES, ENGINES, Engine
+from sparsetrain.choice import install, load_table, native_configs
+from sparsetrain.native import Library
+from sparsetrain.native.machine import Version
+
+HOPPER: Version = (9, 0)
+
+
+@dataclass(frozen=True)
+class Engines:
+    """What layers may run on: asked for, or `auto`. library: as it was loaded.
+
+    gpu: compute capability, None without a CUDA device.
+    """
+
+    asked: Engine | Literal["auto"]
+    gpu: Version | None
+    library: Library
+
+    def of_layer(self, name: str, *features: int) -> tuple[Engine, str]:
+        """The engine of a layer of these features, and a line that says which and why.
+
+        Raises ValueError where `aten` was asked for and cannot multiply them.
+        """
+        odd = [str(feature) for feature in features if feature % ATEN_FEATURES]
+        obstacle = f"{', '.join(odd)} features are not multiples of {ATEN_FEATURES}" if odd else ""
+        if self.asked == "aten" and obstacle:
+            raise ValueError(
+                f'engine="aten": {name} has {"×".join(map(str, features))}, and {obstacle};'
+                ' use engine="auto" or "masked", or exclude it'
+            )
+        if self.asked != "auto":
+            return self.asked, f"{self.asked}: asked for"
+        if self.gpu is None:
+            return "masked", f"masked: {self.library.reason or 'no CUDA device'}"
+        engine: Engine = "aten" if self.gpu[0] == 8 else "native"
+        why = obstacle if engine == "aten" else why_not_native(self.gpu, self.library)
+        return ("masked", f"masked: {why}") if why else (engine, f"{engine}: {sm(self.gpu)}")
+
+
+def find_engines(engine: Engine | Literal["auto"]) -> Engines:
+    """What this machine has for `engine`; the kernels are compiled first if there is a GPU.
+
+    Where native products may run, the table that `tune` measured goes to the library. Raises
+    ValueError for an unknown engine, for one that this machine cannot run, and for a broken table.
+    """
+    if engine != "auto" and engine not in ENGINES:
+        raise ValueError(f"engine={engine!r}: choose auto or one of {', '.join(ENGINES)}")
+    if not torch.cuda.is_available():
+        if engine == "aten":
+            raise ValueError(
+                'engine="aten": there is no CUDA device, and PyTorch has these products on compute'
+                ' capability 8.x alone; use engine="masked"'
+            )
+        return Engines(engine, None, native.load())
+    library, gpu = native.require(), _capability()
+    obstacle = why_not_native(gpu, library)
+    if engine == "native" and obstacle:
+        fix = f"; {library.fix}" if gpu == HOPPER and library.fix else ""
+        instead = "aten" if gpu[0] == 8 else "masked"
+        raise ValueError(f'engine="native": {obstacle}{fix}; use engine="{instead}"')
+    if engine == "aten" and gpu[0] != 8:
+        instead = "masked" if obstacle else "native"
+        raise ValueError(
+            f'engine="aten": PyTorch\'s 2:4 products refuse {sm(gpu)}, they are for compute'
+            f' capability 8.x; use engine="{instead}"'
+        )
+    if engine in ("auto", "native") and not obstacle:
+        install(native_configs(load_table()))
+    return Engines(engine, gpu, library)
+
+
+def why_not_native(gpu: Version, library: Library) -> str:
+    """Why the native products do not run; empty where they do."""
+    if gpu != HOPPER:
+        return f"native products need compute capability 9.0, and this is {sm(gpu)}"
+    if library.path is None:
+        return library.reason
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("sparsetrain::matmul24", "CUDA"):
+        return "the kernel library has no products"
+    return ""
+
+
+def sm(gpu: Version) -> str:
+    """'sm_80'."""
+    return f"sm_{gpu[0]}{gpu[1]}"
+
+
+def _capability() -> Version:
+    """Of the current CUDA device. Starts CUDA only where the GPUs of the machine differ."""
+    gpus = set(native.look().gpus)
+    return gpus.pop() if len(gpus) == 1 else torch.cuda.get_device_capability()

@@ -1,0 +1,81 @@
+"""choose: a measured product as it was measured, any other from its shape."""
+
+import pytest
+import torch
+
+from sparsetrain.choice import Config, Entry, Problem, choose
+
+VIT_L = Problem(torch.bfloat16, 4096, 25216, 1024, "columns", transpose_out=True)
+CONFIG = Config("256x192", 1, 2, 8, True)
+
+
+def problem(M, N, K):
+    return Problem(torch.bfloat16, M, N, K, "rows")
+
+
+def test_what_was_measured_is_chosen_with_its_numbers():
+    chosen = choose(VIT_L, {VIT_L: Entry("native", CONFIG, 200.0, 300.0)})
+    assert (chosen.engine, chosen.config, chosen.speed_up) == ("native", CONFIG, 1.5)
+    assert chosen.why == "measured here: native took 200.0 µs and dense 300.0 µs"
+
+
+def test_dense_is_chosen_where_nothing_was_faster():
+    chosen = choose(VIT_L, {VIT_L: Entry("dense", None, 300.0, 300.0)})
+    assert (chosen.engine, chosen.config, chosen.speed_up) == ("dense", None, 1.0)
+    assert "nothing was faster" in chosen.why
+
+
+def test_only_exactly_the_problem_counts():
+    entries = {VIT_L: Entry("cusparselt", None, 1.0, 2.0)}
+    others = [
+        Problem(torch.float16, 4096, 25216, 1024, "columns", True),
+        Problem(torch.bfloat16, 4096, 25217, 1024, "columns", True),
+        Problem(torch.bfloat16, 4096, 25216, 1024, "rows", True),
+        Problem(torch.bfloat16, 4096, 25216, 1024, "columns", False),
+        Problem(torch.bfloat16, 4096, 25216, 1024, "columns", True, wide=True),
+    ]
+    assert choose(VIT_L, entries).engine == "cusparselt"
+    for other in others:
+        assert choose(other, entries).why.startswith("not measured")
+
+
+def test_without_a_measurement_large_products_are_native_and_small_ones_dense():
+    large, narrow, small = (
+        problem(4096, 25216, 1024),
+        problem(64, 10**6, 4096),
+        problem(512, 512, 512),
+    )
+    assert choose(large).engine == "native"
+    assert "212 GFLOP are worth it" in choose(large).why
+    assert choose(narrow).engine == "dense"
+    assert "a side of 64 is below" in choose(narrow).why
+    assert choose(small).engine == "dense"
+    assert "0.3 GFLOP are below" in choose(small).why
+    assert choose(large).speed_up is None
+    assert choose(large).config is None
+
+
+def test_numbers_are_those_of_the_library():
+    assert VIT_L.numbers() == [0, 4096, 25216, 1024, 0, 1, 0]
+    wide = Problem(torch.float16, 1, 2, 4, "rows", wide=True)
+    assert wide.numbers() == [1, 1, 2, 4, 1, 0, 1]
+
+
+def test_a_config_reads_as_one_says_it():
+    assert str(CONFIG) == "256x192 cluster 1x2 group 8 stream-k"
+    assert str(Config("128x256", 2, 1, 4, False)) == "128x256 cluster 2x1 group 4"
+
+
+def test_a_config_is_five_numbers_to_the_library_and_back():
+    tiles = ["128x256", "256x192"]
+    assert CONFIG.numbers(tiles) == [1, 1, 2, 8, 1]
+    assert Config.from_numbers([1, 1, 2, 8, 1], tiles) == CONFIG
+
+
+def test_what_is_no_problem_is_refused():
+    with pytest.raises(ValueError, match=r"dtype=torch.float32: a problem is of bfloat16 or"):
+        Problem(torch.float32, 1, 1, 4, "rows")
+    with pytest.raises(ValueError, match="b_layout='row': choose one of columns, rows"):
+        Problem(torch.bfloat16, 1, 1, 4, "row")  # pyright: ignore
+    with pytest.raises(ValueError, match="has one if its engine is native"):
+        Entry("dense", CONFIG, 1.0, 1.0)

@@ -38,11 +38,13 @@ STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
 STABLE_TORCH_LIBRARY_FRAGMENT(sparsetrain, m) {
   m.def("_matmul24_tiles() -> Tensor");
   m.def("_matmul24_choice(Tensor problems, int multiprocessors) -> Tensor");
+  m.def("_matmul24_expected(Tensor problems, int multiprocessors) -> Tensor");
   m.def("_matmul24_table(Tensor table) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CompositeExplicitAutograd, m) {
   m.impl("_matmul24_tiles", TORCH_BOX(&sparsetrain::matmul24_tiles));
   m.impl("_matmul24_choice", TORCH_BOX(&sparsetrain::matmul24_choice));
+  m.impl("_matmul24_expected", TORCH_BOX(&sparsetrain::matmul24_expected));
   m.impl("_matmul24_table", TORCH_BOX(&sparsetrain::matmul24_table));
 }

@@ -38,4 +38,7 @@ constexpr std::array<TileSize, 4> kTiles = {{{128, 256}, {256, 192}, {256, 128},
 // What the table says of the problem, else the model of choose.cpp.
 Config choose(const Problem& problem, int multiprocessors);
 
+// What the model gives the best config, without launching it.
+double expected_microseconds(const Problem& problem, int multiprocessors);
+
 }  // namespace sparsetrain

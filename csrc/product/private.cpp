@@ -43,6 +43,17 @@ Tensor matmul24_choice(const Tensor& problems, int64_t multiprocessors) {
   return out;
 }
 
+Tensor matmul24_expected(const Tensor& problems, int64_t multiprocessors) {
+  const int64_t* row = rows_of("problems", problems, 7);
+  Tensor out = torch::stable::new_empty(problems, {problems.size(0)});
+  int64_t* to = static_cast<int64_t*>(out.mutable_data_ptr());
+  for (int64_t i = 0; i < problems.size(0); ++i, row += 7) {
+    double expected = expected_microseconds(problem_of(row), static_cast<int>(multiprocessors));
+    to[i] = static_cast<int64_t>(1000 * expected);
+  }
+  return out;
+}
+
 void matmul24_table(const Tensor& table) {
   const int64_t* row = rows_of("table", table, 12);
   std::vector<std::pair<Problem, Config>> entries;

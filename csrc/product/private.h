@@ -12,6 +12,9 @@ Tensor matmul24_tiles();
 // would run on a GPU of so many multiprocessors.
 Tensor matmul24_choice(const Tensor& problems, int64_t multiprocessors);
 
+// int64 [n]: nanoseconds that the model of choose.cpp expects the best config to take.
+Tensor matmul24_expected(const Tensor& problems, int64_t multiprocessors);
+
 // Replaces the table of exceptions: int64 [n, 12], a problem and its config.
 void matmul24_table(const Tensor& table);
 

@@ -12,6 +12,7 @@ from sparsetrain.choice.problem import (
 from sparsetrain.choice.table import (
     Key,
     Table,
+    expected_us,
     install,
     load_table,
     machine_key,
@@ -32,6 +33,7 @@ __all__ = [
     "ProductEngine",
     "Table",
     "choose",
+    "expected_us",
     "install",
     "load_table",
     "machine_key",

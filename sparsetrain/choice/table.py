@@ -145,6 +145,12 @@ def native_configs(table: Table | None) -> dict[Problem, Config]:
     return {p: e.config for p, e in entries.items() if e.config is not None}
 
 
+def expected_us(problem: Problem, multiprocessors: int) -> float:
+    """Microseconds that the library's model expects of the native kernel; needs no GPU."""
+    numbers = torch.tensor([problem.numbers()])
+    return torch.ops.sparsetrain._matmul24_expected(numbers, multiprocessors).item() / 1000
+
+
 def tile_names() -> list[str]:
     """The tiles of the loaded library by index: '128x256'."""
     return [

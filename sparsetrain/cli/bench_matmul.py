@@ -118,6 +118,7 @@ def _bench_random(
     options: Options, device: torch.device, about: dict[str, str], table: choice.Table | None
 ) -> None:
     clock = cuda_clocks().warm
+    sms = torch.cuda.get_device_properties(device).multi_processor_count
     entries = None if table is None else table.entries
     drawn = draw(options.random, options.seed, options.products, options.dtype)
     rows: list[AutoRow] = []
@@ -125,7 +126,8 @@ def _bench_random(
         for number, (name, shape) in enumerate(drawn):
             status.update(f"timing {number + 1} of {len(drawn)}: {name} {shape}")
             product = make_product(name, shape, options.dtype, device, number)
-            chosen = choice.choose(product.problem, entries)
+            expected = choice.expected_us(product.problem, sms)
+            chosen = choice.choose(product.problem, entries, expected)
             rows.append(bench_auto(product, chosen, clock, options.rounds))
             del product
             torch.cuda.empty_cache()

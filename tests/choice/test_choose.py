@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sparsetrain.choice import Config, Entry, Problem, choose
+from sparsetrain.choice.problem import DENSE_FLOPS_PER_US, LAUNCH_US
 
 VIT_L = Problem(torch.bfloat16, 4096, 25216, 1024, "columns", transpose_out=True)
 CONFIG = Config("256x192", 1, 2, 8, True)
@@ -39,20 +40,17 @@ def test_only_exactly_the_problem_counts():
         assert choose(other, entries).why.startswith("not measured")
 
 
-def test_without_a_measurement_large_products_are_native_and_small_ones_dense():
-    large, narrow, small = (
-        problem(4096, 25216, 1024),
-        problem(64, 10**6, 4096),
-        problem(512, 512, 512),
-    )
-    assert choose(large).engine == "native"
-    assert "212 GFLOP are worth it" in choose(large).why
-    assert choose(narrow).engine == "dense"
-    assert "a side of 64 is below" in choose(narrow).why
-    assert choose(small).engine == "dense"
-    assert "0.3 GFLOP are below" in choose(small).why
-    assert choose(large).speed_up is None
-    assert choose(large).config is None
+def test_without_a_measurement_native_must_be_expected_to_be_faster_by_a_tenth():
+    large = problem(4096, 25216, 1024)
+    dense_us = large.flops / DENSE_FLOPS_PER_US
+    worth = choose(large, None, dense_us / 1.11 - LAUNCH_US)
+    assert (worth.engine, worth.config, worth.speed_up) == ("native", None, None)
+    assert worth.why == "not measured; expected 265 µs, dense 294 µs"
+    assert choose(large, None, dense_us / 1.09 - LAUNCH_US).engine == "dense"
+
+
+def test_without_kernels_nothing_is_expected_of_them():
+    assert choose(problem(4096, 25216, 1024)).engine == "dense"
 
 
 def test_numbers_are_those_of_the_library():

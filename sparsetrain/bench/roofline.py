@@ -36,6 +36,7 @@ def draw_roofline(path: Path, hardware: str, copy: float, rows: Sequence[Row]) -
     hardware: for the title. copy: TB/s. Raises ValueError where matplotlib is missing.
     """
     figure = figure_class()(figsize=(9, 6), dpi=150, layout="constrained")
+    ticker = importlib.import_module("matplotlib.ticker")
     axes = figure.subplots()
     points = {name: _points(rows, name) for name in (DENSE, NATIVE)}
     every = [point for found in points.values() for point in found.values()]
@@ -67,6 +68,7 @@ def draw_roofline(path: Path, hardware: str, copy: float, rows: Sequence[Row]) -
     axes.set_title(f"2:4 products, {hardware}", fontsize=10)
     axes.grid(visible=True, which="both", linewidth=0.3, alpha=0.5)
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 4, 5, 6, 8)))  # 9 runs into 10
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("{x:g}" if high / low < 100 else "")
     axes.tick_params(which="both", labelsize=7, length=3, pad=3)

@@ -25,7 +25,7 @@ DENSE_FLOPS_PER_US = 720e6
 LAUNCH_US = 5.0
 LEAST_GAIN = 1.1
 """Of a product that was not measured: what cuBLAS does on an H200 at its power limit, what a launch
-of the native kernel costs beside the library's model of it, and the least speed-up that is believed.
+of the native kernel costs beside the library's model of it, the least speed-up that is believed.
 Fitted to 200 random products on one H200 (2026-11-22, docs/kernels/matmul24.md): 48 of them are
 taken to be native, and each was at least 1.15 times as fast as dense.
 """

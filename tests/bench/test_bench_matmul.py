@@ -287,6 +287,13 @@ def test_the_command_shows_tables_and_summary_and_writes_json_and_picture(
 def test_the_command_compares_auto_on_random_products(machine, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(matmul_auto, "TOKENS", (64, 128))
     monkeypatch.setattr(matmul_auto, "FEATURES", (256, 512))
+    asked = []
+
+    def expected(problems, sms):
+        asked.append((problems.shape, sms))
+        return torch.tensor([1_000_000])
+
+    monkeypatch.setattr(torch.ops.sparsetrain, "_matmul24_expected", expected, raising=False)
     path = tmp_path / "a.json"
     bench(["matmul", "random=3", "seed=1", "rounds=2", f"json={path}"])
     shown = capsys.readouterr().out
@@ -294,7 +301,9 @@ def test_the_command_compares_auto_on_random_products(machine, monkeypatch, tmp_
         assert part in shown
     content = json.loads(path.read_text("utf-8"))
     assert len(content["products"]) == 3
-    assert all(row["engine"] in ("native", "dense") for row in content["products"])
+    assert all(row["engine"] == "dense" for row in content["products"])
+    assert all("expected 1005 µs" in row["why"] for row in content["products"])
+    assert [shape for shape, _ in asked] == 3 * [(1, 7)]
 
 
 def test_without_matplotlib_a_picture_is_refused_at_once(monkeypatch):

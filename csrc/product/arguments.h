@@ -22,8 +22,9 @@ struct Epilogue {
   int64_t width;
   Activation activation;
   bool transposed;
-  bool wide;  // float32
-  bool add;   // to what is in `out`
+  bool wide;   // float32
+  bool add;    // to what is in `out`
+  bool pairs;  // two neighbours of a row lie where one store may write them
 };
 
 struct Arguments {

@@ -1,5 +1,5 @@
-// Which kernel runs a problem, and how: a pure function, and a table of exceptions to it that
-// `python -m sparsetrain tune` measures.
+// Which kernel runs a problem, and how: a model of the time, a pure function of the problem, and a
+// table of exceptions to it that `python -m sparsetrain tune` measures.
 #pragma once
 
 #include <array>
@@ -26,7 +26,7 @@ struct Config {
   int64_t cluster_m;  // blocks below each other that share B: 1 or 2
   int64_t cluster_n;  // blocks side by side that share A: 1 or 2
   int64_t group;      // columns of tiles that are near in time
-  int64_t stream_k;   // 1: tiles of the last two rounds are cut along K
+  int64_t stream_k;   // 1: what does not fill whole rounds is cut along K
 };
 
 struct TileSize {

@@ -259,7 +259,7 @@ class General {
 
   __device__ void write_pair(const float (&value)[2], const bool (&here)[2], int64_t at) const {
     const Epilogue& of = arguments_.epilogue;
-    bool whole = here[1] && of.width % 2 == 0;  // then pairs lie on even places
+    bool whole = here[1] && of.pairs;
     if (of.wide) {
       float* out = static_cast<float*>(of.out) + at;
       if (whole) {

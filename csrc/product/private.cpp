@@ -61,7 +61,8 @@ void matmul24_table(const Tensor& table) {
     Config config{row[7], row[8], row[9], row[10], row[11]};
     bool known = config.tile >= 0 && config.tile < static_cast<int64_t>(kTiles.size()) &&
                  (config.cluster_m == 1 || config.cluster_m == 2) &&
-                 (config.cluster_n == 1 || config.cluster_n == 2) && config.group >= 1;
+                 (config.cluster_n == 1 || config.cluster_n == 2) && config.group >= 1 &&
+                 config.group <= 64 && (config.stream_k == 0 || config.stream_k == 1);
     STD_TORCH_CHECK(known, "table: row ", i, " names no config of this library; tune again");
     entries.emplace_back(problem_of(row), config);
   }

@@ -19,7 +19,7 @@ __device__ inline void barrier_init(uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
 }
 
-// Makes the barriers above known to the copy engine and to the other block of the cluster.
+// Makes the barriers above known to the copy engine and to the other blocks of the cluster.
 __device__ inline void fence_barrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
@@ -30,11 +30,7 @@ __device__ inline void barrier_expect(uint32_t barrier, int bytes) {
                : "memory");
 }
 
-__device__ inline void barrier_arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-// Arrives at the same barrier of another block of the cluster.
+// Arrives at the same barrier of a block of the cluster.
 __device__ inline void barrier_arrive_at(uint32_t barrier, int rank) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
@@ -74,10 +70,6 @@ __device__ inline void cluster_sync() {
 }
 
 // ---- the copy engine ----------------------------------------------------------------------------
-
-__device__ inline void prefetch_map(const CUtensorMap& map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-}
 
 __device__ inline void load_2d(const CUtensorMap& map, uint32_t to, uint32_t barrier, int x,
                                int y) {

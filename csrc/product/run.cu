@@ -1,5 +1,7 @@
 #include "run.h"
 
+#include <algorithm>
+
 #include "choose.h"
 #include "launch.cuh"
 #include "maps.h"
@@ -26,9 +28,11 @@ Tensor readable_values(const Tensor& values) {
   return is ? values : with_pitch(values);
 }
 
+bool columns_lie_together(const Tensor& b) { return b.stride(0) == 1 && b.stride(1) >= b.size(0); }
+
 // b as the copy engine can read it: contiguous along one of its dimensions.
 Tensor readable_b(const Tensor& b) {
-  bool columns = b.stride(0) == 1 && b.stride(1) >= b.size(0) && aligned16(b, b.stride(1));
+  bool columns = columns_lie_together(b) && aligned16(b, b.stride(1));
   bool rows = b.stride(1) == 1 && b.stride(0) >= b.size(1) && aligned16(b, b.stride(0)) &&
               b.size(1) % 64 == 0;
   return columns || rows ? b : with_pitch(b);
@@ -51,7 +55,7 @@ Schedule schedule_of(const Problem& problem, const Config& config) {
   int64_t tiles = int64_t{schedule.tiles_m} * schedule.tiles_n;
   int64_t workers = resident_clusters(static_cast<int>(config.cluster_m * config.cluster_n));
   if (config.stream_k) {
-    // A range of fewer than four steps is not worth its partial sums.
+    // Where tiles are few, no range of fewer than four steps: it is not worth its partial sums.
     workers = std::max<int64_t>(std::min(workers, tiles * schedule.steps / 4), 1);
     int64_t last = tiles % workers;
     schedule.shared = static_cast<int>(tiles < workers || last == 0 ? last : last + workers);
@@ -111,21 +115,22 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
                  const Wanted& wanted, const Tensor& out) {
   if (out.numel() == 0) return;
   if (values_in.size(1) == 0 || b_in.size(0) == 0) {
-    // A sum of nothing is one of 64 zeros.
+    // A sum of nothing is one of 64 zeros; 4, the positions 0 and 1, is metadata that there may be.
     int64_t M = values_in.size(0);
-    return run_product(torch::stable::new_zeros(values_in, {M, 32}),
-                       torch::stable::new_zeros(meta_in, {1, ceil_div(M, 64), 512}),
+    Tensor meta = torch::stable::new_empty(meta_in, {1, ceil_div(M, 64), 512});
+    torch::stable::fill_(meta, 0x44);
+    return run_product(torch::stable::new_zeros(values_in, {M, 32}), meta,
                        torch::stable::new_zeros(b_in, {64, b_in.size(1)}), wanted, out);
   }
   Tensor values = readable_values(values_in), meta = aligned(meta_in), b = readable_b(b_in);
   // A matrix that is contiguous both ways is one row or column: either will do.
-  bool rows_of_b = !(b.stride(0) == 1 && b.stride(1) >= b.size(0) && aligned16(b, b.stride(1)));
+  bool rows_of_b = !(columns_lie_together(b) && aligned16(b, b.stride(1)));
   bool wide = out.scalar_type() == ScalarType::Float;
   Problem problem{values.scalar_type() == ScalarType::Half,
                   values.size(0),
                   b.size(1),
                   2 * values.size(1),
-                  rows_of_b,
+                  !columns_lie_together(b_in),  // as it was given: so the table names it
                   wanted.transposed,
                   wide};
   Config config = choose(problem, multiprocessors(values));
@@ -164,6 +169,9 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
   epilogue.transposed = wanted.transposed;
   epilogue.wide = wide;
   epilogue.add = wanted.add;
+  uintptr_t pair = wide ? 8 : 4;
+  epilogue.pairs =
+      out.size(1) % 2 == 0 && reinterpret_cast<uintptr_t>(out.const_data_ptr()) % pair == 0;
   bool plain = !wide && !wanted.add && !wanted.residual && !wanted.sums &&
                wanted.activation == Activation::kNone && aligned16(out, out.size(1));
   if (plain) {

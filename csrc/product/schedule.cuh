@@ -1,11 +1,12 @@
 // Which parts of which tiles a worker computes, in which order.
 //
-// A worker is a block, or a cluster of two with tiles one below the other. The first `shared` tiles
-// are cut along K into as many equal ranges as there are workers (stream-K, Osama et al. 2023); the
-// rest go round whole. A range that does not begin at the start of a tile leaves float32 partial
-// sums in the worker's slot; who has the start of the tile adds the slots of those after it, in
-// order, so that the result does not depend on time. A worker waits for workers of a higher number
-// only, which blocks of a lower index are: they run already.
+// A worker is a block, or a cluster of up to four with tiles next to each other. The first `shared`
+// tiles (what is left of whole rounds, and one round) are cut along K into as many equal ranges as
+// there are workers (stream-K, Osama et al. 2023); the rest go round whole. A range that does not
+// begin at the start of a tile leaves float32 partial sums in the worker's slot; who has the start
+// of the tile adds the slots of those after it, in order, so that the result does not depend on
+// time. A worker waits for workers of a higher number only, which are blocks of a lower index. That
+// those have been dispatched before is how GPUs do it, not what CUDA promises.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +19,6 @@ struct Schedule {
   int group;             // columns of tiles that are near in time
   int steps;             // along K
   int shared;            // tiles that are cut along K
-
-  int tiles() const { return tiles_m * tiles_n; }
 };
 
 // Steps [begin, end) along K of the tile (m, n).

@@ -1,4 +1,4 @@
-// The process's table of measured configs; empty until one is installed.
+// The process's table of measured configs, of one kind of GPU; empty until one is installed.
 #pragma once
 
 #include <optional>

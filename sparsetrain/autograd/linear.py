@@ -146,7 +146,7 @@ class _Linear24(torch.autograd.Function):
         mvue: bool,
         engine: Engine,
     ) -> Tensor:
-        engine = engine_for(engine, x_TI.dtype)
+        engine = engine_for(engine, x_TI)
         w24 = sparse_weight(weight_OI, mask, rule, x_TI.dtype, engine)
         # x for grad weight; w24 as packed now, because the mask may be new by the backward.
         ctx.save_for_backward(x_TI, *w24)
@@ -183,7 +183,7 @@ class _SoftLinear24(torch.autograd.Function):
     ) -> Tensor:
         # The soft weight dense: it is 2:4 along the input only, so grad input is a dense product.
         ctx.save_for_backward(x_TI, soft_OI)
-        ctx.engine = engine = engine_for(engine, x_TI.dtype)
+        ctx.engine = engine = engine_for(engine, x_TI)
         ctx.mvue, ctx.weight_dtype = mvue, weight_OI.dtype
         if engine == "masked":
             return F.linear(x_TI, soft_OI, bias_O)

@@ -90,7 +90,7 @@ class _SquaredReluMlp24(torch.autograd.Function):
         engine: Engine,
     ) -> Tensor:
         dtype = x_TI.dtype
-        engine = engine_for(engine, dtype)
+        engine = engine_for(engine, x_TI)
         if mask1 is None:
             dense1_HI = w1_HI.to(dtype)
             z_TH = F.linear(x_TI, dense1_HI, b1_H)

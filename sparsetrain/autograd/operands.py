@@ -134,9 +134,10 @@ ActivationOperand = MaskedOperand | PackedOperand | AtenOperand
 WeightOperand = ActivationOperand | PackedRows | AtenRows
 
 
-def engine_for(engine: Engine, dtype: torch.dtype) -> Engine:
-    """The engine whose operands multiply in this dtype: `aten` has 16-bit products only."""
-    return "masked" if engine == "aten" and dtype not in ATEN_DTYPES else engine
+def engine_for(engine: Engine, x: Tensor) -> Engine:
+    """The engine whose operands multiply x: float32 has no sparse products on a GPU."""
+    narrow = x.dtype in ATEN_DTYPES
+    return engine if narrow or (engine == "native" and not x.is_cuda) else "masked"
 
 
 def packed_operand(packed: Sequence[Tensor], engine: Engine) -> PackedOperand | AtenOperand:

@@ -1,4 +1,4 @@
-"""Random products: is what `auto` picks ever slower than dense?"""
+"""Random products: is what `choose` picks ever slower than dense?"""
 
 from __future__ import annotations
 

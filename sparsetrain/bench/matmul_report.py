@@ -34,7 +34,7 @@ peers, × over dense: cslt cuSPARSELt's default, its best algorithm, what its ow
 
 AUTO_LEGEND = """\
 Random products: 64 to 65536 tokens, 256 to 16384 features in multiples of 64, each doubling as
-likely, of at most 20 GB and 4e13 FLOP; µs, ±: of what `auto` picks, right after the same call
+likely, of at most 20 GB and 4e13 FLOP; µs, ±: of what `choose` picks, right after the same call
 dense: µs of what a dense layer runs, on the unpruned operand; ×: speed-up over it"""
 
 _HEADS = {
@@ -90,7 +90,7 @@ def summary_lines(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def auto_table(rows: Sequence[AutoRow], count: int = 10) -> Table:
-    """The products where `auto` is slowest against dense."""
+    """The products where the choice is slowest against dense."""
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     shown.title, shown.title_justify = f"the {min(count, len(rows))} lowest of {len(rows)}", "left"
     for head in ("product", "shape"):

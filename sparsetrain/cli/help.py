@@ -89,7 +89,7 @@ The 2:4 products of an MLP against cuBLAS, cuSPARSELt, torch's CUTLASS op and xF
   python -m sparsetrain bench matmul
   python -m sparsetrain bench matmul json=matmul.json picture=roofline.png
   python -m sparsetrain bench matmul shapes=25216x1024x4096 products=w24-forward,act24-dw
-  python -m sparsetrain bench matmul random=200 seed=0        is `auto` ever slower than dense?
+  python -m sparsetrain bench matmul random=200 seed=0        is the choice ever slower than dense?
 
 shapes= TOKENSxFEATURESxHIDDEN; products= w24-forward, w24-dx, act24-forward, act24-dw, dz24-dx,
 dz24-dw; dtype= bfloat16 or float16; peers= false, or cusparselt, cusparselt-best, torch-cutlass,

@@ -21,7 +21,11 @@ from sparsetrain.nn.swap import replace_module
 
 
 def sparsify(
-    model: nn.Module, sparsity: Sparsity, engine: Engine | Literal["auto"] = "auto"
+    model: nn.Module,
+    sparsity: Sparsity,
+    engine: Engine | Literal["auto"] = "auto",
+    *,
+    on_cpu: bool = False,
 ) -> Report:
     """Convert the layers of `model` that `sparsity` names, in place, and say what became of each.
 
@@ -30,7 +34,9 @@ def sparsify(
     FSDP, torch.compile).
 
     engine: `auto` takes for each layer `native` on compute capability 9.0, `aten` on 8.x and
-        `masked` where those cannot multiply it; the report says which, and why (`nn.engine`).
+        `masked` where those cannot multiply it, or would lose; the report says which, and why
+        (`nn.engine`).
+    on_cpu: the model will run on the CPU although there is a GPU, so `auto` is `masked`.
 
     Raises ValueError if a glob matches no linear layer, if nothing could be converted, if the
     model is sparse already, or if this machine cannot run the engine asked for.
@@ -41,7 +47,7 @@ def sparsify(
         return Report((), (), ("Nothing to make sparse: weight and activation are both None.",))
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     included = _match(linears, sparsity)
-    engines = find_engines(engine)
+    engines = find_engines(engine, on_cpu)
     mlps, mlp_reasons = _choose_mlps(model, included, sparsity.activation)
     obstacles = _weight_obstacles(model, linears, sparsity.weight)
 
@@ -57,8 +63,13 @@ def sparsify(
     # All that can be refused is refused before the first layer changes.
     shapes = {n: (m.out_features, m.in_features) for n, m in linears.items()}
     mlp_shapes = {n: (*reversed(shapes[f"{n}.fc1"]), shapes[f"{n}.fc2"][0]) for n in mlps}
-    chosen = {n: shape for n, shape in shapes.items() if n not in reasons} | mlp_shapes
-    engine_of = {name: engines.of_layer(name, *shape) for name, shape in chosen.items()}
+    slow = _slow_to_pack(sparsity)
+    engine_of = {
+        name: engines.of_layer(name, *shape, slow=slow)
+        for name, shape in shapes.items()
+        if name not in reasons
+    }
+    engine_of |= {name: engines.of_layer(name, *shape) for name, shape in mlp_shapes.items()}
 
     converted, skipped = [], []
     for name, linear in linears.items():
@@ -101,6 +112,13 @@ def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
             layer.weight.data.copy_(layer.used_weight())
         replace_module(model, layer, layer.to_dense())
     return model
+
+
+def _slow_to_pack(sparsity: Sparsity) -> str:
+    weight = sparsity.weight
+    if weight is not None and (isinstance(weight, SSTE) or weight.rule == "row"):
+        return "weights that are 2:4 along the input alone are packed without a kernel"
+    return ""
 
 
 def sparse_linears(model: nn.Module) -> dict[str, SparseLinear]:

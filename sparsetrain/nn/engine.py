@@ -33,9 +33,10 @@ class Engines:
     gpu: Version | None
     library: Library
 
-    def of_layer(self, name: str, *features: int) -> tuple[Engine, str]:
+    def of_layer(self, name: str, *features: int, slow: str = "") -> tuple[Engine, str]:
         """The engine of a layer of these features, and a line that says which and why.
 
+        slow: why packing it would take longer than it gains, for `auto`.
         Raises ValueError where `aten` was asked for and cannot multiply them.
         """
         odd = [str(feature) for feature in features if feature % ATEN_FEATURES]
@@ -49,19 +50,24 @@ class Engines:
             return self.asked, f"{self.asked}: asked for"
         if self.gpu is None:
             return "masked", f"masked: {self.library.reason or 'no CUDA device'}"
+        obstacle = obstacle or slow
         engine: Engine = "aten" if self.gpu[0] == 8 else "native"
-        why = obstacle if engine == "aten" else why_not_native(self.gpu, self.library)
+        why = obstacle if engine == "aten" else why_not_native(self.gpu, self.library) or slow
         return ("masked", f"masked: {why}") if why else (engine, f"{engine}: {sm(self.gpu)}")
 
 
-def find_engines(engine: Engine | Literal["auto"]) -> Engines:
+def find_engines(engine: Engine | Literal["auto"], on_cpu: bool = False) -> Engines:
     """What this machine has for `engine`; the kernels are compiled first if there is a GPU.
+
+    on_cpu: the model will run there, whatever else the machine has.
 
     Where native products may run, the table that `tune` measured goes to the library. Raises
     ValueError for an unknown engine, for one that this machine cannot run, and for a broken table.
     """
     if engine != "auto" and engine not in ENGINES:
         raise ValueError(f"engine={engine!r}: choose auto or one of {', '.join(ENGINES)}")
+    if on_cpu and engine == "auto":
+        return Engines(engine, None, Library(reason="the model runs on a CPU"))
     if not torch.cuda.is_available():
         if engine == "aten":
             raise ValueError(

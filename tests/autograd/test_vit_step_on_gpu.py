@@ -48,14 +48,17 @@ def step(model, vit, dtype, batch=6):
     return loss.detach(), {n: p.grad for n, p in vit.named_parameters()}
 
 
-@pytest.mark.parametrize("name", ["weights", "activations", "all"])
-def test_packed_products_give_the_gradients_of_masked_ones(name):
+@pytest.mark.parametrize(
+    ("name", "bound"), [("weights", 0.05), ("activations", 0.25), ("all", 0.25)]
+)
+def test_packed_products_give_the_gradients_of_masked_ones(name, bound):
+    """In bfloat16, as there are no others; a rounding may change which activations are kept."""
     masked, native = network(SPARSITIES[name]), network(SPARSITIES[name], "native")
-    loss, grads = step(masked, masked, torch.float32)
-    loss_native, grads_native = step(native, native, torch.float32)
-    torch.testing.assert_close(loss_native, loss)
+    loss, grads = step(masked, masked, torch.bfloat16)
+    loss_native, grads_native = step(native, native, torch.bfloat16)
+    torch.testing.assert_close(loss_native, loss, rtol=0.02, atol=0.02)
     for key, grad in grads.items():
-        torch.testing.assert_close(grads_native[key], grad, rtol=1e-3, atol=1e-4)
+        assert (grads_native[key] - grad).norm() <= bound * grad.norm() + 1e-4, key
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -8,7 +8,7 @@ from nn_checks import Mlp, seeded
 from torch import nn
 
 from sparsetrain import native
-from sparsetrain.methods import Activation24
+from sparsetrain.methods import SSTE, STE, Activation24
 from sparsetrain.native import Library, Machine
 from sparsetrain.nn import Sparsity, sparse_linears, sparsify
 
@@ -52,6 +52,19 @@ def two_layers():
 
 def test_on_hopper_auto_is_native_for_any_layer(place):
     assert engines(two_layers()) == {"0": "native: sm_90", "1": "native: sm_90"}
+
+
+def test_on_hopper_auto_masks_what_has_no_packing_kernel(place):
+    reason = "masked: weights that are 2:4 along the input alone are packed without a kernel"
+    assert set(engines(two_layers(), weight=STE(rule="row")).values()) == {reason}
+    assert set(engines(two_layers(), weight=SSTE()).values()) == {reason}
+
+
+def test_where_the_model_runs_on_a_cpu_auto_is_masked_whatever_the_gpu(place):
+    for gpu in ((9, 0), (8, 0)):
+        place.gpus = (gpu,)
+        report = sparsify(two_layers(), Sparsity(), on_cpu=True)
+        assert {row.engine for row in report.converted} == {"masked: the model runs on a CPU"}
 
 
 def test_on_ampere_and_ada_auto_is_aten_where_the_features_fit(place):

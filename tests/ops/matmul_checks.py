@@ -202,20 +202,23 @@ class Product:
         self._hold(got, by_torch.to(self.dtype), exact)
         self._hold(sums, by_torch.sum(dim=0), exact.sum(dim=0))
 
-    def check_add(self, out_dtype: torch.dtype | None = None) -> None:
-        """Hold add_matmul24_ to the oracle, and what lies around out to what it was."""
+    def check_add(self, out_dtype: torch.dtype | None = None, at: int = 32) -> None:
+        """Hold add_matmul24_ to the oracle, and what lies around out to what it was.
+
+        at: elements from the start of an aligned memory to out.
+        """
         rows, columns = self.shape
         dtype = out_dtype or self.dtype
-        memory = normal(1, rows * columns + 64, dtype, self.device, seed=4)[0]
+        memory = normal(1, rows * columns + 2 * at, dtype, self.device, seed=4)[0]
         before = memory.clone()
-        inside = slice(32, 32 + rows * columns)
+        inside = slice(at, at + rows * columns)
         out, start = memory[inside].view(self.shape), before[inside].view(self.shape)
         with dirty(self.shape, like=self.given[0]):
             got = ops.add_matmul24_(out, *self.given, self.transpose_out)
         assert got is out
         by_torch, exact = (x + start.to(x.dtype) for x in (self.by_torch, self.exact))
         self._hold(out, by_torch.to(dtype), exact)
-        for outside in (slice(None, 32), slice(-32, None)):
+        for outside in (slice(None, at), slice(-at, None)):
             assert torch.equal(memory[outside], before[outside])
 
     def check_all(self) -> None:
@@ -224,6 +227,7 @@ class Product:
             for epilogue in EPILOGUES:
                 self.check_matmul24(epilogue, out_dtype)
             self.check_add(out_dtype)
+            self.check_add(out_dtype, at=33)
         for with_bias in (False, True):
             self.check_sums(with_bias)
 

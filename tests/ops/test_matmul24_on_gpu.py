@@ -195,6 +195,7 @@ def test_every_config_that_a_table_may_name_is_right(dtype, layout, transpose_ou
                 one.check_matmul24(EPILOGUES[-1], out_dtype)
                 one.check_add(out_dtype)
                 if not wide:
+                    one.check_matmul24()
                     one.check_sums()
     finally:
         private._matmul24_table(torch.empty(0, 12, dtype=torch.int64))

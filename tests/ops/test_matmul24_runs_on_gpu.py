@@ -211,6 +211,7 @@ def test_a_result_of_more_than_2_to_the_31_elements(transpose_out):
     exact = a @ wide_b.sum(dim=1) if transpose_out else a.sum(dim=0) @ wide_b
     assert_as_accurate_as_torch(sums, exact.float(), exact)
     del out
+    hold(ops.matmul24(*given, None, transpose_out))
     residual = large(*shape, 2)
     hold(ops.matmul24(*given, None, transpose_out, None, "none", residual), residual)
     before = residual.clone()

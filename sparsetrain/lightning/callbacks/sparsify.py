@@ -74,9 +74,9 @@ class SparsifyModel(pl.Callback):
         self._forget()
         if is_overridden("configure_model", pl_module):
             configure: Callable[[], None] = pl_module.configure_model
-            pl_module.configure_model = lambda: self._convert_after(configure, pl_module)
+            pl_module.configure_model = lambda: self._convert_after(configure, trainer, pl_module)
         else:
-            self._convert(pl_module)
+            self._convert(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore(trainer, pl_module)
@@ -129,14 +129,17 @@ class SparsifyModel(pl.Callback):
         # Applied when the loop starts: the model may still move to its device.
         self._saved, self._settled = checkpoint.get("sparsetrain_state"), False
 
-    def _convert(self, pl_module: pl.LightningModule) -> None:
-        self.report = sparsify(pl_module, self.sparsity, self.engine)
+    def _convert(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        self.report = sparsify(pl_module, self.sparsity, self.engine, on_cpu=on_cpu)
 
-    def _convert_after(self, configure: Callable[[], None], pl_module: pl.LightningModule) -> None:
+    def _convert_after(
+        self, configure: Callable[[], None], trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> None:
         configure()
         # The module's own method again: with ours it could not be pickled.
         del pl_module.configure_model
-        self._convert(pl_module)
+        self._convert(trainer, pl_module)
 
     def _forget(self) -> None:
         self.phase, self.masks_step, self.frozen = None, -1, False

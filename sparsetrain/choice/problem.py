@@ -86,6 +86,11 @@ class Config:
     group: int
     stream_k: bool
 
+    def __post_init__(self) -> None:
+        fits = {self.cluster_m, self.cluster_n} <= {1, 2} and 1 <= self.group <= 64
+        if not fits:
+            raise ValueError(f"config={self}: clusters are of 1 or 2 each way, groups of 1 to 64")
+
     @classmethod
     def from_numbers(cls, numbers: Sequence[int], tiles: Sequence[str]) -> Config:
         """From a row of the library's `_matmul24_choice`. tiles: their names, by index."""

@@ -27,6 +27,7 @@ from sparsetrain.bench.products import PRODUCTS, Shape, make_product
 from sparsetrain.bench.roofline import draw_roofline, figure_class
 from sparsetrain.bench.sparsify import copy_rate
 from sparsetrain.bench.timing import Clock, cuda_clocks
+from sparsetrain.choice.problem import DTYPES
 from sparsetrain.cli.bench_words import (
     check_name,
     cuda_device,
@@ -41,7 +42,6 @@ from sparsetrain.cli.show import console, relative, show_lines, show_values
 
 _KEYS = ("shapes", "products", "dtype", "rounds", "peers", "json", "picture", "random", "seed")
 _ONLY_SHAPES = ("shapes", "peers", "picture")
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _NAMES = {name.lower().replace(" ", "-"): name for name in PRODUCTS}
 _ROUNDS = 20
 
@@ -148,12 +148,12 @@ def parse(words: list[str]) -> Options:
             which = "without" if "random" in options else "with"
             raise ValueError(f"{key}= goes {which} random=: leave one of them away")
     dtype = options.get("dtype", "bfloat16")
-    check_name("dtype", dtype, tuple(_DTYPES))
+    check_name("dtype", dtype, tuple(DTYPES))
     shapes = tuple(_shape(text) for text in split_list(options.get("shapes", "")))
     return Options(
         shapes=shapes or SHAPES,
         products=tuple(_NAMES[name] for name in read_names("products", options, tuple(_NAMES))),
-        dtype=_DTYPES[dtype],
+        dtype=DTYPES[dtype],
         rounds=read_rounds(options, _ROUNDS),
         peers=_peers(options.get("peers", "true")),
         json=read_path("json", options),

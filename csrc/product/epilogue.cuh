@@ -166,6 +166,7 @@ class General {
   // Floats from one row of the result to the next: no bank conflicts, written or read.
   template <bool kTransposed>
   static constexpr int kPitch = kTransposed ? kPiece + 4 : kPiece + 8;
+  static_assert(kPiece * kPitch<false> * 4 <= kBuffers * kPieceBytes);
 
   template <bool kTransposed, int kValues>
   __device__ void write_pieces(float (&d)[kValues], int m, int n) {

@@ -73,7 +73,7 @@ def test_a_config_is_five_numbers_to_the_library_and_back():
 @pytest.mark.parametrize(("cluster", "group"), [((3, 1), 8), ((1, 0), 8), ((1, 1), 0)])
 def test_a_config_that_no_kernel_runs_is_refused(cluster, group):
     with pytest.raises(ValueError, match=r"config=.* clusters are of 1 or 2 each way"):
-        Config("128x256", *cluster, group, False)
+        Config("128x256", cluster[0], cluster[1], group, False)
 
 
 def test_what_is_no_problem_is_refused():

@@ -25,8 +25,8 @@ REFERENCE_ONLY = ("pack24", "unpack24")
 """Ops that have no kernel: the reference serves CUDA tensors too."""
 
 SPILLED = {"product": 32}
-"""Bytes a thread that kernels may spill, by the start of their names. A product with any epilogue
-but a bias keeps a few words of its schedule there, read once a tile."""
+"""Bytes a thread that kernels may spill, by the start of their names. Products of large tiles
+keep a few words of their schedule there, read once a tile."""
 
 KERNEL = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for '(?P<arch>sm_\w+)'.*?"

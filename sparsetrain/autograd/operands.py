@@ -1,7 +1,7 @@
 """The sparse operand of a product, in the forms that can be multiplied.
 
     native    packed values and metadata through ops/: sparse tensor cores where a kernel is
-              loaded, the plain-PyTorch definition elsewhere
+              loaded, the plain-PyTorch definition elsewhere; float32 on a GPU runs masked
     aten      the same packed form through PyTorch's own 2:4 product: compute capability 8.x, 16-bit
               values; other dtypes run masked
     masked    a dense tensor with zeros: CPU and CUDA, same numerics, no speed-up

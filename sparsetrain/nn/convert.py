@@ -34,8 +34,9 @@ def sparsify(
     FSDP, torch.compile).
 
     engine: `auto` takes for each layer `native` on compute capability 9.0, `aten` on 8.x and
-        `masked` where those cannot multiply it, or would lose; the report says which, and why
-        (`nn.engine`).
+        `masked` where those cannot multiply it, or nothing packs it fast; the report says which,
+        and why (`nn.engine`). Whether the product itself gains is not asked: `tune` shows that.
+        In float32 on a GPU every layer runs masked.
     on_cpu: the model will run on the CPU although there is a GPU, so `auto` is `masked`.
 
     Raises ValueError if a glob matches no linear layer, if nothing could be converted, if the

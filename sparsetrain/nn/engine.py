@@ -2,7 +2,7 @@
 
     native   CUDA, compute capability 9.0, a kernel library with matmul24
     aten     CUDA, compute capability 8.x, features in multiples of 64
-    masked   anywhere
+    masked   anywhere; float32 on a GPU too, whatever the layer was given
 On a CPU `native` is its definition in plain PyTorch: for tests, and only where it is asked for.
 """
 
@@ -50,9 +50,9 @@ class Engines:
             return self.asked, f"{self.asked}: asked for"
         if self.gpu is None:
             return "masked", f"masked: {self.library.reason or 'no CUDA device'}"
-        obstacle = obstacle or slow
         engine: Engine = "aten" if self.gpu[0] == 8 else "native"
-        why = obstacle if engine == "aten" else why_not_native(self.gpu, self.library) or slow
+        why = obstacle if engine == "aten" else why_not_native(self.gpu, self.library)
+        why = why or slow
         return ("masked", f"masked: {why}") if why else (engine, f"{engine}: {sm(self.gpu)}")
 
 

@@ -21,11 +21,12 @@ struct Masked {
 
 }  // namespace
 
-Tensor mask24(const Tensor& x, const Tensor& mask, double kept, double pruned) {
+Tensor mask24(const Tensor& x, const Tensor& mask, double kept, double pruned,
+              std::optional<ScalarType> dtype) {
   check_groups("x", x);
   Tensor bits = check_bytes("mask", mask, x, x.size(0), ceil_div(x.size(1), 8));
   DeviceGuard guard(x.get_device_index());
-  Tensor out = torch::stable::new_empty(x, {x.size(0), x.size(1)});
+  Tensor out = torch::stable::new_empty(x, {x.size(0), x.size(1)}, dtype.value_or(x.scalar_type()));
   by_eight(x, out,
            Masked{static_cast<const uint8_t*>(bits.const_data_ptr()), static_cast<float>(kept),
                   static_cast<float>(pruned)});

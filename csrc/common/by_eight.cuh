@@ -43,17 +43,17 @@ __device__ inline void store_eight(const Matrix& out, int64_t row, int64_t colum
   }
 }
 
-// out = function(row, byte of the row, eight values) for all of x.
-template <class T, bool kVector, class Function>
+// out = function(byte of the mask, eight values) for all of x.
+template <class In, class Out, bool kVector, class Function>
 __global__ void __launch_bounds__(256) by_eight_kernel(Matrix x, Function function, Matrix out) {
   int64_t row_bytes = (x.columns + 7) / 8;
   for (int64_t i = blockIdx.x * int64_t{256} + threadIdx.x; i < x.rows * row_bytes;
        i += gridDim.x * int64_t{256}) {
     int64_t row = i / row_bytes, byte = i % row_bytes;
     float value[8];
-    load_eight<kVector, T>(x, row, 8 * byte, value);
+    load_eight<kVector, In>(x, row, 8 * byte, value);
     function(i, value);
-    store_eight<kVector, T>(out, row, 8 * byte, value);
+    store_eight<kVector, Out>(out, row, 8 * byte, value);
   }
 }
 
@@ -62,15 +62,17 @@ inline unsigned blocks_by_eight(const Tensor& x) {
   return static_cast<unsigned>(blocks < 0x7fffffff ? blocks : 0x7fffffff);
 }
 
+// out: new, contiguous, in x's type or, of float32, in any.
 template <class Function>
 void by_eight(const Tensor& x, Tensor& out, const Function& function) {
   if (x.numel() == 0) return;
   Matrix to = matrix_of(out);
   to.data = out.mutable_data_ptr();
-  with_type(x.scalar_type(), [&](auto type) {
-    using T = typename decltype(type)::type;
-    auto kernel = rows_are_vectors(x) ? by_eight_kernel<T, true, Function>
-                                      : by_eight_kernel<T, false, Function>;
+  with_types(x.scalar_type(), out.scalar_type(), [&](auto in, auto rounded) {
+    using In = typename decltype(in)::type;
+    using Out = typename decltype(rounded)::type;
+    auto kernel = rows_are_vectors(x) ? by_eight_kernel<In, Out, true, Function>
+                                      : by_eight_kernel<In, Out, false, Function>;
     kernel<<<blocks_by_eight(x), 256, 0, current_stream(x)>>>(matrix_of(x), function, to);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   });

@@ -4,7 +4,8 @@
     grad input   grad_x_TI = grad_TO   @ w24_OI      sparse: w24.T (dense for `row` masks)
     grad weight  grad_w_OI = grad_TO.T @ x_TI        dense, or grad.T sparse along tokens (MVUE)
 
-The gradient of the weight is that of w24, passed straight through to all of the weight.
+The gradient of the weight is that of w24, passed straight through to all of the weight. w24 is
+packed beforehand (`pack_linear24`), once for as many products as the weight stays the same.
 
 Dimension key:  T tokens   I input features   O output features
 """
@@ -14,7 +15,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -25,8 +25,11 @@ from sparsetrain.autograd.operands import (
     saved_weight,
     sparse_weight,
 )
-from sparsetrain.ops import mvue24, pack24, select24, soft_threshold24, unpack24
+from sparsetrain.ops import column_sums, mvue24, unpack24
 from sparsetrain.pattern import Rule
+
+Packed = tuple[Tensor, ...]
+"""A weight as its products want it; what the tensors are is the business of who made it."""
 
 
 def linear24(
@@ -54,40 +57,37 @@ def linear24(
     not a multiple of 4 (output features with `mvue` only) and for dtypes that differ outside
     autocast.
     """
-    _check_linear(x, weight, mvue)
-    if mask is None:
-        mask = select24(weight.detach(), rule)
-    dtype = compute_dtype(x, weight)
-    x_TI = x.to(dtype).flatten(0, -2)
-    bias = None if bias is None else bias.to(dtype)
-    # Everything is in its dtype now; autocast would round some steps in another.
-    with torch.autocast(x.device.type, enabled=False):
-        out_TO = _Linear24.apply(x_TI, weight, bias, mask, rule, mvue, engine)
-    return out_TO.unflatten(0, x.shape[:-1])
+    check_linear(x, weight, mvue)
+    packed = pack_linear24(weight, mask, compute_dtype(x, weight), rule, engine)
+    return packed_linear24(x, weight, bias, packed, rule=rule, mvue=mvue, engine=engine)
 
 
-def soft_linear24(
+def pack_linear24(
+    weight: Tensor, mask: Tensor | None, dtype: torch.dtype, rule: Rule, engine: Engine
+) -> Packed:
+    """The weight of `packed_linear24`, in the dtype of its products. Arguments as `linear24`."""
+    return sparse_weight(weight.detach(), mask, rule, dtype, engine)
+
+
+def packed_linear24(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    scale: Tensor,
+    packed: Packed,
     *,
-    mvue: bool = True,
-    engine: Engine = "masked",
+    rule: Rule,
+    mvue: bool,
+    engine: Engine,
 ) -> Tensor:
-    """`F.linear` with the weight scale · S(weight) of S-STE (Hu et al., NeurIPS 2024).
+    """`linear24` with what `pack_linear24` made of the weight, which only takes the gradient.
 
-    S is the soft threshold by the second smallest of every four along the input; its gradient
-    passes straight through. Shapes and dtypes as `linear24`; scale: float32 [1], fixed at the
-    start of training. Grad input is a dense product, grad weight MVUE or dense.
+    The products run in the dtype of `packed`, under autocast or not.
     """
-    _check_linear(x, weight, mvue)
-    dtype = compute_dtype(x, weight)
-    soft_OI = soft_threshold24(weight.detach(), scale.float()).to(dtype)
-    x_TI = x.to(dtype).flatten(0, -2)
-    bias = None if bias is None else bias.to(dtype)
+    check_linear(x, weight, mvue)
+    x_TI = x.to(packed[0].dtype).flatten(0, -2)
+    # Everything is in its dtype now; autocast would round some steps in another.
     with torch.autocast(x.device.type, enabled=False):
-        out_TO = _SoftLinear24.apply(x_TI, weight, bias, soft_OI, mvue, engine)
+        out_TO = _Linear24.apply(x_TI, weight, bias, *packed, rule, mvue, engine)
     return out_TO.unflatten(0, x.shape[:-1])
 
 
@@ -103,7 +103,8 @@ def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     return weight.dtype
 
 
-def _check_linear(x: Tensor, weight: Tensor, mvue: bool) -> None:
+def check_linear(x: Tensor, weight: Tensor, mvue: bool) -> None:
+    """Refuse what does not multiply; under anomaly detection a weight that holds NaN."""
     if weight.ndim != 2 or x.ndim < 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"x {tuple(x.shape)} and weight {tuple(weight.shape)}: "
@@ -123,15 +124,17 @@ def _check_linear(x: Tensor, weight: Tensor, mvue: bool) -> None:
         )
 
 
-def grad_weight_from(grad_TO: Tensor, x_TI: Tensor, mvue: bool, engine: Engine) -> Tensor:
+def grad_weight_from(
+    grad_TO: Tensor, x_TI: Tensor, mvue: bool, engine: Engine, dtype: torch.dtype
+) -> Tensor:
     """grad.T @ x, exactly or from an unbiased 2:4 sample of grad.T along tokens."""
     if not mvue:
-        return grad_TO.T @ x_TI
+        return (grad_TO.T @ x_TI).to(dtype)
     seed = torch.randint(0, 2**62, (1,), device=grad_TO.device)
     values_t, meta_t = mvue24(grad_TO, seed)
     if engine == "masked":
-        return unpack24(values_t, meta_t)[:, : x_TI.shape[0]] @ x_TI
-    return packed_rows((values_t, meta_t), engine).mm(x_TI)
+        return (unpack24(values_t, meta_t)[:, : x_TI.shape[0]] @ x_TI).to(dtype)
+    return packed_rows((values_t, meta_t), engine).mm(x_TI).to(dtype)
 
 
 class _Linear24(torch.autograd.Function):
@@ -141,65 +144,28 @@ class _Linear24(torch.autograd.Function):
         x_TI: Tensor,
         weight_OI: Tensor,
         bias_O: Tensor | None,
-        mask: Tensor,
-        rule: Rule,
-        mvue: bool,
-        engine: Engine,
+        *rest: Any,
     ) -> Tensor:
-        engine = engine_for(engine, x_TI)
-        w24 = sparse_weight(weight_OI, mask, rule, x_TI.dtype, engine)
+        *packed, rule, mvue, engine = rest
+        engine = engine_for(engine, x_TI.dtype, x_TI.is_cuda)
         # x for grad weight; w24 as packed now, because the mask may be new by the backward.
-        ctx.save_for_backward(x_TI, *w24)
+        ctx.save_for_backward(x_TI, *packed)
         ctx.rule, ctx.mvue, ctx.engine = rule, mvue, engine
         ctx.weight_dtype = weight_OI.dtype
-        return w24.mm(x_TI.T, bias_O, transpose_out=True)
+        ctx.bias_dtype = None if bias_O is None else bias_O.dtype
+        bias_O = None if bias_O is None else bias_O.to(x_TI.dtype)
+        return saved_weight(packed, rule, engine).mm(x_TI.T, bias_O, transpose_out=True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
-        x_TI, *saved = ctx.saved_tensors
-        w24 = saved_weight(saved, ctx.rule, ctx.engine)
+        x_TI, *packed = ctx.saved_tensors
+        w24 = saved_weight(packed, ctx.rule, ctx.engine)
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             grad_x = w24.t_mm(grad_TO.T, transpose_out=True)
         if ctx.needs_input_grad[1]:
-            grad_weight = grad_weight_from(grad_TO, x_TI, ctx.mvue, ctx.engine)
-            grad_weight = grad_weight.to(ctx.weight_dtype)
+            grad_weight = grad_weight_from(grad_TO, x_TI, ctx.mvue, ctx.engine, ctx.weight_dtype)
         if ctx.needs_input_grad[2]:
-            grad_bias = grad_TO.sum(0)
-        return grad_x, grad_weight, grad_bias, None, None, None, None
-
-
-class _SoftLinear24(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_TI: Tensor,
-        weight_OI: Tensor,
-        bias_O: Tensor | None,
-        soft_OI: Tensor,
-        mvue: bool,
-        engine: Engine,
-    ) -> Tensor:
-        # The soft weight dense: it is 2:4 along the input only, so grad input is a dense product.
-        ctx.save_for_backward(x_TI, soft_OI)
-        ctx.engine = engine = engine_for(engine, x_TI)
-        ctx.mvue, ctx.weight_dtype = mvue, weight_OI.dtype
-        if engine == "masked":
-            return F.linear(x_TI, soft_OI, bias_O)
-        w24 = packed_rows(pack24(soft_OI, select24(soft_OI, "row")), engine)
-        return w24.mm(x_TI.T, bias_O, transpose_out=True)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
-        x_TI, soft_OI = ctx.saved_tensors
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = grad_TO @ soft_OI
-        if ctx.needs_input_grad[1]:
-            grad_weight = grad_weight_from(grad_TO, x_TI, ctx.mvue, ctx.engine)
-            grad_weight = grad_weight.to(ctx.weight_dtype)
-        if ctx.needs_input_grad[2]:
-            grad_bias = grad_TO.sum(0)
-        return grad_x, grad_weight, grad_bias, None, None, None
+            grad_bias = column_sums(grad_TO).to(ctx.bias_dtype)
+        return grad_x, grad_weight, grad_bias, *[None] * len(packed), None, None, None

@@ -20,7 +20,7 @@ Dimension key:  T tokens   I input   H hidden   O output features
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,12 +31,27 @@ from sparsetrain.autograd.linear import compute_dtype
 from sparsetrain.autograd.operands import (
     Engine,
     engine_for,
+    packed_rows,
     saved_operand,
     sparse_squared_relu,
-    sparse_weight,
 )
-from sparsetrain.ops import mask24
+from sparsetrain.ops import apply24, column_sums, mask24
 from sparsetrain.pattern import Rule
+
+
+class MlpWeights(NamedTuple):
+    """The weights of an MLP as its products want them, all in the dtype of the products.
+
+    dense1_HI, dense2_OH: whole, or with zeros where there is a mask. w1 packed [H, I] and w2.T
+    packed [H, O], of weights that have a mask, unless the engine is `masked`; else None.
+    """
+
+    dense1_HI: Tensor
+    dense2_OH: Tensor
+    values1: Tensor | None = None
+    meta1: Tensor | None = None
+    values2_t: Tensor | None = None
+    meta2_t: Tensor | None = None
 
 
 def squared_relu_mlp24(
@@ -60,19 +75,59 @@ def squared_relu_mlp24(
     Raises ValueError for hidden features, or input features under mask1, that are not a multiple
     of 4.
     """
+    _check(x, w1, w2)
+    packed = pack_mlp24(w1, w2, mask1, mask2, compute_dtype(x, w1), engine)
+    return packed_squared_relu_mlp24(x, w1, b1, w2, b2, packed, rule=rule, engine=engine)
+
+
+def pack_mlp24(
+    w1: Tensor,
+    w2: Tensor,
+    mask1: Tensor | None,
+    mask2: Tensor | None,
+    dtype: torch.dtype,
+    engine: Engine,
+) -> MlpWeights:
+    """The weights of `packed_squared_relu_mlp24`, in the dtype of its products."""
+    w1, w2 = w1.detach(), w2.detach()
+    packs = engine_for(engine, dtype, w1.is_cuda) != "masked"
+    dense1 = w1.to(dtype) if mask1 is None else mask24(w1, mask1, dtype=dtype)
+    dense2 = w2.to(dtype) if mask2 is None else mask24(w2, mask2, dtype=dtype)
+    rows1 = columns2 = (None, None)
+    if packs and mask1 is not None:
+        rows1 = apply24(w1, mask1, dtype)[:2]
+    if packs and mask2 is not None:
+        columns2 = apply24(w2, mask2, dtype)[2:]
+    return MlpWeights(dense1, dense2, *rows1, *columns2)
+
+
+def packed_squared_relu_mlp24(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    packed: MlpWeights,
+    *,
+    rule: Rule,
+    engine: Engine,
+) -> Tensor:
+    """`squared_relu_mlp24` with what `pack_mlp24` made of the weights, which only take the
+    gradients."""
+    _check(x, w1, w2)
+    x_TI = x.to(packed.dense1_HI.dtype).flatten(0, -2)
+    # Everything is in its dtype now; autocast would square in float32.
+    with torch.autocast(x.device.type, enabled=False):
+        y_TO = _SquaredReluMlp24.apply(x_TI, w1, b1, w2, b2, *packed, rule, engine)
+    return y_TO.unflatten(0, x.shape[:-1])
+
+
+def _check(x: Tensor, w1: Tensor, w2: Tensor) -> None:
     if x.ndim < 2 or x.shape[-1] != w1.shape[1] or w1.shape[0] != w2.shape[1]:
         raise ValueError(
             f"x {tuple(x.shape)}, w1 {tuple(w1.shape)}, w2 {tuple(w2.shape)}: "
             "expected [..., I] of at least 2 dimensions, [H, I] and [O, H]"
         )
-    dtype = compute_dtype(x, w1)
-    x_TI = x.to(dtype).flatten(0, -2)
-    b1 = None if b1 is None else b1.to(dtype)
-    b2 = None if b2 is None else b2.to(dtype)
-    # Everything is in its dtype now; autocast would square in float32.
-    with torch.autocast(x.device.type, enabled=False):
-        y_TO = _SquaredReluMlp24.apply(x_TI, w1, b1, w2, b2, mask1, mask2, rule, engine)
-    return y_TO.unflatten(0, x.shape[:-1])
 
 
 class _SquaredReluMlp24(torch.autograd.Function):
@@ -84,50 +139,46 @@ class _SquaredReluMlp24(torch.autograd.Function):
         b1_H: Tensor | None,
         w2_OH: Tensor,
         b2_O: Tensor | None,
-        mask1: Tensor | None,
-        mask2: Tensor | None,
+        dense1_HI: Tensor,
+        dense2_OH: Tensor,
+        values1: Tensor | None,
+        meta1: Tensor | None,
+        values2_t: Tensor | None,
+        meta2_t: Tensor | None,
         rule: Rule,
         engine: Engine,
     ) -> Tensor:
         dtype = x_TI.dtype
-        engine = engine_for(engine, x_TI)
-        if mask1 is None:
-            dense1_HI = w1_HI.to(dtype)
+        ctx.rule, ctx.engine = rule, engine_for(engine, dtype, x_TI.is_cuda)
+        ctx.dtypes = [None if t is None else t.dtype for t in (w1_HI, b1_H, w2_OH, b2_O)]
+        b1_H = None if b1_H is None else b1_H.to(dtype)
+        b2_O = None if b2_O is None else b2_O.to(dtype)
+        if values1 is None or meta1 is None:
             z_TH = F.linear(x_TI, dense1_HI, b1_H)
         else:
-            dense1_HI = mask24(w1_HI, mask1).to(dtype)
-            w24 = sparse_weight(w1_HI, mask1, "transposable", dtype, engine)
-            z_TH = w24.mm(x_TI.T, b1_H, transpose_out=True)
-        h24 = sparse_squared_relu(z_TH, rule, engine)
-        # The backward needs w2 as the sparse operand where it has a mask, else dense.
-        if mask2 is None:
-            dense2_OH = w2_OH.to(dtype)
-            saved2 = (dense2_OH,)
-        else:
-            dense2_OH = mask24(w2_OH, mask2).to(dtype)
-            saved2 = sparse_weight(w2_OH, mask2, "transposable", dtype, engine)
-        # h24 stands in for z: sqrt(h24) is relu(z) where it is kept.
-        ctx.save_for_backward(x_TI, dense1_HI, *h24, *saved2)
-        ctx.rule, ctx.engine = rule, engine
-        ctx.n_h, ctx.sparse2 = len(h24), mask2 is not None
-        ctx.weight_dtypes = w1_HI.dtype, w2_OH.dtype
+            z_TH = packed_rows((values1, meta1), ctx.engine).mm(x_TI.T, b1_H, transpose_out=True)
+        h24 = sparse_squared_relu(z_TH, rule, ctx.engine)
+        # h24 stands in for z: sqrt(h24) is relu(z) where it is kept. The backward needs w2 as the
+        # sparse operand where it is packed, else dense.
+        dense2 = dense2_OH if values2_t is None else None
+        ctx.save_for_backward(x_TI, dense1_HI, dense2, values2_t, meta2_t, *h24)
         return h24.mm(dense2_OH.T, b2_O)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor | None, ...]:
-        x_TI, dense1_HI, *rest = ctx.saved_tensors
-        h24, saved2 = saved_operand(rest[: ctx.n_h], ctx.engine), rest[ctx.n_h :]
-        if ctx.sparse2:
-            dh_TH = saved_operand(saved2, ctx.engine).t_mm(dy_TO.T, transpose_out=True)
+        x_TI, dense1_HI, dense2_OH, values2_t, meta2_t, *saved = ctx.saved_tensors
+        h24 = saved_operand(saved, ctx.engine)
+        if values2_t is None:
+            dh_TH = dy_TO @ dense2_OH
         else:
-            dh_TH = dy_TO @ saved2[0]
+            w2_t = packed_rows((values2_t, meta2_t), ctx.engine)
+            dh_TH = w2_t.mm(dy_TO.T, transpose_out=True)
         dz24, dz_sums_H = h24.squared_relu_backward(dh_TH, ctx.rule)
-        dx_TI = dz24.mm(dense1_HI) if ctx.needs_input_grad[0] else None
-        dw1_HI = dz24.t_mm(x_TI).to(ctx.weight_dtypes[0]) if ctx.needs_input_grad[1] else None
-        db1_H = dz_sums_H.to(dy_TO.dtype) if ctx.needs_input_grad[2] else None
-        dw2_OH = None
-        if ctx.needs_input_grad[3]:
-            dw2_OH = h24.t_mm(dy_TO, transpose_out=True).to(ctx.weight_dtypes[1])
-        db2_O = dy_TO.sum(0) if ctx.needs_input_grad[4] else None
-        return dx_TI, dw1_HI, db1_H, dw2_OH, db2_O, None, None, None, None
+        needs, dtypes = ctx.needs_input_grad, ctx.dtypes
+        dx_TI = dz24.mm(dense1_HI) if needs[0] else None
+        dw1_HI = dz24.t_mm(x_TI, dtype=dtypes[0]) if needs[1] else None
+        db1_H = dz_sums_H.to(dtypes[1]) if needs[2] else None
+        dw2_OH = h24.t_mm(dy_TO, transpose_out=True, dtype=dtypes[2]) if needs[3] else None
+        db2_O = column_sums(dy_TO).to(dtypes[3]) if needs[4] else None
+        return dx_TI, dw1_HI, db1_H, dw2_OH, db2_O, *[None] * 8

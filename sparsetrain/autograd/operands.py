@@ -52,9 +52,11 @@ class MaskedOperand(NamedTuple):
     def mm(self, b_CN: Tensor, bias: Tensor | None = None, transpose_out: bool = False) -> Tensor:
         return _dense_mm(self.rows_RC, b_CN, bias, transpose_out)
 
-    def t_mm(self, b_RN: Tensor, transpose_out: bool = False) -> Tensor:
+    def t_mm(
+        self, b_RN: Tensor, transpose_out: bool = False, dtype: torch.dtype | None = None
+    ) -> Tensor:
         columns_RC = self.rows_RC if self.columns_RC is None else self.columns_RC
-        return _dense_mm(columns_RC.T, b_RN, None, transpose_out)
+        return _dense_mm(columns_RC.T, b_RN, None, transpose_out).to(dtype or b_RN.dtype)
 
     def squared_relu_backward(self, grad_RC: Tensor, rule: Rule) -> tuple[MaskedOperand, Tensor]:
         dtype, wide = grad_RC.dtype, torch.promote_types(grad_RC.dtype, torch.float32)
@@ -76,8 +78,13 @@ class PackedOperand(NamedTuple):
     def mm(self, b_CN: Tensor, bias: Tensor | None = None, transpose_out: bool = False) -> Tensor:
         return matmul24(self.values, self.meta, b_CN, bias, transpose_out)
 
-    def t_mm(self, b_RN: Tensor, transpose_out: bool = False) -> Tensor:
-        return matmul24(self.values_t, self.meta_t, b_RN, None, transpose_out)
+    def t_mm(
+        self, b_RN: Tensor, transpose_out: bool = False, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        # float32 leaves the product without a rounding between.
+        wide = torch.float32 if dtype == torch.float32 and b_RN.dtype in ATEN_DTYPES else None
+        out = matmul24(self.values_t, self.meta_t, b_RN, None, transpose_out, wide)
+        return out.to(dtype or b_RN.dtype)
 
     def squared_relu_backward(self, grad_RC: Tensor, rule: Rule) -> tuple[PackedOperand, Tensor]:
         values, values_t, column_sums = squared_relu24_backward(grad_RC, *self, rule)
@@ -94,8 +101,11 @@ class PackedRows(NamedTuple):
     def mm(self, b_CN: Tensor, bias: Tensor | None = None, transpose_out: bool = False) -> Tensor:
         return matmul24(self.values, self.meta, b_CN, bias, transpose_out)
 
-    def t_mm(self, b_RN: Tensor, transpose_out: bool = False) -> Tensor:
-        return _dense_mm(unpack24(self.values, self.meta).T, b_RN, None, transpose_out)
+    def t_mm(
+        self, b_RN: Tensor, transpose_out: bool = False, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        dense_RC = unpack24(self.values, self.meta)
+        return _dense_mm(dense_RC.T, b_RN, None, transpose_out).to(dtype or b_RN.dtype)
 
 
 class AtenOperand(NamedTuple):
@@ -109,8 +119,11 @@ class AtenOperand(NamedTuple):
     def mm(self, b_CN: Tensor, bias: Tensor | None = None, transpose_out: bool = False) -> Tensor:
         return aten_mm(self.values, self.meta, b_CN, bias, transpose_out)
 
-    def t_mm(self, b_RN: Tensor, transpose_out: bool = False) -> Tensor:
-        return aten_mm(self.values_t, self.meta_t, b_RN, None, transpose_out)
+    def t_mm(
+        self, b_RN: Tensor, transpose_out: bool = False, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        out = aten_mm(self.values_t, self.meta_t, b_RN, None, transpose_out)
+        return out.to(dtype or b_RN.dtype)
 
     def squared_relu_backward(self, grad_RC: Tensor, rule: Rule) -> tuple[AtenOperand, Tensor]:
         packed, column_sums = PackedOperand(*self).squared_relu_backward(grad_RC, rule)
@@ -126,18 +139,20 @@ class AtenRows(NamedTuple):
     def mm(self, b_CN: Tensor, bias: Tensor | None = None, transpose_out: bool = False) -> Tensor:
         return aten_mm(self.values, self.meta, b_CN, bias, transpose_out)
 
-    def t_mm(self, b_RN: Tensor, transpose_out: bool = False) -> Tensor:
-        return PackedRows(*self).t_mm(b_RN, transpose_out)
+    def t_mm(
+        self, b_RN: Tensor, transpose_out: bool = False, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        return PackedRows(*self).t_mm(b_RN, transpose_out, dtype)
 
 
 ActivationOperand = MaskedOperand | PackedOperand | AtenOperand
 WeightOperand = ActivationOperand | PackedRows | AtenRows
 
 
-def engine_for(engine: Engine, x: Tensor) -> Engine:
-    """The engine whose operands multiply x: float32 has no sparse products on a GPU."""
-    narrow = x.dtype in ATEN_DTYPES
-    return engine if narrow or (engine == "native" and not x.is_cuda) else "masked"
+def engine_for(engine: Engine, dtype: torch.dtype, on_gpu: bool) -> Engine:
+    """The engine of products in a dtype: float32 has no sparse ones on a GPU."""
+    narrow = dtype in ATEN_DTYPES
+    return engine if narrow or (engine == "native" and not on_gpu) else "masked"
 
 
 def packed_operand(packed: Sequence[Tensor], engine: Engine) -> PackedOperand | AtenOperand:
@@ -163,12 +178,17 @@ def saved_weight(saved: Sequence[Tensor], rule: Rule, engine: Engine) -> WeightO
 
 
 def sparse_weight(
-    weight_OI: Tensor, mask: Tensor, rule: Rule, dtype: torch.dtype, engine: Engine
+    weight_OI: Tensor, mask: Tensor | None, rule: Rule, dtype: torch.dtype, engine: Engine
 ) -> WeightOperand:
-    """The weight under its mask, rounded to `dtype` once, after the choice."""
+    """The weight under its mask, rounded to `dtype` once, after the choice. mask: None chooses
+    it here, in the pass that packs where there is one."""
+    engine = engine_for(engine, dtype, weight_OI.is_cuda)
+    if mask is None and engine != "masked" and rule != "row":
+        return packed_operand(sparsify24(weight_OI, rule, dtype)[:4], engine)
+    if mask is None:
+        mask = select24(weight_OI, rule)
     if engine == "masked":
-        w24_OI = mask24(weight_OI, mask).to(dtype)
-        return MaskedOperand(w24_OI)
+        return MaskedOperand(mask24(weight_OI, mask, dtype=dtype))
     if rule == "row":
         return packed_rows(pack24(weight_OI.to(dtype), mask), engine)
     return packed_operand(apply24(weight_OI, mask, dtype), engine)

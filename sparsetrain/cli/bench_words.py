@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from sparsetrain import native
+from sparsetrain.bench.variants import MODES, Mode
 from sparsetrain.cli.overrides import split_word
 from sparsetrain.recipe import nearest
 
@@ -50,6 +51,23 @@ def read_rounds(options: dict[str, str], default: int) -> int:
     if not rounds.isdecimal() or int(rounds) < 2:
         raise ValueError(f"rounds={rounds!r}: give a number of at least 2")
     return int(rounds)
+
+
+def read_count(key: str, options: dict[str, str]) -> int | None:
+    """A number of at least 1, None where the key is not given."""
+    text = options.get(key)
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{key}={text!r}: give a number of at least 1")
+    return int(text)
+
+
+def read_mode(options: dict[str, str]) -> Mode:
+    """`compile=`, a mode of torch.compile."""
+    name = options.get("compile", MODES[0])
+    check_name("compile", name, MODES)
+    return next(mode for mode in MODES if mode == name)
 
 
 def read_names(key: str, options: dict[str, str], known: Sequence[str]) -> tuple[str, ...]:

@@ -1,56 +1,5 @@
-"""Floating-point operations of a training step, and what a GPU can do dense."""
+"""What `nn.flops` counts, for the callbacks."""
 
-from __future__ import annotations
+from sparsetrain.nn.flops import dense_peak_flops, training_flops_per_image
 
-import pytorch_lightning as pl
-import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
-
-from sparsetrain.nn import SparseLinear, SparseMlp
-
-# Dense bf16 tensor-core FLOP/s from the vendors' datasheets (SXM parts where they differ).
-_PEAKS = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "A10G": 70e12,
-    "RTX 4090": 165e12,
-}
-
-
-def dense_peak_flops(device: torch.device) -> float | None:
-    """Dense bf16 FLOP/s of a CUDA device by its name; None where it is not known."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in _PEAKS.items() if key in name), None)
-
-
-@torch.no_grad()
-def training_flops_per_image(module: pl.LightningModule, images: Tensor) -> float:
-    """Dense FLOPs of forward and backward for one image: three times the dense forward.
-
-    Leaves the module as it is, the training mode of every part included.
-    """
-    # Called for the first time under the counter, a compiled module would never compile.
-    compiled = {m: m._compiled_call_impl for m in module.modules() if m._compiled_call_impl}
-    for part in compiled:
-        part._compiled_call_impl = None
-    sparse = [m for m in module.modules() if isinstance(m, (SparseLinear, SparseMlp)) and m.sparse]
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    for layer in sparse:
-        layer.sparse = False
-    with FlopCounterMode(display=False) as counter:
-        module(images[:1])
-    for layer in sparse:
-        layer.sparse = True
-    for part, mode in modes.items():
-        part.training = mode
-    for part, call in compiled.items():
-        part._compiled_call_impl = call
-    return 3.0 * counter.get_total_flops()
+__all__ = ["dense_peak_flops", "training_flops_per_image"]

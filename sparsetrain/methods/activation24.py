@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from sparsetrain.autograd import Engine, squared_relu_mlp24
+from sparsetrain.autograd import Engine, MlpWeights, pack_mlp24, packed_squared_relu_mlp24
 from sparsetrain.pattern import RULES, Rule
 
 
@@ -35,6 +36,18 @@ class Activation24:
         if self.rule not in RULES:
             raise ValueError(f"rule={self.rule!r}: choose one of {', '.join(RULES)}")
 
+    def pack(
+        self,
+        w1: Tensor,
+        w2: Tensor,
+        mask1: Tensor | None,
+        mask2: Tensor | None,
+        dtype: torch.dtype,
+        engine: Engine,
+    ) -> MlpWeights:
+        """The weights as `mlp` multiplies them, in the dtype of the products."""
+        return pack_mlp24(w1, w2, mask1, mask2, dtype, engine)
+
     def mlp(
         self,
         x: Tensor,
@@ -42,13 +55,10 @@ class Activation24:
         b1: Tensor | None,
         w2: Tensor,
         b2: Tensor | None,
-        mask1: Tensor | None,
-        mask2: Tensor | None,
+        packed: MlpWeights,
         engine: Engine,
     ) -> Tensor:
-        return squared_relu_mlp24(
-            x, w1, b1, w2, b2, mask1=mask1, mask2=mask2, rule=self.rule, engine=engine
-        )
+        return packed_squared_relu_mlp24(x, w1, b1, w2, b2, packed, rule=self.rule, engine=engine)
 
     def describe(self) -> str:
         return f"2:4 activation, {self.rule}, squared ReLU"

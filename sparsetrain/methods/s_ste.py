@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from sparsetrain.autograd import Engine, soft_linear24
+from sparsetrain.autograd import Engine, Packed, pack_soft_linear24, packed_soft_linear24
 from sparsetrain.ops import soft_threshold24
 from sparsetrain.pattern import Rule
 
@@ -31,16 +32,21 @@ class SSTE:
     def rule(self) -> Rule:
         return "row"
 
-    def linear(
+    def pack(
         self,
-        x: Tensor,
         weight: Tensor,
-        bias: Tensor | None,
         mask: Tensor | None,
         scale: Tensor | None,
+        dtype: torch.dtype,
         engine: Engine,
+    ) -> Packed:
+        """The weight as `linear` multiplies it, in the dtype of the products."""
+        return pack_soft_linear24(weight, _known(scale), dtype, engine)
+
+    def linear(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, packed: Packed, engine: Engine
     ) -> Tensor:
-        return soft_linear24(x, weight, bias, _known(scale), mvue=self.mvue, engine=engine)
+        return packed_soft_linear24(x, weight, bias, packed, mvue=self.mvue, engine=engine)
 
     def weight24(self, weight: Tensor, mask: Tensor, scale: Tensor | None) -> Tensor:
         """The weight that the products use, dense with zeros; S makes them, not the mask."""

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from sparsetrain.autograd import Engine, linear24
+from sparsetrain.autograd import Engine, Packed, pack_linear24, packed_linear24
 from sparsetrain.ops import mask24
 from sparsetrain.pattern import RULES, Rule
 
@@ -36,16 +37,23 @@ class STE:
         if self.rule not in RULES:
             raise ValueError(f"rule={self.rule!r}: choose one of {', '.join(RULES)}")
 
-    def linear(
+    def pack(
         self,
-        x: Tensor,
         weight: Tensor,
-        bias: Tensor | None,
         mask: Tensor | None,
         scale: Tensor | None,
+        dtype: torch.dtype,
         engine: Engine,
+    ) -> Packed:
+        """The weight as `linear` multiplies it, in the dtype of the products."""
+        return pack_linear24(weight, mask, dtype, self.rule, engine)
+
+    def linear(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, packed: Packed, engine: Engine
     ) -> Tensor:
-        return linear24(x, weight, bias, mask, rule=self.rule, mvue=self.mvue, engine=engine)
+        return packed_linear24(
+            x, weight, bias, packed, rule=self.rule, mvue=self.mvue, engine=engine
+        )
 
     def weight24(self, weight: Tensor, mask: Tensor, scale: Tensor | None) -> Tensor:
         """The weight that the products use, dense with zeros."""

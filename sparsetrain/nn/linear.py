@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from sparsetrain.autograd import Engine
+from sparsetrain.autograd import Engine, Packed, compute_dtype
 from sparsetrain.methods import SRSTE, SSTE, WeightMethod
+from sparsetrain.nn.packing import PackingLayer
 from sparsetrain.nn.swap import with_class
 from sparsetrain.ops import flips24, select24
 from sparsetrain.reference.soft_threshold24 import soft_scale24
 
 
-class SparseLinear(nn.Linear):
+class SparseLinear(PackingLayer, nn.Linear):
     """`nn.Linear` that multiplies by a 2:4 version of its weight.
 
     The parameters are the dense layer's own, under the same names; what is sparse is made from
@@ -38,7 +39,6 @@ class SparseLinear(nn.Linear):
 
     method: WeightMethod
     engine: Engine
-    sparse: bool
     decay_attached: bool
     mask: Tensor | None
     scale: Tensor | None
@@ -50,14 +50,15 @@ class SparseLinear(nn.Linear):
         layer = with_class(dense, cls)
         layer.method, layer.engine, layer.sparse = method, engine, True
         layer.decay_attached, layer.flipped = False, None
-        layer.mask = layer.scale = None
+        layer.mask = layer.scale = layer.held = None
+        layer.held_version = 0
         layer.start()
         return layer
 
     def to_dense(self) -> nn.Linear:
         """The dense layer on the same parameters."""
         layer = with_class(self, nn.Linear)
-        for name in SparseLinear.__annotations__:
+        for name in (*SparseLinear.__annotations__, *PackingLayer.__annotations__):
             del layer.__dict__[name]
         return layer
 
@@ -65,7 +66,14 @@ class SparseLinear(nn.Linear):
         if not self.sparse:
             return F.linear(input, self.weight, self.bias)
         self.expect_decay()
-        return self.method.linear(input, self.weight, self.bias, self.mask, self.scale, self.engine)
+        packed = self.packed(compute_dtype(input, self.weight))
+        return self.method.linear(input, self.weight, self.bias, packed, self.engine)
+
+    def weights(self) -> tuple[Tensor, ...]:
+        return (self.weight,)
+
+    def pack(self, dtype: torch.dtype) -> Packed:
+        return self.method.pack(self.weight, self.mask, self.scale, dtype, self.engine)
 
     @torch.no_grad()
     def start(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsetrain.autograd import Engine
+from sparsetrain.autograd import Engine, MlpWeights, compute_dtype
 from sparsetrain.methods import Activation24
 from sparsetrain.nn.linear import SparseLinear
+from sparsetrain.nn.packing import PackingLayer
 from sparsetrain.nn.swap import with_class
 
 
@@ -18,7 +20,7 @@ class SquaredReLU(nn.Module):
         return F.relu(x).square()
 
 
-class SparseMlp(nn.Module):
+class SparseMlp(PackingLayer):
     """fc1, squared ReLU, fc2 with 2:4 hidden activations; timm's `Mlp` by structure.
 
     Parameters, their names and the other children are the dense module's own; its activation
@@ -31,7 +33,6 @@ class SparseMlp(nn.Module):
 
     activation: Activation24
     engine: Engine
-    sparse: bool
     dense_class: type[nn.Module]
     act: nn.Module
     fc1: nn.Linear
@@ -48,6 +49,7 @@ class SparseMlp(nn.Module):
         mlp = with_class(dense, cls)
         mlp.activation, mlp.engine, mlp.sparse = activation, engine, True
         mlp.dense_class = type(dense)
+        mlp.held, mlp.held_version = None, 0
         mlp._modules["act"] = SquaredReLU()
         return mlp
 
@@ -55,7 +57,7 @@ class SparseMlp(nn.Module):
         """The dense module on the same parameters. It keeps squared ReLU, which is what the
         parameters were trained with."""
         mlp = with_class(self, self.dense_class)
-        for name in ("activation", "engine", "sparse", "dense_class"):
+        for name in ("activation", "engine", "dense_class", *PackingLayer.__annotations__):
             del mlp.__dict__[name]
         return mlp
 
@@ -63,17 +65,19 @@ class SparseMlp(nn.Module):
         if not self.sparse:
             y = self.fc2(self.act(self.fc1(x)))
         else:
+            fc1, fc2 = self.fc1, self.fc2
+            packed = MlpWeights(*self.packed(compute_dtype(x, fc1.weight)))
             y = self.activation.mlp(
-                x,
-                self.fc1.weight,
-                self.fc1.bias,
-                self.fc2.weight,
-                self.fc2.bias,
-                _mask_of(self.fc1),
-                _mask_of(self.fc2),
-                self.engine,
+                x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, packed, self.engine
             )
         return self.drop2(y) if hasattr(self, "drop2") else y
+
+    def weights(self) -> tuple[Tensor, ...]:
+        return self.fc1.weight, self.fc2.weight
+
+    def pack(self, dtype: torch.dtype) -> MlpWeights:
+        masks = _mask_of(self.fc1), _mask_of(self.fc2)
+        return self.activation.pack(*self.weights(), *masks, dtype, self.engine)
 
     def extra_repr(self) -> str:
         state = "" if self.sparse else ", now dense"

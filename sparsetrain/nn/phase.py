@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from sparsetrain.autograd import compute_dtype
 from sparsetrain.methods import SRSTE, add_pruned_decay
 from sparsetrain.nn.convert import sparse_linears
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp
+from sparsetrain.nn.packing import PackingLayer
 
 
 def set_sparse(model: nn.Module, sparse: bool) -> None:
@@ -27,17 +29,51 @@ def set_sparse(model: nn.Module, sparse: bool) -> None:
     for module in model.modules():
         if isinstance(module, SparseLinear) and sparse and not module.sparse:
             module.start()
-        if isinstance(module, (SparseLinear, SparseMlp)):
-            module.sparse = sparse
+        if isinstance(module, PackingLayer):
+            module.sparse, module.held = sparse, None
 
 
 def update_masks(model: nn.Module) -> None:
     """Choose every layer's mask from its weight now, and keep it until the next call.
 
-    Without any call masks follow the weights in every forward.
+    Without any call masks follow the weights in every forward. What `pack_weights` packed had the
+    masks before: call it again.
     """
     for layer in sparse_linears(model).values():
         layer.update_mask()
+    release_weights(model)
+
+
+def pack_weights(model: nn.Module) -> None:
+    """Pack every sparse layer's weight now, under its mask, for all forwards until the next call.
+
+        with torch.autocast("cuda", torch.bfloat16):
+            sparsetrain.pack_weights(model)
+            for images, labels in micro_batches:
+                loss(model(images), labels).backward()
+        optimizer.step()
+
+    Call it where weights or masks have changed, before the first forward: then gradient
+    accumulation, activation checkpointing and evaluation do not pack again. Without any call every
+    forward packs for itself. It packs for products in autocast's dtype where autocast is on, else
+    in the weight's; a forward in another dtype packs for itself. Weights that changed since raise
+    ValueError in the forward, but not in compiled code, and not where they were changed through
+    `.data`.
+    """
+    layers = [m for m in model.modules() if isinstance(m, PackingLayer)]
+    mlps = [m for m in layers if isinstance(m, SparseMlp) and m.sparse]
+    within = {fc for mlp in mlps for fc in (mlp.fc1, mlp.fc2)}
+    for layer in layers:
+        if layer not in within:
+            weight = layer.weights()[0]
+            layer.hold(compute_dtype(weight, weight))
+
+
+def release_weights(model: nn.Module) -> None:
+    """Undo `pack_weights`: every forward packs for itself again."""
+    for layer in model.modules():
+        if isinstance(layer, PackingLayer):
+            layer.held = None
 
 
 class AttachedDecay:
@@ -124,7 +160,7 @@ def load_sparse_state(model: nn.Module, state: dict[str, dict[str, Any]]) -> Non
     with torch.inference_mode(False):
         for name, saved in state.items():
             module = modules[name]
-            module.sparse = saved["sparse"]
+            module.sparse, module.held = saved["sparse"], None
             if isinstance(module, SparseLinear):
                 module.mask = _copied(saved["mask"], module.weight.device)
                 module.scale = _copied(saved["scale"], module.weight.device)

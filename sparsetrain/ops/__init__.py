@@ -13,6 +13,7 @@ from sparsetrain import native
 from sparsetrain.ops.add_mask24_ import add_mask24_
 from sparsetrain.ops.add_matmul24_ import add_matmul24_
 from sparsetrain.ops.apply24 import apply24
+from sparsetrain.ops.column_sums import column_sums
 from sparsetrain.ops.flips24 import flips24
 from sparsetrain.ops.mask24 import mask24
 from sparsetrain.ops.matmul24 import matmul24
@@ -33,6 +34,7 @@ __all__ = [
     "add_mask24_",
     "add_matmul24_",
     "apply24",
+    "column_sums",
     "flips24",
     "mask24",
     "matmul24",

@@ -15,23 +15,30 @@ X, W, B = (torch.randn(s, generator=GENERATOR) for s in ((5, 8), (12, 8), (12,))
 
 @pytest.mark.parametrize("rule", RULES)
 def test_ste_is_linear24_by_its_rule(rule):
-    out = STE(rule).linear(X, W, B, None, None, "masked")
+    method = STE(rule)
+    packed = method.pack(W, None, None, torch.float32, "masked")
+    out = method.linear(X, W, B, packed, "masked")
     torch.testing.assert_close(out, linear24(X, W, B, rule=rule))
 
 
 def test_ste_uses_the_mask_it_is_given():
     mask = select24(W.flip(1), "transposable")
-    torch.testing.assert_close(STE().linear(X, W, B, mask, None, "masked"), linear24(X, W, B, mask))
+    packed = STE().pack(W, mask, None, torch.float32, "masked")
+    out = STE().linear(X, W, B, packed, "masked")
+    torch.testing.assert_close(out, linear24(X, W, B, mask))
 
 
 def test_s_ste_is_soft_linear24_by_its_scale():
     scale = torch.tensor([1.25])
-    out = SSTE().linear(X, W, B, None, scale, "masked")
+    packed = SSTE().pack(W, None, scale, torch.float32, "masked")
+    out = SSTE().linear(X, W, B, packed, "masked")
     torch.testing.assert_close(out, soft_linear24(X, W, B, scale))
 
 
 def test_activation24_is_squared_relu_mlp24_by_its_rule():
-    out = Activation24("row").mlp(X, W, B, W.T, None, None, None, "masked")
+    method = Activation24("row")
+    packed = method.pack(W, W.T, None, None, torch.float32, "masked")
+    out = method.mlp(X, W, B, W.T, None, packed, "masked")
     torch.testing.assert_close(out, squared_relu_mlp24(X, W, B, W.T, None, rule="row"))
 
 

@@ -23,6 +23,8 @@ from sparsetrain.nn import (
     decay_pruned_weights,
     inspect,
     load_sparse_state,
+    pack_weights,
+    release_weights,
     set_sparse,
     sparse_state,
     sparsify,
@@ -37,6 +39,7 @@ class SparsifyModel(pl.Callback):
 
         trainer = pl.Trainer(callbacks=[SparsifyModel(recipe="vit_b_24")])
 
+    Weights are packed once per optimizer step and once per evaluation.
     Layers are swapped in `setup`, or right after the module's own `configure_model`: before
     optimizers are made and before any wrapping. Phases and mask updates count optimizer steps
     (`trainer.global_step`). Masks and phase are part of the trainer's checkpoints, so a resumed
@@ -62,6 +65,7 @@ class SparsifyModel(pl.Callback):
         self.masks_step = -1  # optimizer step of the last mask update
         self.frozen = False  # no mask update is to come
         self._step = -1
+        self._packed = False  # all weights, as they are now
         self._saved: dict[str, Any] | None = None
         self._settled = False  # what the checkpoint says, or does not say, is dealt with
         self._handles: list[AttachedDecay] = []
@@ -89,16 +93,35 @@ class SparsifyModel(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if step == self._step or self.sparsity.dense:
+        if self.sparsity.dense:
             return
-        self._step = step
-        schedule = self.sparsity.schedule
-        total = _total_steps(trainer, schedule)
-        self._enter(phase(schedule, step, total), pl_module)
-        self.frozen = schedule.freeze_at is not None and step >= round(schedule.freeze_at * total)
-        if mask_due(schedule, step, total):
-            self._update_masks(pl_module, step)
+        step = trainer.global_step
+        if step != self._step:
+            self._step = step
+            schedule = self.sparsity.schedule
+            total = _total_steps(trainer, schedule)
+            self._enter(phase(schedule, step, total), pl_module)
+            freeze_at = schedule.freeze_at
+            self.frozen = freeze_at is not None and step >= round(freeze_at * total)
+            if mask_due(schedule, step, total):
+                self._update_masks(pl_module, step)
+        self._pack(trainer, pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if trainer.global_step != self._step:  # the optimizer has changed the weights
+            self._release(pl_module)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._release(pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for handle in self._handles:
@@ -107,12 +130,55 @@ class SparsifyModel(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore(trainer, pl_module)
+        self._release(pl_module)
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        # Here, because weight averaging puts its weights in after `on_validation_start`.
+        self._pack(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._release(pl_module)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore(trainer, pl_module)
+        self._release(pl_module)
+
+    def on_test_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._pack(trainer, pl_module)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._release(pl_module)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore(trainer, pl_module)
+        self._release(pl_module)
+
+    def on_predict_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._pack(trainer, pl_module)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._release(pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -144,6 +210,7 @@ class SparsifyModel(pl.Callback):
     def _forget(self) -> None:
         self.phase, self.masks_step, self.frozen = None, -1, False
         self._step, self._saved, self._settled = -1, None, False
+        self._packed = False
 
     def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._saved is not None:
@@ -162,6 +229,16 @@ class SparsifyModel(pl.Callback):
         if phase != self.phase:
             set_sparse(pl_module, phase == "sparse")
             self.phase = phase
+
+    def _pack(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._packed and not self.sparsity.dense:
+            with trainer.precision_plugin.forward_context():
+                pack_weights(pl_module)
+            self._packed = True
+
+    def _release(self, pl_module: pl.LightningModule) -> None:
+        release_weights(pl_module)
+        self._packed = False
 
     def _update_masks(self, pl_module: pl.LightningModule, step: int) -> None:
         if torch.is_anomaly_enabled():

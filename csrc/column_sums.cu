@@ -1,0 +1,90 @@
+#include "column_sums.h"
+
+#include <algorithm>
+
+#include "common/matrix.cuh"
+#include "common/sum_rows.h"
+
+namespace sparsetrain {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kStride = 4;  // rows that a warp reads at a time
+
+// A block sums a stretch of rows of 32 vectors side by side. kVector: 16 bytes are a vector, else
+// one value.
+template <class T, bool kVector>
+__global__ void __launch_bounds__(32 * kWarps)
+    column_sums_kernel(const T* x, int64_t row_stride, int64_t rows, int64_t columns,
+                       int64_t stretch, float* sums) {
+  constexpr int kValues = kVector ? 16 / sizeof(T) : 1;
+  __shared__ float partial[kWarps][32 * kValues];
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int64_t column = (blockIdx.x * int64_t{32} + lane) * kValues;
+  int64_t first = blockIdx.y * stretch, last = min(first + stretch, rows);
+
+  float total[kValues] = {};
+  if (column < columns) {
+    for (int64_t row = first + warp * kStride; row < last; row += kWarps * kStride) {
+      alignas(16) T value[kStride][kValues];
+#pragma unroll
+      for (int r = 0; r < kStride; ++r) {
+        const T* from = x + (row + r) * row_stride + column;
+        if constexpr (kVector) {
+          reinterpret_cast<uint4&>(value[r]) =
+              row + r < last ? load_once(from) : make_uint4(0, 0, 0, 0);
+        } else {
+          value[r][0] = row + r < last ? *from : T(0.0f);
+        }
+      }
+#pragma unroll
+      for (int r = 0; r < kStride; ++r) {
+#pragma unroll
+        for (int i = 0; i < kValues; ++i) total[i] += static_cast<float>(value[r][i]);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) partial[warp][i * 32 + lane] = total[i];
+  __syncthreads();
+  for (int i = threadIdx.x; i < 32 * kValues; i += 32 * kWarps) {
+    int64_t to = (blockIdx.x * int64_t{32} + i % 32) * kValues + i / 32;
+    if (to >= columns) continue;
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) sum += partial[w][i];
+    sums[blockIdx.y * columns + to] = sum;
+  }
+}
+
+}  // namespace
+
+Tensor column_sums(const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() == 2, "x: expected 2 dimensions, got shape ", shape_of(x),
+                  "; flatten the leading ones");
+  STD_TORCH_CHECK(is_float(x.scalar_type()), "x: ", torch::headeronly::toString(x.scalar_type()),
+                  " has no CUDA kernel; use float32, bfloat16 or float16, or a CPU tensor");
+  DeviceGuard guard(x.get_device_index());
+  Tensor by_row = x.stride(1) == 1 ? x : torch::stable::contiguous(x);
+  int64_t rows = x.size(0), columns = x.size(1);
+  Tensor out = torch::stable::new_empty(x, {columns}, ScalarType::Float);
+  if (columns == 0) return out;
+  bool vector = rows_are_vectors(by_row);
+  int64_t wide = ceil_div(columns, 32 * (vector ? 16 / x.element_size() : 1));
+  // Four blocks for each of a large GPU's multiprocessors, with 64 rows each at least.
+  int64_t stretches = std::clamp<int64_t>(ceil_div(rows, 64), 1, ceil_div(4 * 132, wide));
+  Tensor sums = torch::stable::new_empty(x, {stretches, columns}, ScalarType::Float);
+  dim3 blocks(static_cast<unsigned>(wide), static_cast<unsigned>(stretches));
+  with_type(x.scalar_type(), [&](auto type) {
+    using T = typename decltype(type)::type;
+    auto kernel = vector ? column_sums_kernel<T, true> : column_sums_kernel<T, false>;
+    kernel<<<blocks, 32 * kWarps, 0, current_stream(x)>>>(
+        static_cast<const T*>(by_row.const_data_ptr()), by_row.stride(0), rows, columns,
+        ceil_div(rows, stretches), static_cast<float*>(sums.mutable_data_ptr()));
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  });
+  sum_rows(sums, out);
+  return out;
+}
+
+}  // namespace sparsetrain

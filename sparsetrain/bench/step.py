@@ -1,0 +1,150 @@
+"""`bench step`: a whole training step of a vision transformer, dense and 2:4, in one process.
+
+All variants of a model are in memory at once and take turns. The images are one batch that stays
+on the device: loading data is not in it.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparsetrain.autograd import Engine
+from sparsetrain.bench.gauges import Gauges
+from sparsetrain.bench.peers import first_line
+from sparsetrain.bench.rounds import TOTAL, measure_parts, three_times
+from sparsetrain.bench.step_rows import Result, Row, Start, Vit
+from sparsetrain.bench.timing import Times
+from sparsetrain.bench.train_step import TrainStep
+from sparsetrain.bench.variants import (
+    DENSE,
+    Mode,
+    Variant,
+    compiled,
+    engine_counts,
+    graphs_compiled,
+    many_graphs,
+    prepare,
+    why_not_native,
+)
+from sparsetrain.nn.flops import dense_peak_flops, training_flops_per_image
+
+UNTIMED, STEPS = 1, 4
+"""Steps of a visit before the clock runs, and those that give the total."""
+
+ENERGY_SECONDS = 4.0
+"""Of steps, to read the energy of."""
+
+_FIRST_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How to run: mode of torch.compile, device, engine of the sparse layers."""
+
+    rounds: int
+    mode: Mode
+    device: torch.device
+    engine: Engine | Literal["auto"] = "auto"
+
+
+def bench_model(
+    vit: Vit,
+    make: Callable[[], nn.Module],
+    variants: Sequence[Variant],
+    setting: Setting,
+    gauges: Gauges,
+    say: Callable[[str], None],
+) -> Result:
+    """Build every variant of the model, run its first steps, then time them in rounds.
+
+    make: a new model, on the default device. say: is told what happens now.
+    A variant that does not fit into memory, or whose loss is not finite, is skipped with the
+    reason. Raises ValueError if that is the dense one, or it is missing.
+    """
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    with setting.device:
+        model = make()
+        images = torch.randn(vit.batch, 3, vit.pixels, vit.pixels)
+        labels = torch.randint(vit.classes, (vit.batch,))
+    flops = training_flops_per_image(model, images)
+    steps: dict[str, TrainStep] = {}
+    starts: dict[str, Start] = {}
+    skipped: dict[str, str] = {}
+    with many_graphs():
+        for variant in variants:
+            say(f"{vit.name} {variant.name}: first steps")
+            try:
+                found = _start(model, variant, (images, labels), setting, gauges)
+            except (torch.OutOfMemoryError, FloatingPointError) as error:
+                skipped[variant.name] = first_line(error)
+                gc.collect()
+            else:
+                steps[variant.name], starts[variant.name] = found
+        if DENSE not in steps:
+            why = skipped.get(DENSE, "it is not among the variants")
+            raise ValueError(f"{vit.name}: there is nothing to compare with, {DENSE!r}: {why}")
+        del model
+        say(f"{vit.name}: timing {', '.join(steps)}")
+        before = graphs_compiled()
+        works = {name: step.parts for name, step in steps.items()}
+        times = measure_parts(works, gauges.clock, setting.rounds, three_times(list(works), DENSE))
+        recompiled = graphs_compiled() - before
+        rows: list[Row] = []
+        for variant in (variant for variant in variants if variant.name in steps):
+            name = variant.name
+            say(f"{vit.name} {name}: memory and energy")
+            rows.append(_row(variant, steps[name], starts[name], times[name], gauges))
+    peak_flops = dense_peak_flops(setting.device)
+    return Result(vit, flops, peak_flops, tuple(rows), skipped, recompiled)
+
+
+def _start(
+    model: nn.Module,
+    variant: Variant,
+    batch: tuple[Tensor, Tensor],
+    setting: Setting,
+    gauges: Gauges,
+) -> tuple[TrainStep, Start]:
+    """The variant of a copy of `model` after its first steps. Raises FloatingPointError if their
+    loss is not finite."""
+    held, graphs, begun = gauges.held(), graphs_compiled(), time.perf_counter()
+    model = copy.deepcopy(model)
+    report = prepare(model, variant, setting.engine)
+    forward = compiled(model, variant, setting.mode)
+    step = TrainStep(model, forward, report is not None, *batch)
+    losses: list[float] = []
+    for _ in range(_FIRST_STEPS):
+        step.run()
+        losses.append(step.loss.item())
+    if not all(map(math.isfinite, losses)):
+        raise FloatingPointError(f"the loss of its first steps is {losses}")
+    start = Start(
+        held=gauges.held() - held,
+        loss=losses[0],
+        engines={} if report is None else engine_counts(report),
+        reasons=() if report is None else why_not_native(report),
+        seconds=time.perf_counter() - begun,
+        graphs=graphs_compiled() - graphs,
+    )
+    return step, start
+
+
+def _row(
+    variant: Variant, step: TrainStep, start: Start, times: dict[str, Times], gauges: Gauges
+) -> Row:
+    peak = start.held + gauges.peak(step.run)
+    joules = None
+    if not isinstance(gauges.joules, str):
+        count = math.ceil(1e6 * ENERGY_SECONDS / times[TOTAL].median)
+        joules = gauges.joules(step.run, count) / (count * len(step.images))
+    return Row(variant, start, times, peak, joules, step.loss.item())

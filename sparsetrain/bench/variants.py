@@ -1,0 +1,141 @@
+"""The ways to train a model that `bench mlp` and `bench step` compare.
+
+Each is a copy of the same model, made sparse or not, in eager mode or compiled whole: without a
+graph break, for the shapes it has. bfloat16 autocast, float32 parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+import sparsetrain as st
+from sparsetrain.autograd import Engine
+from sparsetrain.nn import Report, SquaredReLU, grouped
+from sparsetrain.nn.mlp import is_mlp
+
+Forward = Callable[[Tensor], Tensor]
+Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+
+MODES: tuple[Mode, ...] = (
+    "default",
+    "reduce-overhead",
+    "max-autotune",
+    "max-autotune-no-cudagraphs",
+)
+"""What `compile=` chooses from: the modes of torch.compile."""
+
+DENSE = "dense"
+"""The variant that the others are compared with."""
+
+EAGER = "dense-eager"
+
+_GRAPHS = 64
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of them. sparsity: None leaves it dense; squared_relu: put into every MLP, as 2:4
+    activations do."""
+
+    name: str
+    what: str
+    sparsity: st.Sparsity | None = None
+    squared_relu: bool = False
+    compiled: bool = True
+
+
+_MLP, _ATTENTION = ("*mlp*",), ("*mlp*", "*attn*")
+_ACTIVATION = st.Activation24()
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant(EAGER, "the dense model, not compiled", compiled=False),
+        Variant(DENSE, "the dense model, compiled: what × is over"),
+        Variant("dense-relu2", "dense, compiled, squared ReLU for GELU", squared_relu=True),
+        Variant("weights", "2:4 weights in the MLPs (STE)", st.Sparsity(_MLP)),
+        Variant("weights+attn", "the same in qkv and proj as well", st.Sparsity(_ATTENTION)),
+        Variant(
+            "activations",
+            "2:4 hidden activations through squared ReLU, dense weights",
+            st.Sparsity(_MLP, weight=None, activation=_ACTIVATION),
+        ),
+        Variant(
+            "all",
+            "2:4 activations and weights in the MLPs: six sparse products of six",
+            st.Sparsity(_MLP, activation=_ACTIVATION),
+        ),
+        Variant(
+            "all+attn",
+            "the same, and 2:4 weights in qkv and proj",
+            st.Sparsity(_ATTENTION, activation=_ACTIVATION),
+        ),
+    )
+}
+
+
+def prepare(
+    model: nn.Module, variant: Variant, engine: Engine | Literal["auto"] = "auto"
+) -> Report | None:
+    """Make the model the variant, in place, and choose its masks once; what became of its layers.
+
+    Raises ValueError as `sparsify` does.
+    """
+    if variant.squared_relu:
+        for module in model.modules():
+            if is_mlp(module):
+                module.act = SquaredReLU()
+    if variant.sparsity is None:
+        return None
+    report = st.sparsify(model, variant.sparsity, engine=engine)
+    st.update_masks(model)
+    return report
+
+
+def compiled(model: nn.Module, variant: Variant, mode: Mode = "default") -> Forward:
+    """The model's forward, compiled on its first call if the variant is."""
+    if not variant.compiled:
+        return model
+    return torch.compile(model, fullgraph=True, dynamic=False, mode=mode)
+
+
+def many_graphs() -> AbstractContextManager[None]:
+    """Let torch.compile make more than 8 graphs of the same code: each variant of a model runs the
+    same `forward`. It raises at the limit."""
+    return torch._dynamo.config.patch(recompile_limit=_GRAPHS)
+
+
+def graphs_compiled() -> int:
+    """How many graphs torch.compile has made in this process."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def engine_counts(report: Report) -> dict[str, int]:
+    """How many layers run on each engine."""
+    counts: dict[str, int] = {}
+    for layer in report.converted:
+        engine = layer.engine.partition(":")[0]
+        counts[engine] = counts.get(engine, 0) + 1
+    return counts
+
+
+def why_not_native(report: Report) -> tuple[str, ...]:
+    """The layers that were to be sparse and do not run `native`, with the reason, and the
+    report's word about missing kernels."""
+    lines = [
+        f"{row.name} ({count}): {row.engine}"
+        for row, count in grouped(report.converted)
+        if row.engine.partition(":")[0] != "native"
+    ]
+    lines += [
+        f"{row.name} ({count}): dense: {row.reason}"
+        for row, count in grouped(report.skipped)
+        if row.reason != "not named by include"
+    ]
+    return (*lines, report.kernels) if report.kernels else tuple(lines)

@@ -1,0 +1,42 @@
+"""column_sums: the sum over rows, which is the gradient of a bias."""
+
+import torch
+from torch import Tensor
+
+from sparsetrain.ops.checks import check_cuda, check_matrix
+from sparsetrain.reference.column_sums import column_sums as reference
+
+torch.library.define(
+    "sparsetrain::column_sums", "(Tensor x) -> Tensor", tags=torch.Tag.pt2_compliant_tag
+)
+
+
+def _check(x: Tensor) -> None:
+    check_matrix("x", x)
+    check_cuda("x", x)
+
+
+@torch.library.register_fake("sparsetrain::column_sums")
+def _fake(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+@torch.library.impl("sparsetrain::column_sums", "default")
+@torch.no_grad()
+def _kernel(x: Tensor) -> Tensor:
+    _check(x)
+    return reference(x)
+
+
+def column_sums(x: Tensor) -> Tensor:
+    """Give x summed over rows, as accurate as float32 sums are, always in the same order.
+
+    x      [R, C], any strides; a matrix whose rows are not contiguous is copied first
+
+    Returns [C], float32 (float64 for float64). torch.compile would fuse such a sum with the cast
+    before it and read float32 again; as an op it reads the 16-bit tensor that the products read
+    (docs/performance.md). Kernels for CUDA take float32, bfloat16 and float16.
+    Raises ValueError for what it does not take.
+    """
+    _check(x)
+    return torch.ops.sparsetrain.column_sums(x)

@@ -28,8 +28,9 @@ from sparsetrain.autograd.operands import (
 from sparsetrain.ops import column_sums, mvue24, unpack24
 from sparsetrain.pattern import Rule
 
-Packed = tuple[Tensor, ...]
-"""A weight as its products want it; what the tensors are is the business of who made it."""
+Packed = tuple[Any, ...]
+"""A weight as its products want it: tensors, the first in the dtype of the products, or None. What
+they are is the business of who made them."""
 
 
 def linear24(

@@ -72,12 +72,13 @@ class SparseMlp(PackingLayer):
             )
         return self.drop2(y) if hasattr(self, "drop2") else y
 
-    def weights(self) -> tuple[Tensor, ...]:
+    def weights(self) -> tuple[Tensor, Tensor]:
         return self.fc1.weight, self.fc2.weight
 
     def pack(self, dtype: torch.dtype) -> MlpWeights:
-        masks = _mask_of(self.fc1), _mask_of(self.fc2)
-        return self.activation.pack(*self.weights(), *masks, dtype, self.engine)
+        w1, w2 = self.weights()
+        mask1, mask2 = _mask_of(self.fc1), _mask_of(self.fc2)
+        return self.activation.pack(w1, w2, mask1, mask2, dtype, self.engine)
 
     def extra_repr(self) -> str:
         state = "" if self.sparse else ", now dense"

@@ -4,6 +4,7 @@
 #include "add_mask24_.h"
 #include "add_matmul24_.h"
 #include "apply24.h"
+#include "apply24_dense.h"
 #include "column_sums.h"
 #include "flips24.h"
 #include "mask24.h"
@@ -22,6 +23,7 @@ STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
   m.impl("add_mask24_", TORCH_BOX(&sparsetrain::add_mask24_));
   m.impl("add_matmul24_", TORCH_BOX(&sparsetrain::add_matmul24_));
   m.impl("apply24", TORCH_BOX(&sparsetrain::apply24));
+  m.impl("apply24_dense", TORCH_BOX(&sparsetrain::apply24_dense));
   m.impl("column_sums", TORCH_BOX(&sparsetrain::column_sums));
   m.impl("flips24", TORCH_BOX(&sparsetrain::flips24));
   m.impl("mask24", TORCH_BOX(&sparsetrain::mask24));

@@ -57,4 +57,28 @@ __device__ inline void load_strip(const Matrix& x, int64_t row, int64_t column, 
   }
 }
 
+// The same place of a contiguous matrix of x's size.
+template <bool kVector, class T>
+__device__ inline void store_strip(const Strip<T>& strip, const Matrix& x, int64_t row,
+                                   int64_t column, int left, T* to) {
+  constexpr int kWords = sizeof(T) * 8 / 16;
+  to += row * x.columns + column;
+#pragma unroll
+  for (int r = 0; r < 4; ++r, to += x.columns) {
+    const uint4* words = reinterpret_cast<const uint4*>(&strip) + r * kWords;
+    if (r >= left) continue;
+    if constexpr (kVector) {
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) reinterpret_cast<uint4*>(to)[w] = words[w];
+    } else {
+      alignas(16) T value[8];
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) reinterpret_cast<uint4*>(value)[w] = words[w];
+#pragma unroll
+      for (int c = 0; c < 8; ++c)
+        if (column + c < x.columns) to[c] = value[c];
+    }
+  }
+}
+
 }  // namespace sparsetrain

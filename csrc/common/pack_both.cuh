@@ -18,6 +18,7 @@ struct Packed {
   uint8_t* meta;    // atoms, [ceil(columns / 64), ceil(rows / 64), 512]
   void* values_t;   // [columns, padded rows / 2]
   uint8_t* meta_t;  // atoms, [padded rows / 64, ceil(columns / 64), 512]
+  void* dense;      // [rows, columns], with zeros; then one of values and values_t is null
 };
 
 struct Bits {
@@ -60,8 +61,9 @@ __device__ inline uint32_t choose(const Rule& rule, Strip<T>& x, uint32_t given,
   return kept;
 }
 
-template <class In, class Out, int kColumns, bool kVector, class Map, class Rule>
-__global__ void __launch_bounds__(kColumns, kBlocks<In, kVector, kColumns, Rule::independent>)
+template <class In, class Out, int kColumns, bool kVector, bool kDense, class Map, class Rule>
+__global__ void __launch_bounds__(kColumns,
+                                  kBlocks<In, kVector, kColumns, Rule::independent || kDense>)
     pack_both_kernel(Matrix x, Packed packed, Bits bits, Rule rule, Map map) {
   extern __shared__ char shared[];
   auto& staged = *reinterpret_cast<Staged<Out, kColumns>*>(shared);
@@ -94,6 +96,11 @@ __global__ void __launch_bounds__(kColumns, kBlocks<In, kVector, kColumns, Rule:
     }
     uint32_t row_mask, column_mask;
     uint32_t kept = choose(rule, strip[s], given, at.left - 4 * s, row_mask, column_mask);
+    if constexpr (kDense) {
+      zero_pruned(strip[s], kept);
+      store_strip<kVector>(convert<Out>(strip[s]), x, at.row() + 4 * s, at.column(),
+                           at.left - 4 * s, static_cast<Out*>(packed.dense));
+    }
     Strip<Out> out = convert<Out>(strip[s]);
 
     // Rows.
@@ -131,10 +138,14 @@ __global__ void __launch_bounds__(kColumns, kBlocks<In, kVector, kColumns, Rule:
   }
   __syncthreads();
 
-  staged.store_rows(packed.values, x, at);
-  staged.store_columns(packed.values_t, x, at);
-  staged.meta.store_rows(packed.meta, x, at);
-  staged.meta_t.store_columns(packed.meta_t, x, at);
+  if (!kDense || packed.values) {
+    staged.store_rows(packed.values, x, at);
+    staged.meta.store_rows(packed.meta, x, at);
+  }
+  if (!kDense || packed.values_t) {
+    staged.store_columns(packed.values_t, x, at);
+    staged.meta_t.store_columns(packed.meta_t, x, at);
+  }
   if (bits.mask)
     staged.mask.template store<uint8_t>(reinterpret_cast<char*>(bits.mask) + mask_offset, at.rows,
                                         mask_bytes, wide);
@@ -155,7 +166,7 @@ __global__ void __launch_bounds__(kColumns, kBlocks<In, kVector, kColumns, Rule:
 }
 
 // Launches the kernel for x, whose values are In, with packed values in Out.
-template <class In, class Out, class Map, class Rule>
+template <class In, class Out, bool kDense = false, class Map, class Rule>
 void pack_both(const Tensor& x, const Packed& packed, const Bits& bits, const Rule& rule,
                const Map& map) {
   if (tiles_of(x) == 0) return;
@@ -166,13 +177,13 @@ void pack_both(const Tensor& x, const Packed& packed, const Bits& bits, const Ru
   // that an H200 takes at once. 5120x1280 gains 6 % by them, 14336x4096 would lose 10 %
   // (2026-11-22).
   if (!rows_are_vectors(x)) {
-    launch_tiles(pack_both_kernel<In, Out, kNarrow, false, Map, Rule>, kNarrow,
+    launch_tiles(pack_both_kernel<In, Out, kNarrow, false, kDense, Map, Rule>, kNarrow,
                  sizeof(Staged<Out, kNarrow>));
   } else if (tiles_of(x) <= 800) {
-    launch_tiles(pack_both_kernel<In, Out, kNarrow, true, Map, Rule>, kNarrow,
+    launch_tiles(pack_both_kernel<In, Out, kNarrow, true, kDense, Map, Rule>, kNarrow,
                  sizeof(Staged<Out, kNarrow>));
   } else {
-    launch_tiles(pack_both_kernel<In, Out, kWide, true, Map, Rule>, kWide,
+    launch_tiles(pack_both_kernel<In, Out, kWide, true, kDense, Map, Rule>, kWide,
                  sizeof(Staged<Out, kWide>));
   }
 }
@@ -189,7 +200,7 @@ struct PackedTensors {
 
   Packed pointers() {
     return {values.mutable_data_ptr(), static_cast<uint8_t*>(meta.mutable_data_ptr()),
-            values_t.mutable_data_ptr(), static_cast<uint8_t*>(meta_t.mutable_data_ptr())};
+            values_t.mutable_data_ptr(), static_cast<uint8_t*>(meta_t.mutable_data_ptr()), nullptr};
   }
 };
 

@@ -2,6 +2,7 @@
 //
 // A warpgroup works alone, a piece of its sums at a time, so that the others multiply meanwhile.
 //   Plain     bias, rounded, 64 x 64 through swizzled shared memory to the copy engine
+//   Wide      the same in float32, 64 x 32 at a time
 //   General   any epilogue: float32 through shared memory, then a loop along rows of the result
 #pragma once
 
@@ -13,9 +14,10 @@
 
 namespace sparsetrain {
 
-constexpr int kPiece = 64;                        // rows and columns of a piece
-constexpr int kPieceBytes = kPiece * kPiece * 2;  // rounded to 16 bits
+constexpr int kPiece = 64;                        // rows of a piece; columns, in 16 bits
+constexpr int kPieceBytes = kPiece * kPiece * 2;  // of any piece
 constexpr int kBuffers = 3;                       // for pieces of a warpgroup
+constexpr int kWideBox = 32;                      // rows and columns that a float32 store takes
 
 // The thread's place in a warpgroup, and in 16 rows x 8 columns of four of its sums. Looked up
 // where it is needed: what is derived from it would take registers that the sums need.
@@ -50,13 +52,14 @@ __device__ uint32_t round_pair(float x, float y) {
   return *reinterpret_cast<uint32_t*>(&pair);
 }
 
-template <class T>
-class Plain {
+// Out: T, or float for Wide.
+template <class T, class Out>
+class Stored {
  public:
-  __device__ Plain(const Arguments& arguments, uint32_t staging)
+  __device__ Stored(const Arguments& arguments, uint32_t staging)
       : arguments_(arguments), staging_(staging) {}
 
-  __device__ ~Plain() {
+  __device__ ~Stored() {
     if (Place().thread == 0) ptx::store_wait_read<0>();  // shared memory ends with the block
   }
 
@@ -71,15 +74,18 @@ class Plain {
   }
 
  private:
+  static constexpr bool kWide = sizeof(Out) == 4;
+  static constexpr int kColumns = kWide ? kWideBox : kPiece;  // of a piece
+
   template <bool kTransposed, int kValues>
   __device__ void write_pieces(float (&d)[kValues], int m, int n) {
     const T* bias = static_cast<const T*>(arguments_.epilogue.bias);
     if (kTransposed && bias != nullptr) add_along_rows(d, bias, m);
 #pragma unroll
-    for (int c = 0; c < 2 * kValues / kPiece; ++c) {
-      int column = n + c * kPiece;
+    for (int c = 0; c < 2 * kValues / kColumns; ++c) {
+      int column = n + c * kColumns;
       if (column >= arguments_.N) break;
-      float* piece = d + c * kPiece / 2;
+      float* piece = d + c * kColumns / 2;
       if (!kTransposed && bias != nullptr) add_along_columns(piece, bias, column);
       uint32_t buffer = staging_ + turn_ * kPieceBytes;
       turn_ = (turn_ + 1) % kBuffers;
@@ -87,7 +93,7 @@ class Plain {
       ptx::fence_async();
       ptx::sync_group();
       if (Place().thread == 0) {
-        ptx::store_2d(arguments_.d, buffer, kTransposed ? m : column, kTransposed ? column : m);
+        store<kTransposed>(buffer, m, column);
         ptx::store_commit();
         // The next barrier tells everyone that the buffer after the next is free.
         ptx::store_wait_read<kBuffers - 2>();
@@ -113,7 +119,7 @@ class Plain {
   __device__ void add_along_columns(float* piece, const T* bias, int n) {
     const Place place;
 #pragma unroll
-    for (int j = 0; j < kPiece / 8; ++j) {
+    for (int j = 0; j < kColumns / 8; ++j) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         int column = n + 8 * j + place.column(e);
@@ -124,9 +130,60 @@ class Plain {
     }
   }
 
+  template <bool kTransposed>
+  __device__ void store(uint32_t buffer, int m, int column) const {
+    if constexpr (kWide) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        int row = m + half * kWideBox;
+        ptx::store_2d(arguments_.d, buffer + half * kPieceBytes / 2, kTransposed ? row : column,
+                      kTransposed ? column : row);
+      }
+    } else {
+      ptx::store_2d(arguments_.d, buffer, kTransposed ? m : column, kTransposed ? column : m);
+    }
+  }
+
   // Rows of the result, 128 bytes each, 16-byte words at their place xor the row (128B swizzle).
   template <bool kTransposed>
   __device__ void stage(const float* piece, uint32_t buffer) {
+    if constexpr (kWide) {
+      stage_floats<kTransposed>(piece, buffer);
+    } else {
+      stage_pairs<kTransposed>(piece, buffer);
+    }
+  }
+
+  // Two boxes, of the piece's upper and lower rows.
+  template <bool kTransposed>
+  __device__ void stage_floats(const float* piece, uint32_t buffer) {
+    const Place place;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      int row = place.row(i);
+#pragma unroll
+      for (int j = 0; j < kColumns / 8; ++j) {
+        const float* v = piece + 4 * j + 2 * i;
+        int column = 8 * j + place.column(0);
+        if constexpr (kTransposed) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            int word = row % kWideBox / 4 ^ (column + e) % 8;
+            uint32_t address = buffer + row / kWideBox * (kPieceBytes / 2) + (column + e) * 128 +
+                               word * 16 + row % 4 * 4;
+            asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(v[e]) : "memory");
+          }
+        } else {
+          uint32_t address = buffer + row * 128 + (column / 4 ^ row % 8) * 16 + column % 4 * 4;
+          asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(v[0]), "f"(v[1])
+                       : "memory");
+        }
+      }
+    }
+  }
+
+  template <bool kTransposed>
+  __device__ void stage_pairs(const float* piece, uint32_t buffer) {
     // Four matrices of 8 x 8: rows 0-7 and 8-15 of the warp's 16, then the next eight columns.
     const Place place;
     int matrix = place.lane / 8, line = place.lane % 8;
@@ -146,6 +203,11 @@ class Plain {
   uint32_t staging_;
   int turn_ = 0;
 };
+
+template <class T>
+using Plain = Stored<T, T>;
+template <class T>
+using Wide = Stored<T, float>;
 
 template <class T>
 class General {

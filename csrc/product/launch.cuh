@@ -6,11 +6,14 @@
 
 namespace sparsetrain {
 
-// Which of a tile's kernels.
+// The epilogue.
+enum class Finish { kPlain, kWide, kGeneral };
+
+// Which of a tile's kernels. There is kWide for rows of B alone: gradients of weights.
 struct Variant {
   ScalarType type;
   bool rows_of_b;
-  bool plain;  // the epilogue
+  Finish finish;
 };
 
 // On `blocks` blocks in clusters.
@@ -34,11 +37,11 @@ void launch(const Arguments& arguments, const Variant& variant, int blocks, cuda
   };
   auto of_type = [&](auto type) {
     using T = decltype(type);
-    if (variant.rows_of_b) {
-      variant.plain ? run(product<T, Tile, 1, Plain>) : run(product<T, Tile, 1, General>);
-    } else {
-      variant.plain ? run(product<T, Tile, 0, Plain>) : run(product<T, Tile, 0, General>);
-    }
+    bool plain = variant.finish == Finish::kPlain;
+    if (!variant.rows_of_b)
+      return run(plain ? product<T, Tile, 0, Plain> : product<T, Tile, 0, General>);
+    if (variant.finish == Finish::kWide) return run(product<T, Tile, 1, Wide>);
+    run(plain ? product<T, Tile, 1, Plain> : product<T, Tile, 1, General>);
   };
   variant.type == ScalarType::Half ? of_type(__half{}) : of_type(__nv_bfloat16{});
 }

@@ -43,7 +43,8 @@ CUtensorMap map_rows(const Rows& rows) {
   const cuuint64_t pitches[1] = {static_cast<cuuint64_t>(rows.pitch)};
   const cuuint32_t box[2] = {static_cast<cuuint32_t>(rows.box_width),
                              static_cast<cuuint32_t>(rows.box_height)};
-  return encode(CU_TENSOR_MAP_DATA_TYPE_UINT16, 2, rows.address, sizes, pitches, box, rows.swizzle);
+  auto type = rows.floats ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_UINT16;
+  return encode(type, 2, rows.address, sizes, pitches, box, rows.swizzle);
 }
 
 CUtensorMap map_columns(const Rows& rows, int columns) {

@@ -10,13 +10,15 @@
 
 namespace sparsetrain {
 
-// Rows of 16-bit values, `width` of them, `pitch` bytes apart; copied in boxes. Places outside are
-// zero when loaded and are not stored. The address and the pitch are multiples of 16 bytes.
+// Rows of 16-bit values, or of floats, `width` of them, `pitch` bytes apart; copied in boxes.
+// Places outside are zero when loaded and are not stored. The address and the pitch are multiples
+// of 16 bytes.
 struct Rows {
   const void* address;
   int64_t width, height, pitch;
   int box_width, box_height;
   CUtensorMapSwizzle swizzle;
+  bool floats = false;
 };
 
 CUtensorMap map_rows(const Rows& rows);

@@ -64,6 +64,17 @@ Schedule schedule_of(const Problem& problem, const Config& config) {
   return schedule;
 }
 
+// How the result is written: by the copy engine where nothing but a bias is added, and rows of the
+// result start on 16 bytes.
+Finish finish_of(const Wanted& wanted, const Tensor& out, bool rows_of_b) {
+  bool wide = out.scalar_type() == ScalarType::Float;
+  bool stored = !wanted.add && !wanted.residual && !wanted.sums &&
+                wanted.activation == Activation::kNone && (rows_of_b || !wide) &&
+                reinterpret_cast<uintptr_t>(out.const_data_ptr()) % 16 == 0 &&
+                out.size(1) * (wide ? 4 : 2) % 16 == 0;
+  return !stored ? Finish::kGeneral : wide ? Finish::kWide : Finish::kPlain;
+}
+
 }  // namespace
 
 void check_product(const Tensor& values, const Tensor& meta, const Tensor& b) {
@@ -172,11 +183,12 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
   uintptr_t pair = wide ? 8 : 4;
   epilogue.pairs =
       out.size(1) % 2 == 0 && reinterpret_cast<uintptr_t>(out.const_data_ptr()) % pair == 0;
-  bool plain = !wide && !wanted.add && !wanted.residual && !wanted.sums &&
-               wanted.activation == Activation::kNone && aligned16(out, out.size(1));
-  if (plain) {
-    arguments.d = map_rows({out.const_data_ptr(), out.size(1), out.size(0), out.size(1) * 2, 64, 64,
-                            CU_TENSOR_MAP_SWIZZLE_128B});
+  Finish finish = finish_of(wanted, out, rows_of_b);
+  if (finish != Finish::kGeneral) {
+    int box = wide ? kWideBox : kPiece;
+    arguments.d =
+        map_rows({out.const_data_ptr(), out.size(1), out.size(0), out.size(1) * (wide ? 4 : 2), box,
+                  box, CU_TENSOR_MAP_SWIZZLE_128B, wide});
   }
 
   cudaStream_t stream = current_stream(values);
@@ -190,7 +202,7 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
     arguments.ready = reinterpret_cast<int*>(arguments.partial + sums);
     STD_CUDA_CHECK(cudaMemsetAsync(arguments.ready, 0, flags * sizeof(int), stream));
   }
-  Variant variant{values.scalar_type(), rows_of_b, plain};
+  Variant variant{values.scalar_type(), rows_of_b, finish};
   switch (config.tile) {
     case 0:
       return launch<Tile<2, 1, 256>>(arguments, variant, grid, stream);

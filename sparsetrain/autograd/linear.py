@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from sparsetrain.autograd.operands import (
     Engine,
+    dense_mm,
     engine_for,
     packed_rows,
     saved_weight,
@@ -130,11 +131,11 @@ def grad_weight_from(
 ) -> Tensor:
     """grad.T @ x, exactly or from an unbiased 2:4 sample of grad.T along tokens."""
     if not mvue:
-        return (grad_TO.T @ x_TI).to(dtype)
+        return dense_mm(grad_TO.T, x_TI, dtype)
     seed = torch.randint(0, 2**62, (1,), device=grad_TO.device)
     values_t, meta_t = mvue24(grad_TO, seed)
     if engine == "masked":
-        return (unpack24(values_t, meta_t)[:, : x_TI.shape[0]] @ x_TI).to(dtype)
+        return dense_mm(unpack24(values_t, meta_t)[:, : x_TI.shape[0]], x_TI, dtype)
     return packed_rows((values_t, meta_t), engine).mm(x_TI).to(dtype)
 
 

@@ -35,7 +35,7 @@ from sparsetrain.autograd.operands import (
     saved_operand,
     sparse_squared_relu,
 )
-from sparsetrain.ops import apply24, column_sums, mask24
+from sparsetrain.ops import apply24_dense, column_sums, mask24
 from sparsetrain.pattern import Rule
 
 
@@ -89,16 +89,22 @@ def pack_mlp24(
     engine: Engine,
 ) -> MlpWeights:
     """The weights of `packed_squared_relu_mlp24`, in the dtype of its products."""
-    w1, w2 = w1.detach(), w2.detach()
     packs = engine_for(engine, dtype, w1.is_cuda) != "masked"
-    dense1 = w1.to(dtype) if mask1 is None else mask24(w1, mask1, dtype=dtype)
-    dense2 = w2.to(dtype) if mask2 is None else mask24(w2, mask2, dtype=dtype)
-    rows1 = columns2 = (None, None)
-    if packs and mask1 is not None:
-        rows1 = apply24(w1, mask1, dtype)[:2]
-    if packs and mask2 is not None:
-        columns2 = apply24(w2, mask2, dtype)[2:]
+    dense1, *rows1 = _forms(w1.detach(), mask1, False, dtype, packs)
+    dense2, *columns2 = _forms(w2.detach(), mask2, True, dtype, packs)
     return MlpWeights(dense1, dense2, *rows1, *columns2)
+
+
+def _forms(
+    weight: Tensor, mask: Tensor | None, transposed: bool, dtype: torch.dtype, packs: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The weight dense, and the values and metadata of one orientation where it has a mask."""
+    if mask is None:
+        return weight.to(dtype), None, None
+    if not packs:
+        return mask24(weight, mask, dtype=dtype), None, None
+    values, meta, dense = apply24_dense(weight, mask, transposed, dtype)
+    return dense, values, meta
 
 
 def packed_squared_relu_mlp24(

@@ -56,7 +56,7 @@ class MaskedOperand(NamedTuple):
         self, b_RN: Tensor, transpose_out: bool = False, dtype: torch.dtype | None = None
     ) -> Tensor:
         columns_RC = self.rows_RC if self.columns_RC is None else self.columns_RC
-        return _dense_mm(columns_RC.T, b_RN, None, transpose_out).to(dtype or b_RN.dtype)
+        return _dense_mm(columns_RC.T, b_RN, None, transpose_out, dtype)
 
     def squared_relu_backward(self, grad_RC: Tensor, rule: Rule) -> tuple[MaskedOperand, Tensor]:
         dtype, wide = grad_RC.dtype, torch.promote_types(grad_RC.dtype, torch.float32)
@@ -104,8 +104,7 @@ class PackedRows(NamedTuple):
     def t_mm(
         self, b_RN: Tensor, transpose_out: bool = False, dtype: torch.dtype | None = None
     ) -> Tensor:
-        dense_RC = unpack24(self.values, self.meta)
-        return _dense_mm(dense_RC.T, b_RN, None, transpose_out).to(dtype or b_RN.dtype)
+        return _dense_mm(unpack24(self.values, self.meta).T, b_RN, None, transpose_out, dtype)
 
 
 class AtenOperand(NamedTuple):
@@ -211,7 +210,23 @@ def _squared_relu_gradient(h_RC: Tensor, grad_RC: Tensor) -> Tensor:
     return torch.where(h_RC == 0, 0, 2 * h_RC.sqrt() * grad_RC)
 
 
-def _dense_mm(a: Tensor, b: Tensor, bias: Tensor | None, transpose_out: bool) -> Tensor:
-    if transpose_out:
-        return F.linear(b.T, a, bias)
-    return F.linear(a, b.T, bias)
+def _dense_mm(
+    a: Tensor,
+    b: Tensor,
+    bias: Tensor | None,
+    transpose_out: bool,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    if dtype in (None, a.dtype):
+        return F.linear(b.T, a, bias) if transpose_out else F.linear(a, b.T, bias)
+    left, right = (b.T, a.T) if transpose_out else (a, b)
+    out = dense_mm(left, right, dtype)
+    return out if bias is None else out + bias
+
+
+def dense_mm(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a @ b in `dtype`; float32 of 16-bit operands leaves a GPU's product without a rounding
+    between, and without a second pass."""
+    if a.is_cuda and dtype == torch.float32 and a.dtype in ATEN_DTYPES:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return (a @ b).to(dtype)

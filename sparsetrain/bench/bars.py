@@ -19,10 +19,11 @@ _INCHES = 0.62  # of a bar
 
 @dataclass(frozen=True)
 class Bar:
-    """ms of each part, bottom first, and the speed-up to write over it."""
+    """ms of each part, bottom first; ms of the whole and its speed-up are written over it."""
 
     name: str
     parts: dict[str, float]
+    total: float
     speed_up: float
 
 
@@ -51,7 +52,8 @@ def draw_bars(path: Path, title: str, what: str, panels: Sequence[Panel]) -> Non
             handles.append(axes.bar(places, heights, 0.72, tops, color=color, label=part))
             tops = [top + height for top, height in zip(tops, heights, strict=True)]
         for place, top, bar in zip(places, tops, panel.bars, strict=True):
-            words = f"{bar.speed_up:.2f}×\n{top:.3g} ms"
+            digits = 0 if bar.total >= 100 else 1 if bar.total >= 10 else 2
+            words = f"{bar.speed_up:.2f}×\n{bar.total:.{digits}f} ms"
             style = {"ha": "center", "va": "bottom", "fontsize": 7}
             axes.annotate(words, (place, top), (0, 2), textcoords="offset points", **style)
         axes.set(ylim=(0, 1.14 * max(tops)), xlim=(-0.6, count - 0.4))

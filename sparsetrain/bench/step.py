@@ -11,13 +11,10 @@ import gc
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.autograd import Engine
 from sparsetrain.bench.gauges import Gauges
 from sparsetrain.bench.peers import first_line
 from sparsetrain.bench.rounds import TOTAL, measure_parts, three_times
@@ -26,7 +23,7 @@ from sparsetrain.bench.timing import Times
 from sparsetrain.bench.train_step import TrainStep
 from sparsetrain.bench.variants import (
     DENSE,
-    Mode,
+    Setting,
     Variant,
     compiled,
     engine_counts,
@@ -44,16 +41,6 @@ ENERGY_SECONDS = 4.0
 """Of steps, to read the energy of."""
 
 _FIRST_STEPS = 3
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How to run: mode of torch.compile, device, engine of the sparse layers."""
-
-    rounds: int
-    mode: Mode
-    device: torch.device
-    engine: Engine | Literal["auto"] = "auto"
 
 
 def bench_model(

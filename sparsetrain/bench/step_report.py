@@ -105,7 +105,7 @@ def step_panels(results: Sequence[Result]) -> list[Panel]:
 def bar(name: str, times: dict[str, Times], parts: Sequence[str], speed_up: float) -> Bar:
     """The parts there are, in ms."""
     found = {part: times[part].median / 1000 for part in parts if part in times}
-    return Bar(name, found, speed_up)
+    return Bar(name, found, times[TOTAL].median / 1000, speed_up)
 
 
 def milliseconds(times: Times | None) -> str:

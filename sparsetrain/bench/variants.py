@@ -50,6 +50,16 @@ class Variant:
     compiled: bool = True
 
 
+@dataclass(frozen=True)
+class Setting:
+    """How to run: mode of torch.compile, device, engine of the sparse layers."""
+
+    rounds: int
+    mode: Mode
+    device: torch.device
+    engine: Engine | Literal["auto"] = "auto"
+
+
 _MLP, _ATTENTION = ("*mlp*",), ("*mlp*", "*attn*")
 _ACTIVATION = st.Activation24()
 

@@ -12,7 +12,7 @@ from sparsetrain.bench.bars import draw_bars
 from sparsetrain.bench.environment import environment
 from sparsetrain.bench.gauges import Gauges, cuda_gauges
 from sparsetrain.bench.roofline import figure_class
-from sparsetrain.bench.step import STEPS, UNTIMED, Setting, bench_model
+from sparsetrain.bench.step import STEPS, UNTIMED, bench_model
 from sparsetrain.bench.step_report import (
     LEGEND,
     step_lines,
@@ -21,7 +21,7 @@ from sparsetrain.bench.step_report import (
     write_steps,
 )
 from sparsetrain.bench.step_rows import MODELS, Result, Vit
-from sparsetrain.bench.variants import DENSE, VARIANTS, Mode, Variant
+from sparsetrain.bench.variants import DENSE, VARIANTS, Mode, Setting, Variant
 from sparsetrain.cli.bench_words import (
     cuda_device,
     library_words,

@@ -15,6 +15,8 @@ _OVERVIEW = """\
   python -m sparsetrain build                         compile the GPU kernels before first use
   python -m sparsetrain bench sparsify                kernels against the peers, on a GPU
   python -m sparsetrain bench matmul                  2:4 products against cuBLAS and the peers
+  python -m sparsetrain bench mlp                     an MLP and its backward against dense
+  python -m sparsetrain bench step                    whole training steps against dense
   python -m sparsetrain tune recipe=vit_b_24          fastest kernels for its products, once
   python -m sparsetrain complete                      tab completion for bash
 
@@ -93,7 +95,28 @@ The 2:4 products of an MLP against cuBLAS, cuSPARSELt, torch's CUTLASS op and xF
 
 shapes= TOKENSxFEATURESxHIDDEN; products= w24-forward, w24-dx, act24-forward, act24-dw, dz24-dx,
 dz24-dw; dtype= bfloat16 or float16; peers= false, or cusparselt, cusparselt-best, torch-cutlass,
-xformers, cusparselt-search (its own search, slow). Every result is compared with float64 first."""
+xformers, cusparselt-search (its own search, slow). Every result is compared with float64 first.
+
+An MLP of a training step, forward and backward, against the compiled dense one and the peers:
+
+  python -m sparsetrain bench mlp
+  python -m sparsetrain bench mlp json=mlp.json picture=mlp.png
+  python -m sparsetrain bench mlp shapes=25216x1024x4096 variants=weights,all peers=false
+
+shapes= TOKENSxFEATURESxHIDDEN; variants= dense-eager, dense-relu2, weights, activations, all
+(dense, compiled, is always there); peers= false, or xformers-cutlass, xformers-cusparselt,
+torchao-weights, torchao-activations. Every result is compared with masked products first.
+
+Whole training steps of vision transformers, on one batch that stays on the device:
+
+  python -m sparsetrain bench step
+  python -m sparsetrain bench step json=step.json picture=step.png
+  python -m sparsetrain bench step models=vit_l variants=weights,all+attn batch=64 rounds=20
+
+models= vit_b (batch 256), vit_l (128), vit_h (64); variants= also weights+attn and all+attn, with
+qkv and proj; batch= for every model; rounds= that count. Energy needs nvidia-ml-py. Both take
+compile= default, reduce-overhead, max-autotune or max-autotune-no-cudagraphs (of torch.compile),
+json= the file for every number and picture= a PNG of bars."""
 
 _TUNE = """\
 Measure what runs each 2:4 product fastest on this GPU, and keep it for every later run:

@@ -13,6 +13,7 @@ from sparsetrain import native
 from sparsetrain.ops.add_mask24_ import add_mask24_
 from sparsetrain.ops.add_matmul24_ import add_matmul24_
 from sparsetrain.ops.apply24 import apply24
+from sparsetrain.ops.apply24_dense import apply24_dense
 from sparsetrain.ops.column_sums import column_sums
 from sparsetrain.ops.flips24 import flips24
 from sparsetrain.ops.mask24 import mask24
@@ -34,6 +35,7 @@ __all__ = [
     "add_mask24_",
     "add_matmul24_",
     "apply24",
+    "apply24_dense",
     "column_sums",
     "flips24",
     "mask24",

@@ -27,6 +27,7 @@ def calls(rows: int, columns: int, dtype: torch.dtype) -> dict[str, tuple[Any, t
         "unpack24": (ops.unpack24, (values, meta)),
         "sparsify24": (ops.sparsify24, (x, "transposable_l2", bfloat16, mask)),
         "apply24": (ops.apply24, (x, mask, float16)),
+        "apply24_dense": (ops.apply24_dense, (x, mask, True, float16)),
         "mask24": (ops.mask24, (x, mask, 2.0, 0.5, bfloat16)),
         "column_sums": (ops.column_sums, (x,)),
         "add_mask24_": (ops.add_mask24_, (-b[:, :1].T.repeat(rows, 1), x, mask, 0.0, 0.5)),

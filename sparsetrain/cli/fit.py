@@ -30,6 +30,7 @@ from sparsetrain.lightning import (
 )
 from sparsetrain.lightning.callbacks.config import SaveConfig
 from sparsetrain.lightning.report import write_report
+from sparsetrain.nn import count_tokens
 from sparsetrain.recipe import instantiate_sparsity
 
 
@@ -50,7 +51,8 @@ def fit(config: DictConfig) -> None:
     module = build_module(config, data)
     if saved is not None:
         check_same_model(module, saved["state_dict"], str(config.checkpoint))
-    sparsify = SparsifyModel(instantiate_sparsity(config), engine=config.engine)
+    tokens = tokens_of(module, config, data.batch_size)
+    sparsify = SparsifyModel(instantiate_sparsity(config), engine=config.engine, tokens=tokens)
     save_config = SaveConfig(plain(config), words)
     show = ShowLayers(f"{config.model.name} on {data.name}")
     trainer = build_trainer(config, [sparsify, save_config, show])
@@ -79,6 +81,14 @@ def classifier(network: nn.Module, config: DictConfig, num_classes: int) -> Clas
     """A network under the optimizer and the mixing of a config."""
     adamw = instantiate(config.optimizer, _convert_="all")
     return Classifier(network, adamw, instantiate(config.mix), num_classes)
+
+
+def tokens_of(module: Classifier, config: DictConfig, batch_size: int) -> dict[str, int] | None:
+    """Rows that each linear layer multiplies in a step; None where that cannot be told."""
+    if config.model.attention == "xformers":  # its attention takes no meta tensors
+        return None
+    size = config.model.img_size
+    return count_tokens(module, torch.empty(batch_size, 3, size, size, device="meta"))
 
 
 def check_same_model(module: nn.Module, saved: dict[str, Any], path: str) -> None:

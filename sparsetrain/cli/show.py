@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
@@ -15,6 +16,7 @@ from rich.table import Table
 from sparsetrain.lightning import SparsifyModel
 from sparsetrain.lightning.report import RunReport
 from sparsetrain.nn import LayerReport, Report, grouped, shape_text
+from sparsetrain.schedule import Phase
 
 LOG_COLUMNS = 120
 """Width of what is not a terminal: log files need not wrap at Rich's 80."""
@@ -35,19 +37,35 @@ def show_lines(lines: tuple[str, ...]) -> None:
 
 
 class ShowLayers(pl.Callback):
-    """Print what trains on what, and the table of layers, before the first step."""
+    """Print what trains on what, and the table of layers, before the first step; then each change
+    of phase."""
 
     def __init__(self, title: str) -> None:
         self.title = title
+        self._phase: Phase | None = None
 
     @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         count = sum(p.numel() for p in pl_module.parameters())
         devices = f"{trainer.world_size} × {pl_module.device.type}"
         show_lines((f"{self.title} · {count / 1e6:.1f} M parameters · {devices}",))
-        sparsify = next(c for c in trainer.callbacks if isinstance(c, SparsifyModel))  # type: ignore[attr-defined]
+        sparsify = _sparsify_of(trainer)
         assert sparsify.report is not None, "setup comes before on_fit_start"
         show_layers(sparsify.report)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        before, self._phase = self._phase, _sparsify_of(trainer).phase
+        if before not in (None, self._phase):
+            compiled = any(m._compiled_call_impl for m in pl_module.modules())
+            again = ": what is compiled compiles once for it" if compiled else ""
+            show_lines((f"step {trainer.global_step}: phase {self._phase} begins{again}",))
+
+
+def _sparsify_of(trainer: pl.Trainer) -> SparsifyModel:
+    callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    return next(c for c in callbacks if isinstance(c, SparsifyModel))
 
 
 def show_layers(report: Report) -> None:

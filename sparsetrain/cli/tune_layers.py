@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -12,7 +11,7 @@ from torch import nn
 
 from sparsetrain.bench.products import Shape
 from sparsetrain.methods import SSTE
-from sparsetrain.nn import Sparsity, sparsify
+from sparsetrain.nn import Sparsity, count_tokens, sparsify
 from sparsetrain.recipe import instantiate_sparsity
 
 Named = tuple[str, Shape]
@@ -33,7 +32,7 @@ def products_of_recipe(config: DictConfig) -> list[Named]:
         config.model.num_classes = config.model.num_classes or _CLASSES
     network = nn.Module()
     network.network = instantiate(config.model, _convert_="all")  # the names that recipes use
-    network.to("meta").eval()
+    network.to("meta")
     size = config.model.img_size
     images = torch.empty(config.data.batch_size, 3, size, size, device="meta")
     return layer_products(network, images, sparsity)
@@ -41,7 +40,8 @@ def products_of_recipe(config: DictConfig) -> list[Named]:
 
 def layer_products(model: nn.Module, images: torch.Tensor, sparsity: Sparsity) -> list[Named]:
     """The products of the layers that `sparsity` makes sparse in model.network, in place."""
-    tokens = _tokens(model, images)
+    counted = count_tokens(model.get_submodule("network"), images)
+    tokens = {f"network.{name}": count for name, count in counted.items()}
     report = sparsify(model, sparsity, engine="masked")
     found: list[Named] = []
     for row in report.converted:
@@ -67,21 +67,3 @@ def _of_weight(sparsity: Sparsity) -> Iterable[str]:
         yield "W24 dX"
     if method.mvue:
         yield "dz24 dW"
-
-
-def _tokens(model: nn.Module, images: torch.Tensor) -> dict[str, int]:
-    """How many rows each linear layer multiplies, by its name."""
-    tokens: dict[str, int] = {}
-
-    def watch(name: str, layer: nn.Module) -> Any:
-        def note(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            tokens[name] = inputs[0].numel() // inputs[0].shape[-1]
-
-        return layer.register_forward_pre_hook(note)
-
-    hooks = [watch(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    with torch.no_grad():
-        model.get_submodule("network")(images)
-    for hook in hooks:
-        hook.remove()
-    return tokens

@@ -3,21 +3,25 @@
     native   CUDA, compute capability 9.0, a kernel library with matmul24
     aten     CUDA, compute capability 8.x, features in multiples of 64
     masked   anywhere; float32 on a GPU too, whatever the layer was given
-On a CPU `native` is its definition in plain PyTorch: for tests, and only where it is asked for.
+Where the number of tokens is known, a layer whose native products are no faster than dense ones,
+all together, is masked. On a CPU `native` is its definition in plain PyTorch: for tests, and only
+where it is asked for.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from sparsetrain import native
 from sparsetrain.autograd import ATEN_FEATURES, ENGINES, Engine
-from sparsetrain.choice import install, load_table, native_configs
+from sparsetrain.choice import Entry, Problem, install, load_table, native_configs
 from sparsetrain.native import Library
 from sparsetrain.native.machine import Version
+from sparsetrain.nn.gains import Products, gain_of
 
 HOPPER: Version = (9, 0)
 
@@ -26,17 +30,21 @@ HOPPER: Version = (9, 0)
 class Engines:
     """What layers may run on: asked for, or `auto`. library: as it was loaded.
 
-    gpu: compute capability, None without a CUDA device.
+    gpu: compute capability, None without a CUDA device. entries: what `tune` measured here.
     """
 
     asked: Engine | Literal["auto"]
     gpu: Version | None
     library: Library
+    entries: Mapping[Problem, Entry] = field(default_factory=dict)
 
-    def of_layer(self, name: str, *features: int, slow: str = "") -> tuple[Engine, str]:
+    def of_layer(
+        self, name: str, *features: int, slow: str = "", products: Products | None = None
+    ) -> tuple[Engine, str]:
         """The engine of a layer of these features, and a line that says which and why.
 
         slow: why packing it would take longer than it gains, for `auto`.
+        products: those that would be sparse, where the number of tokens is known.
         Raises ValueError where `aten` was asked for and cannot multiply them.
         """
         odd = [str(feature) for feature in features if feature % ATEN_FEATURES]
@@ -53,7 +61,21 @@ class Engines:
         engine: Engine = "aten" if self.gpu[0] == 8 else "native"
         why = obstacle if engine == "aten" else why_not_native(self.gpu, self.library)
         why = why or slow
-        return ("masked", f"masked: {why}") if why else (engine, f"{engine}: {sm(self.gpu)}")
+        if why:
+            return "masked", f"masked: {why}"
+        if engine == "native" and products:
+            return self._by_gain(products)
+        return engine, f"{engine}: {sm(self.gpu)}"
+
+    def _by_gain(self, products: Products) -> tuple[Engine, str]:
+        sms = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
+        gains = {what: gain_of(problem, self.entries, sms) for what, problem in products.items()}
+        words = ", ".join(f"{what} {g.dense_us / g.native_us:.2f}×" for what, g in gains.items())
+        source = "measured" if all(g.measured for g in gains.values()) else "expected"
+        native_us = sum(g.native_us for g in gains.values())
+        if native_us >= sum(g.dense_us for g in gains.values()):
+            return "masked", f"masked: native is no faster here, {source}: {words}"
+        return "native", f"native: {words}, {source}"
 
 
 def find_engines(engine: Engine | Literal["auto"], on_cpu: bool = False) -> Engines:
@@ -87,9 +109,11 @@ def find_engines(engine: Engine | Literal["auto"], on_cpu: bool = False) -> Engi
             f'engine="aten": PyTorch\'s 2:4 products refuse {sm(gpu)}, they are for compute'
             f' capability 8.x; use engine="{instead}"'
         )
-    if engine in ("auto", "native") and not obstacle:
-        install(native_configs(load_table()))
-    return Engines(engine, gpu, library)
+    if obstacle or engine == "aten":
+        return Engines(engine, gpu, library)
+    table = load_table()
+    install(native_configs(table))
+    return Engines(engine, gpu, library, {} if table is None else table.entries)
 
 
 def why_not_native(gpu: Version, library: Library) -> str:

@@ -214,6 +214,8 @@ def test_the_command_shows_tables_and_writes_json_and_picture(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")
+# PyTorch's own, of the first product of a backward's thread.
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS:UserWarning")
 def test_the_command_times_every_variant_on_a_gpu(tmp_path):
     path = tmp_path / "mlp.json"
     bench(["mlp", "shapes=1024x256x512", "rounds=2", f"json={path}"])

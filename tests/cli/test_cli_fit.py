@@ -55,6 +55,15 @@ def test_a_run_in_its_own_process_prints_nothing_but_table_epochs_and_summary(tm
     assert f"runs/vit_tiny_24/{run.name}/report.html" in ended.out
 
 
+def test_a_change_of_phase_is_told_and_that_it_compiles_once(tmp_path):
+    words = ["sparsity.schedule.dense_tail=0.5", "trainer.max_epochs=1"]
+    lines = fit(tmp_path / "a", *words).out.splitlines()
+    assert [line for line in lines if "begins" in line] == ["step 2: phase dense_tail begins"]
+    with torch.compiler.set_stance("force_eager"):  # compiling takes half a minute
+        out = fit(tmp_path / "b", *words, "compile=true").out
+    assert "step 2: phase dense_tail begins: what is compiled compiles once for it" in out
+
+
 def test_a_recipe_for_imagenet_alone_runs_on_digits_under_a_banner(tmp_path):
     small = [f"++model.options.{o}" for o in ("depth=1", "embed_dim=64", "num_heads=2")]
     limits = ["trainer.limit_train_batches=1", "trainer.limit_val_batches=1"]

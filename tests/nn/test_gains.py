@@ -1,0 +1,107 @@
+"""What the products of a layer gain, at its number of tokens, and what `auto` makes of it."""
+
+import pytest
+import torch
+from nn_checks import Mlp, seeded
+from test_engine import Place
+from torch import nn
+
+from sparsetrain.bench.products import Shape, problem_of
+from sparsetrain.choice import Config, Entry
+from sparsetrain.methods import STE, Activation24
+from sparsetrain.nn import Sparsity, count_tokens, gains, sparsify
+from sparsetrain.nn.gains import linear_products, mlp_products
+
+CONFIG = Config("128x256", 1, 1, 8, False)
+
+
+@pytest.fixture
+def place(monkeypatch, tmp_path):
+    class Properties:
+        multi_processor_count = 132
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties())
+    # 5 µs of each are the launch; dense: 2·M·N·K at 720 TFLOP/s.
+    monkeypatch.setattr(gains, "expected_us", lambda problem, sms: problem.N / 100)
+    return Place(monkeypatch, tmp_path)
+
+
+def test_the_products_are_those_that_tune_and_bench_time():
+    def named(name: str, shape: Shape):
+        return problem_of(name, shape, torch.bfloat16)
+
+    linear = linear_products(500, (256, 64), both=True, mvue=True)
+    assert linear == {
+        "forward": named("W24 forward", Shape(500, 64, 256)),
+        "grad input": named("W24 dX", Shape(500, 64, 256)),
+        "grad weight": named("dz24 dW", Shape(500, 64, 256)),
+    }
+    assert list(linear_products(500, (256, 64), both=False, mvue=False)) == ["forward"]
+    assert mlp_products(500, (64, 256, 32)) == {
+        "fc2 forward": named("act24 forward", Shape(500, 32, 256)),
+        "fc1 grad input": named("dz24 dX", Shape(500, 64, 256)),
+        "fc1 grad weight": named("dz24 dW", Shape(500, 64, 256)),
+        "fc2 grad weight": named("act24 dW", Shape(500, 32, 256)),
+    }
+
+
+def test_a_layer_whose_products_gain_is_native_and_says_by_how_much(place):
+    model = seeded(nn.Sequential(nn.Linear(4096, 4096)))
+    report = sparsify(model, Sparsity(), tokens={"0": 16384})
+    # 2 · 16384 · 4096² FLOP take 763.5 µs dense, and 163.84 + 5 µs are expected.
+    assert report.converted[0].engine == "native: forward 4.52×, grad input 4.52×, expected"
+    assert model[0].engine == "native"
+
+
+def test_a_layer_whose_products_do_not_gain_is_masked_and_says_so(place):
+    model = seeded(nn.Sequential(nn.Linear(64, 64), nn.Linear(4096, 4096)))
+    report = sparsify(model, Sparsity(), tokens={"0": 8, "1": 16384})
+    why = "masked: native is no faster here, expected: forward 0.00×, grad input 0.00×"
+    assert report.converted[0].engine == why
+    assert [layer.engine for layer in model] == ["masked", "native"]
+
+
+def test_what_was_measured_goes_before_what_is_expected():
+    forward = linear_products(8, (64, 64), both=False, mvue=False)["forward"]
+    entries = {forward: Entry("native", CONFIG, 10.0, 12.5)}
+    assert gains.gain_of(forward, entries, 132) == gains.Gain(10.0, 12.5, measured=True)
+    # cuSPARSELt won, which layers do not run: the kernel was no faster than dense.
+    entries = {forward: Entry("cusparselt", None, 10.0, 12.5)}
+    assert gains.gain_of(forward, entries, 132) == gains.Gain(12.5, 12.5, measured=True)
+
+
+def test_an_engine_that_was_asked_for_is_not_discussed(place):
+    model = seeded(nn.Sequential(nn.Linear(64, 64)))
+    report = sparsify(model, Sparsity(), "native", tokens={"0": 8})
+    assert report.converted[0].engine == "native: asked for"
+
+
+def test_an_mlp_decides_for_its_linears_too(place):
+    model = seeded(nn.Sequential(Mlp(64, 128)))
+    sparsity = Sparsity(weight=STE(), activation=Activation24())
+    report = sparsify(model, sparsity, tokens={"0.fc1": 8, "0.fc2": 8})
+    said = {row.name: row.engine for row in report.converted}
+    assert said["0.fc1"] == said["0.fc2"] == "masked: with its MLP"
+    products = "fc2 forward, fc1 grad input, fc1 grad weight, fc2 grad weight, fc1 forward, "
+    for product in (products + "fc2 grad input").split(", "):
+        assert f"{product} 0." in said["0"]
+    assert model[0].engine == "masked"
+
+
+def test_tokens_are_counted_without_computing_anything():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches, self.head = nn.Linear(12, 8), nn.Linear(8, 3)
+            self.register_buffer("offset", torch.ones(8))
+
+        def forward(self, x):
+            return self.head((self.patches(x) + self.offset).mean(1))
+
+    model = Net().train()
+    model.compile(backend=lambda *graph: pytest.fail("it compiled"))
+    counted = count_tokens(model, torch.empty(5, 7, 12, device="meta"))
+    assert counted == {"patches": 35, "head": 5}
+    assert model.training
+    assert not model.patches._forward_pre_hooks

@@ -60,10 +60,7 @@ __global__ void __launch_bounds__(32 * kWarps)
 }  // namespace
 
 Tensor column_sums(const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() == 2, "x: expected 2 dimensions, got shape ", shape_of(x),
-                  "; flatten the leading ones");
-  STD_TORCH_CHECK(is_float(x.scalar_type()), "x: ", torch::headeronly::toString(x.scalar_type()),
-                  " has no CUDA kernel; use float32, bfloat16 or float16, or a CPU tensor");
+  check_matrix("x", x);
   DeviceGuard guard(x.get_device_index());
   Tensor by_row = x.stride(1) == 1 ? x : torch::stable::contiguous(x);
   int64_t rows = x.size(0), columns = x.size(1);
@@ -72,7 +69,8 @@ Tensor column_sums(const Tensor& x) {
   bool vector = rows_are_vectors(by_row);
   int64_t wide = ceil_div(columns, 32 * (vector ? 16 / x.element_size() : 1));
   // Four blocks for each of a large GPU's multiprocessors, with 64 rows each at least.
-  int64_t stretches = std::clamp<int64_t>(ceil_div(rows, 64), 1, ceil_div(4 * 132, wide));
+  int64_t most = std::max<int64_t>(4 * 132 / wide, 1);
+  int64_t stretches = std::clamp<int64_t>(ceil_div(rows, 64), 1, most);
   Tensor sums = torch::stable::new_empty(x, {stretches, columns}, ScalarType::Float);
   dim3 blocks(static_cast<unsigned>(wide), static_cast<unsigned>(stretches));
   with_type(x.scalar_type(), [&](auto type) {

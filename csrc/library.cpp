@@ -7,6 +7,8 @@
 #include "apply24_dense.h"
 #include "column_sums.h"
 #include "flips24.h"
+#include "gelu.h"
+#include "gelu_backward.h"
 #include "mask24.h"
 #include "matmul24.h"
 #include "matmul24_sums.h"
@@ -26,6 +28,8 @@ STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
   m.impl("apply24_dense", TORCH_BOX(&sparsetrain::apply24_dense));
   m.impl("column_sums", TORCH_BOX(&sparsetrain::column_sums));
   m.impl("flips24", TORCH_BOX(&sparsetrain::flips24));
+  m.impl("gelu", TORCH_BOX(&sparsetrain::gelu));
+  m.impl("gelu_backward", TORCH_BOX(&sparsetrain::gelu_backward));
   m.impl("mask24", TORCH_BOX(&sparsetrain::mask24));
   m.impl("matmul24", TORCH_BOX(&sparsetrain::matmul24));
   m.impl("matmul24_sums", TORCH_BOX(&sparsetrain::matmul24_sums));

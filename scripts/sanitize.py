@@ -47,6 +47,15 @@ def call_every_op(x: Tensor) -> None:
     ops.apply24(x, mask)
     ops.apply24(x, mask, narrow)
     ops.mask24(x, mask, 1.0, 0.5)
+    ops.mask24(x, mask, 1.0, 0.5, narrow)
+    for transposed in (False, True):
+        ops.apply24_dense(x, mask, transposed, narrow)
+    ops.column_sums(x)
+    ops.column_sums(x[:, 1:])
+    for approximate in ("none", "tanh"):
+        ops.gelu(x, approximate)
+        ops.gelu_backward(x, x, approximate)
+        ops.gelu_backward(x[:, 1:], x[:, 1:], approximate)
     ops.add_mask24_(x.clone(), x, mask, 0.0, 0.5)
     ops.flips24(mask, mask)
     ops.mvue24(x, seed)

@@ -8,6 +8,7 @@ Importing this needs torch alone; the Lightning callbacks and recipes import the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
@@ -20,6 +21,7 @@ from sparsetrain.nn import (
     SparseLinear,
     SparseMlp,
     Sparsity,
+    count_tokens,
     decay_pruned_weights,
     densify,
     density,
@@ -53,6 +55,7 @@ __all__ = [
     "SparsifyModel",
     "Sparsity",
     "SparsityMonitor",
+    "count_tokens",
     "decay_pruned_weights",
     "densify",
     "density",
@@ -75,15 +78,16 @@ def sparsify(
     *,
     recipe: str | None = None,
     engine: Engine | Literal["auto"] = "auto",
+    tokens: Mapping[str, int] | None = None,
 ) -> Report:
     """Make layers of `model` 2:4, in place, before its optimizer is made; say what became of each.
 
     Give one of `sparsity`, or the name of a `recipe` whose sparsity to use (needs hydra-core).
-    See `sparsetrain.nn.sparsify` for what is shared, and for the errors.
+    See `sparsetrain.nn.sparsify` for engines and tokens, what is shared, and the errors.
     """
     from sparsetrain.recipe import resolve_sparsity
 
-    return _sparsify(model, resolve_sparsity(sparsity, recipe), engine)
+    return _sparsify(model, resolve_sparsity(sparsity, recipe), engine, tokens=tokens)
 
 
 def __getattr__(name: str) -> object:

@@ -47,14 +47,18 @@ inline std::string shape_of(const Tensor& x) {
   return text + ")";
 }
 
-inline void check_groups(const char* name, const Tensor& x) {
+inline void check_matrix(const char* name, const Tensor& x) {
   STD_TORCH_CHECK(x.dim() == 2, name, ": expected 2 dimensions, got shape ", shape_of(x),
                   "; flatten the leading ones");
-  STD_TORCH_CHECK(x.size(1) % 4 == 0, name, ": ", x.size(1),
-                  " columns are not a multiple of 4; pad the columns with zeros");
   STD_TORCH_CHECK(is_float(x.scalar_type()), name, ": ",
                   torch::headeronly::toString(x.scalar_type()),
                   " has no CUDA kernel; use float32, bfloat16 or float16, or a CPU tensor");
+}
+
+inline void check_groups(const char* name, const Tensor& x) {
+  check_matrix(name, x);
+  STD_TORCH_CHECK(x.size(1) % 4 == 0, name, ": ", x.size(1),
+                  " columns are not a multiple of 4; pad the columns with zeros");
 }
 
 // The tensor, or a copy if it is not contiguous from an address of whole 16 bytes.

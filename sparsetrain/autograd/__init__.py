@@ -1,6 +1,7 @@
 """Sparse products with gradients: one file per composite, each opens with its products."""
 
 from sparsetrain.autograd.aten import FEATURES as ATEN_FEATURES
+from sparsetrain.autograd.gelu_mlp import gelu_mlp24, pack_gelu_mlp24, packed_gelu_mlp24
 from sparsetrain.autograd.linear import (
     Packed,
     compute_dtype,
@@ -29,10 +30,13 @@ __all__ = [
     "MlpWeights",
     "Packed",
     "compute_dtype",
+    "gelu_mlp24",
     "linear24",
+    "pack_gelu_mlp24",
     "pack_linear24",
     "pack_mlp24",
     "pack_soft_linear24",
+    "packed_gelu_mlp24",
     "packed_linear24",
     "packed_soft_linear24",
     "packed_squared_relu_mlp24",

@@ -17,7 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsetrain.autograd import Engine, MlpWeights, pack_mlp24, packed_squared_relu_mlp24
+from sparsetrain.autograd import (
+    Engine,
+    MlpWeights,
+    Packed,
+    pack_mlp24,
+    packed_squared_relu_mlp24,
+)
 from sparsetrain.pattern import RULES, Rule
 
 
@@ -44,7 +50,7 @@ class Activation24:
         mask2: Tensor | None,
         dtype: torch.dtype,
         engine: Engine,
-    ) -> MlpWeights:
+    ) -> Packed:
         """The weights as `mlp` multiplies them, in the dtype of the products."""
         return pack_mlp24(w1, w2, mask1, mask2, dtype, engine)
 
@@ -55,10 +61,11 @@ class Activation24:
         b1: Tensor | None,
         w2: Tensor,
         b2: Tensor | None,
-        packed: MlpWeights,
+        packed: Packed,
         engine: Engine,
     ) -> Tensor:
-        return packed_squared_relu_mlp24(x, w1, b1, w2, b2, packed, rule=self.rule, engine=engine)
+        forms = MlpWeights(*packed)
+        return packed_squared_relu_mlp24(x, w1, b1, w2, b2, forms, rule=self.rule, engine=engine)
 
     def describe(self) -> str:
         return f"2:4 activation, {self.rule}, squared ReLU"

@@ -1,6 +1,7 @@
 """Sparse layers, and functions that make a model sparse, undo it, and look at it."""
 
 from sparsetrain.nn.convert import densify, sparse_linears, sparsify
+from sparsetrain.nn.gains import count_tokens
 from sparsetrain.nn.inspect import LayerStats, density, inspect
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp, SquaredReLU
@@ -26,6 +27,7 @@ __all__ = [
     "SparseMlp",
     "Sparsity",
     "SquaredReLU",
+    "count_tokens",
     "decay_pruned_weights",
     "densify",
     "density",

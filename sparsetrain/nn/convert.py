@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -11,11 +12,13 @@ from torch import nn
 
 from sparsetrain import native
 from sparsetrain.autograd import Engine
-from sparsetrain.methods import SRSTE, SSTE, Activation24, WeightMethod
+from sparsetrain.methods import SRSTE, SSTE, STE, Activation24, GeluMlp, WeightMethod
 from sparsetrain.nn.engine import find_engines
+from sparsetrain.nn.gains import Products, linear_products, mlp_products
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp, is_mlp, why_not
 from sparsetrain.nn.report import LayerReport, Report
+from sparsetrain.nn.sharded import is_wrapped, local, own_rows, reshard
 from sparsetrain.nn.sparsity import Sparsity
 from sparsetrain.nn.swap import replace_module
 
@@ -25,18 +28,22 @@ def sparsify(
     sparsity: Sparsity,
     engine: Engine | Literal["auto"] = "auto",
     *,
+    tokens: Mapping[str, int] | None = None,
     on_cpu: bool = False,
 ) -> Report:
     """Convert the layers of `model` that `sparsity` names, in place, and say what became of each.
 
     Parameters are shared with the dense layers and keep their names: state dicts, optimizers
     and checkpoints do not change. Call it before the optimizer and before any wrapping (DDP,
-    FSDP, torch.compile).
+    FSDP2, torch.compile). After `fully_shard` it works for modules that were not themselves given
+    to it.
 
     engine: `auto` takes for each layer `native` on compute capability 9.0, `aten` on 8.x and
         `masked` where those cannot multiply it, or nothing packs it fast; the report says which,
-        and why (`nn.engine`). Whether the product itself gains is not asked: `tune` shows that.
-        In float32 on a GPU every layer runs masked.
+        and why (`nn.engine`). In float32 on a GPU every layer runs masked.
+    tokens: rows that each linear layer multiplies in training, by its name (`nn.count_tokens`).
+        With them, `auto` asks what `tune` measured, or the sizes let expect, of each product; the
+        report says it, and a layer that would not gain is masked.
     on_cpu: the model will run on the CPU although there is a GPU, so `auto` is `masked`.
 
     Raises ValueError if a glob matches no linear layer, if nothing could be converted, if the
@@ -46,6 +53,7 @@ def sparsify(
         raise ValueError("the model is sparse already: call densify(model) first")
     if sparsity.dense:
         return Report((), (), ("Nothing to make sparse: weight and activation are both None.",))
+    reshard(model)
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     included = _match(linears, sparsity)
     engines = find_engines(engine, on_cpu)
@@ -63,14 +71,20 @@ def sparsify(
             reasons[name] = obstacles[name]
     # All that can be refused is refused before the first layer changes.
     shapes = {n: (m.out_features, m.in_features) for n, m in linears.items()}
-    mlp_shapes = {n: (*reversed(shapes[f"{n}.fc1"]), shapes[f"{n}.fc2"][0]) for n in mlps}
-    slow = _slow_to_pack(sparsity)
-    engine_of = {
-        name: engines.of_layer(name, *shape, slow=slow)
-        for name, shape in shapes.items()
-        if name not in reasons
+    mlp_shapes = {
+        n: (shapes[f"{n}.fc1"][1], shapes[f"{n}.fc1"][0], shapes[f"{n}.fc2"][0]) for n in mlps
     }
-    engine_of |= {name: engines.of_layer(name, *shape) for name, shape in mlp_shapes.items()}
+    slow = _slow_to_pack(sparsity)
+    engine_of: dict[str, tuple[Engine, str]] = {}
+    for name, shape in mlp_shapes.items():
+        products = _products_of_mlp(name, shape, sparsity, tokens or {})
+        engine, why = engines.of_layer(name, *shape, products=products)
+        engine_of |= {name: (engine, why)}
+        engine_of |= {f"{name}.{fc}": (engine, f"{engine}: with its MLP") for fc in ("fc1", "fc2")}
+    for name, shape in shapes.items():
+        if name not in reasons and name not in engine_of:
+            products = _products_of_linear(name, shape, sparsity, tokens or {})
+            engine_of[name] = engines.of_layer(name, *shape, slow=slow, products=products)
 
     converted, skipped = [], []
     for name, linear in linears.items():
@@ -92,10 +106,17 @@ def sparsify(
         shape = tuple(linears[f"{name}.{fc}"].in_features for fc in ("fc1", "fc2"))
         reason = f"its activations stay dense: {reason}"
         skipped.append(LayerReport(name, shape, "dense", reason=reason))
+    fused = _fuse_gelu(model) if sparsity.activation is None else 0
     if not converted:
         why = "; ".join(f"{r.name}: {r.reason}" for r in skipped if r.name in included)
         raise ValueError(f"no included layer can become 2:4 ({why})")
-    return Report(tuple(converted), tuple(skipped), _notes(sparsity), _missing_kernels())
+    notes = _notes(sparsity)
+    if fused:
+        notes += (
+            f"{fused} MLPs run fc1, GELU and fc2 as one function; hooks put on fc1 or fc2 later do "
+            "not run in it.",
+        )
+    return Report(tuple(converted), tuple(skipped), notes, _missing_kernels())
 
 
 def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
@@ -105,14 +126,47 @@ def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
         the weights first; layers in a dense phase used all of theirs (`set_sparse` changes
         that). Otherwise the dense master weights stay as they are.
     MLPs whose activations were 2:4 keep squared ReLU, which they were trained with.
+    Raises ValueError, before anything changes, for a sparse layer that was itself given to
+    `fully_shard`.
     """
+    reshard(model)
+    for name, module in model.named_modules():
+        if isinstance(module, (SparseMlp, SparseLinear)) and is_wrapped(module):
+            raise ValueError(
+                f"{name} was itself given to fully_shard: gather the state dict, load it into a "
+                "model that is not sharded, and call densify on that"
+            )
     for mlp in [m for m in model.modules() if isinstance(m, SparseMlp)]:
         replace_module(model, mlp, mlp.to_dense())
     for layer in [m for m in model.modules() if isinstance(m, SparseLinear)]:
         if apply_masks:
-            layer.weight.data.copy_(layer.used_weight())
+            local(layer.weight.data).copy_(own_rows(layer.used_weight(), layer.weight))
         replace_module(model, layer, layer.to_dense())
     return model
+
+
+def _products_of_linear(
+    name: str, shape: tuple[int, int], sparsity: Sparsity, tokens: Mapping[str, int]
+) -> Products:
+    if name not in tokens or sparsity.weight is None:
+        return {}
+    both, mvue = sparsity.weight.rule != "row", sparsity.weight.mvue
+    return linear_products(tokens[name], shape, both=both, mvue=mvue)
+
+
+def _products_of_mlp(
+    name: str, shape: tuple[int, int, int], sparsity: Sparsity, tokens: Mapping[str, int]
+) -> Products:
+    count = tokens.get(f"{name}.fc1")
+    if count is None:
+        return {}
+    products = mlp_products(count, shape)
+    if sparsity.weight is not None:
+        inputs, hidden, outputs = shape
+        first = linear_products(count, (hidden, inputs), both=True, mvue=False)
+        second = linear_products(count, (outputs, hidden), both=True, mvue=False)
+        products |= {"fc1 forward": first["forward"], "fc2 grad input": second["grad input"]}
+    return products
 
 
 def _slow_to_pack(sparsity: Sparsity) -> str:
@@ -221,6 +275,28 @@ def _bypass(parent: nn.Module, child: str) -> str | None:
     if child == "qkv" and getattr(parent, "q_bias", None) is not None and not separate:
         return f"{name}, to add q_bias and v_bias"
     return None
+
+
+def _fuse_gelu(model: nn.Module) -> int:
+    """Make one function of each MLP with GELU whose two weights are 2:4 and run native; how many.
+
+    MVUE and S-STE have products of their own.
+    """
+    fused = 0
+    for module in list(model.modules()):
+        if not is_mlp(module) or type(module.act) is not nn.GELU or why_not(module) is not None:
+            continue
+        fc1, fc2 = module.fc1, module.fc2
+        if not (isinstance(fc1, SparseLinear) and isinstance(fc2, SparseLinear)):
+            continue
+        methods, engines = (fc1.method, fc2.method), {fc1.engine, fc2.engine}
+        plain = all(isinstance(method, STE) and not method.mvue for method in methods)
+        if module is not model and plain and engines == {"native"}:
+            approximate = "tanh" if module.act.approximate == "tanh" else "none"
+            mlp = SparseMlp.from_dense(module, GeluMlp(fc1.method.rule, approximate), "native")
+            replace_module(model, module, mlp)
+            fused += 1
+    return fused
 
 
 def _missing_kernels() -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sparsetrain.nn.convert import sparse_linears
+from sparsetrain.nn.sharded import reshard, whole
 from sparsetrain.ops import mask24
 
 
@@ -31,10 +32,14 @@ class LayerStats:
 
 @torch.no_grad()
 def inspect(model: nn.Module) -> list[LayerStats]:
-    """Density, kept energy and flip rate of every sparse linear layer, in model order."""
+    """Density, kept energy and flip rate of every sparse linear layer, in model order.
+
+    Of whole weights: all ranks call it where FSDP2 shards them.
+    """
+    reshard(model)
     stats = []
     for name, layer in sparse_linears(model).items():
-        weight = layer.weight.float()
+        weight = whole(layer.weight).float()
         energy = weight.square().sum()
         kept = mask24(weight, layer.current_mask()).square().sum()
         kept_energy = 1.0 if energy == 0 else float(kept / energy)

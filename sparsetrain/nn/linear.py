@@ -13,6 +13,7 @@ from typing_extensions import Self
 from sparsetrain.autograd import Engine, Packed, compute_dtype
 from sparsetrain.methods import SRSTE, SSTE, WeightMethod
 from sparsetrain.nn.packing import PackingLayer
+from sparsetrain.nn.sharded import whole
 from sparsetrain.nn.swap import with_class
 from sparsetrain.ops import flips24, select24
 from sparsetrain.reference.soft_threshold24 import soft_scale24
@@ -51,7 +52,7 @@ class SparseLinear(PackingLayer, nn.Linear):
         layer.method, layer.engine, layer.sparse = method, engine, True
         layer.decay_attached, layer.flipped = False, None
         layer.mask = layer.scale = layer.held = None
-        layer.held_version = 0
+        layer.held_state = ()
         layer.start()
         return layer
 
@@ -79,12 +80,12 @@ class SparseLinear(PackingLayer, nn.Linear):
     def start(self) -> None:
         """What a method fixes when training starts to be sparse: β of S-STE."""
         if isinstance(self.method, SSTE) and not self.weight.is_meta:
-            self.scale = soft_scale24(self.weight)
+            self.scale = soft_scale24(whole(self.weight))
 
     @torch.no_grad()
     def update_mask(self) -> None:
         """Choose the mask from the weight as it is now, and count what changed."""
-        mask = select24(self.weight, self.method.rule)
+        mask = select24(whole(self.weight), self.method.rule)
         if self.mask is None:
             self.mask = mask
         else:
@@ -92,17 +93,21 @@ class SparseLinear(PackingLayer, nn.Linear):
             self.mask.copy_(mask)
 
     def current_mask(self) -> Tensor:
-        """The mask the next forward uses (or would use, in a dense phase)."""
+        """The mask the next forward uses (or would use, in a dense phase).
+
+        Chosen from the master weight, where `update_mask` chose none: FSDP2 with a param_dtype
+        gives the forward a rounded weight, which may hold other ties.
+        """
         if self.mask is not None:
             return self.mask
-        return select24(self.weight.detach(), self.method.rule)
+        return select24(whole(self.weight), self.method.rule)
 
     @torch.no_grad()
     def used_weight(self) -> Tensor:
         """[O, I] in the weight's dtype: what the products multiply by, zeros included."""
         if not self.sparse:
-            return self.weight
-        return self.method.weight24(self.weight, self.current_mask(), self.scale)
+            return whole(self.weight)
+        return self.method.weight24(whole(self.weight), self.current_mask(), self.scale)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)

@@ -1,4 +1,4 @@
-"""An MLP whose hidden activations are 2:4."""
+"""An MLP whose products are one function: its hidden activations are 2:4, or its weights are."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsetrain.autograd import Engine, MlpWeights, compute_dtype
-from sparsetrain.methods import Activation24
+from sparsetrain.autograd import Engine, Packed, compute_dtype
+from sparsetrain.methods import Activation24, GeluMlp
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.packing import PackingLayer
+from sparsetrain.nn.sharded import is_wrapped
 from sparsetrain.nn.swap import with_class
 
 
@@ -21,17 +22,18 @@ class SquaredReLU(nn.Module):
 
 
 class SparseMlp(PackingLayer):
-    """fc1, squared ReLU, fc2 with 2:4 hidden activations; timm's `Mlp` by structure.
+    """fc1, activation, fc2 as one function; timm's `Mlp` by structure.
 
-    Parameters, their names and the other children are the dense module's own; its activation
-    becomes squared ReLU, in dense phases too. `fc1` and `fc2` may be `SparseLinear`: then their
-    masks enter the products and all six are sparse. In sparse phases the parameters of both are
-    read without calling them, so forward hooks put on them later do not run.
+    Parameters, their names and the other children are the dense module's own. With `Activation24`
+    the activation becomes squared ReLU, in dense phases too; `fc1` and `fc2` may be `SparseLinear`:
+    then their masks enter the products and all six are sparse. With `GeluMlp` both are, and four
+    are sparse. In sparse phases the parameters of both are read without calling them, so forward
+    hooks put on them later do not run.
 
-    activation: the method; engine: see `autograd.operands`; sparse: False runs it dense.
+    activation: what lies between; engine: see `autograd.operands`; sparse: False runs it dense.
     """
 
-    activation: Activation24
+    activation: Activation24 | GeluMlp
     engine: Engine
     dense_class: type[nn.Module]
     act: nn.Module
@@ -40,7 +42,9 @@ class SparseMlp(PackingLayer):
     drop2: nn.Module  # may be absent
 
     @classmethod
-    def from_dense(cls, dense: nn.Module, activation: Activation24, engine: Engine) -> SparseMlp:
+    def from_dense(
+        cls, dense: nn.Module, activation: Activation24 | GeluMlp, engine: Engine
+    ) -> SparseMlp:
         """The sparse MLP on the parameters (shared) of `dense`. See `why_not` for what it must
         be."""
         reason = why_not(dense)
@@ -49,13 +53,13 @@ class SparseMlp(PackingLayer):
         mlp = with_class(dense, cls)
         mlp.activation, mlp.engine, mlp.sparse = activation, engine, True
         mlp.dense_class = type(dense)
-        mlp.held, mlp.held_version = None, 0
-        mlp._modules["act"] = SquaredReLU()
+        mlp.held, mlp.held_state = None, ()
+        if isinstance(activation, Activation24):
+            mlp._modules["act"] = SquaredReLU()
         return mlp
 
     def to_dense(self) -> nn.Module:
-        """The dense module on the same parameters. It keeps squared ReLU, which is what the
-        parameters were trained with."""
+        """The dense module on the same parameters. It keeps the activation it was trained with."""
         mlp = with_class(self, self.dense_class)
         for name in ("activation", "engine", "dense_class", *PackingLayer.__annotations__):
             del mlp.__dict__[name]
@@ -66,7 +70,7 @@ class SparseMlp(PackingLayer):
             y = self.fc2(self.act(self.fc1(x)))
         else:
             fc1, fc2 = self.fc1, self.fc2
-            packed = MlpWeights(*self.packed(compute_dtype(x, fc1.weight)))
+            packed = self.packed(compute_dtype(x, fc1.weight))
             y = self.activation.mlp(
                 x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, packed, self.engine
             )
@@ -75,7 +79,7 @@ class SparseMlp(PackingLayer):
     def weights(self) -> tuple[Tensor, Tensor]:
         return self.fc1.weight, self.fc2.weight
 
-    def pack(self, dtype: torch.dtype) -> MlpWeights:
+    def pack(self, dtype: torch.dtype) -> Packed:
         w1, w2 = self.weights()
         mask1, mask2 = _mask_of(self.fc1), _mask_of(self.fc2)
         return self.activation.pack(w1, w2, mask1, mask2, dtype, self.engine)
@@ -94,6 +98,8 @@ def why_not(module: nn.Module) -> str | None:
     """Why a module with the children of an MLP cannot have 2:4 activations; None if it can."""
     if not is_mlp(module):
         return "it has no children fc1, act and fc2"
+    if is_wrapped(module):
+        return "it was itself given to fully_shard: call sparsify before"
     fc1, fc2 = module.fc1, module.fc2
     plain = {type(fc1), type(fc2)} <= {nn.Linear, SparseLinear}
     if not (plain and isinstance(fc1, nn.Linear) and isinstance(fc2, nn.Linear)):

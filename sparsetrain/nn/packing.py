@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from typing_extensions import Self
 
 from sparsetrain.autograd import Packed
+from sparsetrain.nn.sharded import is_sharded
 
 
 class PackingLayer(nn.Module):
@@ -16,11 +20,13 @@ class PackingLayer(nn.Module):
 
     held: the weights as `hold` packed them for the forwards to come; None where each packs its
         own. It follows no device: `to()` lets go of it.
+    held_state: what the weights were then. A forward that finds them changed packs for itself;
+        compiled code does not look.
     """
 
     sparse: bool
     held: Packed | None
-    held_version: int  # of the weights, when they were packed; compiled code does not look at it
+    held_state: tuple[int, ...]
 
     def weights(self) -> tuple[Tensor, ...]:
         """The weights that are packed."""
@@ -32,28 +38,49 @@ class PackingLayer(nn.Module):
 
     @torch.no_grad()
     def hold(self, dtype: torch.dtype) -> None:
-        """Pack for all forwards in `dtype` until the next call. A dense phase holds nothing."""
+        """Pack for all forwards in `dtype` until the next call. A dense phase holds nothing, nor do
+        sharded weights, which are whole in a forward alone."""
+        holds = self.sparse and not any(map(is_sharded, self.weights()))
         # Training saves for the backward what may have been packed for a validation.
         with torch.inference_mode(False):
-            self.held = tuple(self.pack(dtype)) if self.sparse else None
-        self.held_version = self._versions()
+            self.held = tuple(self.pack(dtype)) if holds else None
+        self.held_state = self._state()
 
     def packed(self, dtype: torch.dtype) -> Packed:
-        """What is held, where it is in `dtype`, else packed now. Raises ValueError where the
-        weights changed since, but not in compiled code."""
-        if self.held is None or self.held[0].dtype != dtype:
-            return self.pack(dtype)
-        if not torch.compiler.is_compiling() and self.held_version != self._versions():
+        """What is held, where it is in `dtype` and of the weights as they are, else packed now.
+        Raises ValueError where the weights are sharded, but not in compiled code."""
+        if any(map(is_sharded, self.weights())):
             raise ValueError(
-                "weight: it changed after it was packed, and the products would use the old one: "
-                "call sparsetrain.pack_weights(model) after each change, as an optimizer step is"
+                "weight: it is a DTensor in the forward, and products need it whole: give "
+                "fully_shard the block and not the linears of an MLP, call the model that was "
+                "given to it, and use no tensor parallelism"
             )
-        return self.held
+        held = self.held
+        if held is None or held[0].dtype != dtype:
+            return self.pack(dtype)
+        stale = not torch.compiler.is_compiling() and self.held_state != self._state()
+        return self.pack(dtype) if stale else held
 
-    def _versions(self) -> int:
-        return sum(weight._version for weight in self.weights())
+    def _state(self) -> tuple[int, ...]:
+        state = _optimizer_steps().copy()
+        for weight in self.weights():
+            # Fused optimizers do not count their changes as versions.
+            state += [id(weight), 0 if weight.is_inference() else weight._version]
+        return tuple(state)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
         self.held = None
         return self
+
+
+@cache
+def _optimizer_steps() -> list[int]:
+    """One number: optimizer steps in this process since the first call."""
+    steps = [0]
+
+    def count(*call: Any) -> None:
+        steps[0] += 1
+
+    register_optimizer_step_post_hook(count)
+    return steps

@@ -14,18 +14,21 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sparsetrain.autograd import compute_dtype
-from sparsetrain.methods import SRSTE, add_pruned_decay
+from sparsetrain.methods import SRSTE, Activation24, add_pruned_decay
 from sparsetrain.nn.convert import sparse_linears
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.packing import PackingLayer
+from sparsetrain.nn.sharded import local, own_rows, reshard
 
 
 def set_sparse(model: nn.Module, sparse: bool) -> None:
     """Run the converted layers sparse, or dense with the same parameters.
 
-    Entering a sparse phase fixes what a method fixes at its start (β of S-STE).
+    Entering a sparse phase fixes what a method fixes at its start (β of S-STE), from weights that
+    all ranks must share by then, as in `update_masks`.
     """
+    reshard(model)
     for module in model.modules():
         if isinstance(module, SparseLinear) and sparse and not module.sparse:
             module.start()
@@ -37,8 +40,11 @@ def update_masks(model: nn.Module) -> None:
     """Choose every layer's mask from its weight now, and keep it until the next call.
 
     Without any call masks follow the weights in every forward. What `pack_weights` packed had the
-    masks before: call it again.
+    masks before: call it again. With several processes call it on each, once their weights are the
+    same: after DDP or FSDP2 (`fully_shard`) took the model. Sharded weights are gathered for it,
+    one at a time, and every rank keeps the whole mask.
     """
+    reshard(model)
     for layer in sparse_linears(model).values():
         layer.update_mask()
     release_weights(model)
@@ -56,10 +62,12 @@ def pack_weights(model: nn.Module) -> None:
     Call it where weights or masks have changed, before the first forward: then gradient
     accumulation, activation checkpointing and evaluation do not pack again. Without any call every
     forward packs for itself. It packs for products in autocast's dtype where autocast is on, else
-    in the weight's; a forward in another dtype packs for itself. Weights that changed since raise
-    ValueError in the forward, but not in compiled code, and not where they were changed through
-    `.data`.
+    in the weight's; a forward in another dtype packs for itself. So does one that finds a weight
+    changed, but compiled code does not look, and changes through `.data` do not show: there, call
+    it after each. Weights that FSDP2 shards are whole in a forward alone, which packs them each
+    time.
     """
+    reshard(model)
     layers = [m for m in model.modules() if isinstance(m, PackingLayer)]
     mlps = [m for m in layers if isinstance(m, SparseMlp) and m.sparse]
     within = {fc for mlp in mlps for fc in (mlp.fc1, mlp.fc2)}
@@ -98,7 +106,9 @@ def decay_pruned_weights(model: nn.Module, optimizer: Optimizer) -> AttachedDeca
 
     It comes last: after the backward, unscaling and clipping, whether those happen before the
     step or in a closure given to it. Dense phases have no decay. Returns a handle to remove it.
+    Where FSDP2 shards the weights and masks are not kept (`update_masks`), each step gathers them.
     """
+    reshard(model)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     layers = [m for m in sparse_linears(model).values() if id(m.weight) in held]
     layers = [m for m in layers if isinstance(m.method, SRSTE)]
@@ -106,10 +116,12 @@ def decay_pruned_weights(model: nn.Module, optimizer: Optimizer) -> AttachedDeca
     decayed = list({id(m.weight): m for m in layers}.values())
 
     def add_decay(scale: Tensor | None) -> None:
+        reshard(model)
         for layer in decayed:
-            if layer.sparse and layer.weight.grad is not None and isinstance(layer.method, SRSTE):
-                mask = layer.current_mask()
-                add_pruned_decay(layer.weight.grad, layer.weight, mask, layer.method.decay, scale)
+            weight, grad = layer.weight, layer.weight.grad
+            if layer.sparse and grad is not None and isinstance(layer.method, SRSTE):
+                mask = own_rows(layer.current_mask(), weight)
+                add_pruned_decay(local(grad), local(weight), mask, layer.method.decay, scale)
 
     def before_step(
         optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -140,16 +152,18 @@ def sparse_state(model: nn.Module) -> dict[str, dict[str, Any]]:
     return {
         name: {"mask": layer.mask, "scale": layer.scale, "sparse": layer.sparse}
         for name, layer in sparse_linears(model).items()
-    } | {
-        name: {"sparse": mlp.sparse}
-        for name, mlp in model.named_modules()
-        if isinstance(mlp, SparseMlp)
-    }
+    } | {name: {"sparse": mlp.sparse} for name, mlp in model.named_modules() if _has_state(mlp)}
+
+
+def _has_state(module: nn.Module) -> bool:
+    # An MLP with GELU is in the phase of its linears: where it is none, they alone are saved.
+    return isinstance(module, SparseMlp) and isinstance(module.activation, Activation24)
 
 
 def load_sparse_state(model: nn.Module, state: dict[str, dict[str, Any]]) -> None:
     """Restore `sparse_state`. Raises ValueError if the model's sparse layers are others."""
-    modules = {n: m for n, m in model.named_modules() if isinstance(m, (SparseLinear, SparseMlp))}
+    modules: dict[str, Any] = {n: m for n, m in model.named_modules() if _has_state(m)}
+    modules |= sparse_linears(model)
     if modules.keys() != state.keys():
         differ = sorted(modules.keys() ^ state.keys())
         raise ValueError(
@@ -160,10 +174,15 @@ def load_sparse_state(model: nn.Module, state: dict[str, dict[str, Any]]) -> Non
     with torch.inference_mode(False):
         for name, saved in state.items():
             module = modules[name]
-            module.sparse, module.held = saved["sparse"], None
+            module.sparse = saved["sparse"]
             if isinstance(module, SparseLinear):
                 module.mask = _copied(saved["mask"], module.weight.device)
                 module.scale = _copied(saved["scale"], module.weight.device)
+    for module in model.modules():
+        if isinstance(module, SparseMlp) and not _has_state(module):
+            linears = module.fc1, module.fc2
+            module.sparse = all(isinstance(fc, SparseLinear) and fc.sparse for fc in linears)
+    release_weights(model)
 
 
 def _copied(tensor: Tensor | None, device: torch.device) -> Tensor | None:

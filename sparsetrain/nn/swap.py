@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from torch import nn
 
+from sparsetrain.nn.sharded import is_sharded
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -26,7 +28,14 @@ def with_class(module: nn.Module, cls: type[M]) -> M:
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `model` holds `old`, shared modules included."""
+    """Put `new` wherever `model` holds `old`, shared modules included.
+
+    Where FSDP2 shards the parameters of `old`, that becomes what `new` is: FSDP2 puts whole weights
+    into the module objects that it was given.
+    """
+    if any(is_sharded(parameter) for parameter in old.parameters(recurse=False)):
+        old.__class__, old.__dict__ = type(new), new.__dict__
+        return
     for parent, name in list(_holders(model, old)):
         parent._modules[name] = new
 

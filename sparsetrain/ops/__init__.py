@@ -16,6 +16,8 @@ from sparsetrain.ops.apply24 import apply24
 from sparsetrain.ops.apply24_dense import apply24_dense
 from sparsetrain.ops.column_sums import column_sums
 from sparsetrain.ops.flips24 import flips24
+from sparsetrain.ops.gelu import gelu
+from sparsetrain.ops.gelu_backward import gelu_backward
 from sparsetrain.ops.mask24 import mask24
 from sparsetrain.ops.matmul24 import matmul24
 from sparsetrain.ops.matmul24_sums import matmul24_sums
@@ -38,6 +40,8 @@ __all__ = [
     "apply24_dense",
     "column_sums",
     "flips24",
+    "gelu",
+    "gelu_backward",
     "mask24",
     "matmul24",
     "matmul24_sums",

@@ -96,7 +96,8 @@ def check_product(values: Tensor, meta: Tensor, b: Tensor) -> None:
             f"values: {values.shape[1]} columns are not two per group; pass what pack24 returns"
         )
     check_packed("values", values, "meta", meta, rows, columns)
-    if b.shape[0] != columns and padded_rows(b.shape[0]) != columns:
+    # In this order torch.compile keeps no guard on tokens that are a multiple of 128.
+    if padded_rows(b.shape[0]) != columns and b.shape[0] != columns:
         raise ValueError(
             f"b: {b.shape[0]} rows do not fit a packed matrix of {columns} columns; pass {columns},"
             f" or the rows of the matrix whose transpose was padded to a multiple of {PADDED}"

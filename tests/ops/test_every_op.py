@@ -30,6 +30,11 @@ def calls(rows: int, columns: int, dtype: torch.dtype) -> dict[str, tuple[Any, t
         "apply24_dense": (ops.apply24_dense, (x, mask, True, float16)),
         "mask24": (ops.mask24, (x, mask, 2.0, 0.5, bfloat16)),
         "column_sums": (ops.column_sums, (x,)),
+        "gelu": (ops.gelu, (x,)),
+        "gelu_backward": (
+            ops.gelu_backward,
+            (gaussian(rows, columns, dtype, seed=3), x, "tanh"),
+        ),
         "add_mask24_": (ops.add_mask24_, (-b[:, :1].T.repeat(rows, 1), x, mask, 0.0, 0.5)),
         "matmul24": (
             ops.matmul24,

@@ -15,6 +15,7 @@ from kernel_checks import (
     needs_kernels,
     poisoned,
 )
+from test_column_sums import check_sums
 from torch import Tensor
 
 from sparsetrain import ops
@@ -69,6 +70,36 @@ def test_hostile_values_that_become_16_bit(kind, rule):
     for dtype in DTYPES[:2]:
         check("sparsify24", x, rule, dtype, None)
         check("apply24", x, select24(x, "greedy"), dtype)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("to", DTYPES[:2], ids=str)
+def test_hostile_values_that_mask24_makes_16_bit(kind, to):
+    x = matrix(200, 264, torch.float32, kind)
+    mask = select24(x, "greedy")
+    for kept, pruned in ((1.0, 0.0), (0.0, 1.0), (1.0, 0.3)):
+        with poisoned():
+            got = ops.mask24(x, mask, kept, pruned, to)
+        assert_same(got, REFERENCE["mask24"](x, mask, kept, pruned).to(to))
+
+
+@dtypes
+@pytest.mark.parametrize("kind", ["ties", "post-ReLU", "zeros", "tiny"])
+def test_sums_of_hostile_values(kind, dtype):
+    for rows, columns in ((130, 260), (64, 512)):
+        check_sums(matrix(rows, columns, dtype, kind))
+
+
+@dtypes
+@pytest.mark.parametrize("row", [0, 63, 64, 299])
+def test_a_sum_that_is_not_finite_stays_in_its_column(row, dtype):
+    x = matrix(300, 264, dtype)
+    x[row, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")], device=DEVICE)
+    with poisoned():
+        got = ops.column_sums(x)
+    assert got[0].isnan()
+    assert got[1:3].tolist() == [float("inf"), -float("inf")]
+    assert got[3:].isfinite().all()
 
 
 @dtypes
@@ -171,6 +202,28 @@ def test_strides_and_offsets_of_any_argument_do_not_matter(view, name, dtype):
 
 @dtypes
 @pytest.mark.parametrize("view", VIEWS)
+def test_sums_of_any_view(view, dtype):
+    for rows, columns in ((37, 132), (128, 256), (300, 7)):
+        with poisoned():
+            check_sums(view(matrix(rows, columns, dtype)))
+
+
+@pytest.mark.parametrize("to", DTYPES[:2], ids=str)
+@pytest.mark.parametrize("view", VIEWS)
+def test_strides_and_offsets_do_not_matter_to_a_mask24_in_another_dtype(view, to):
+    for rows, columns in ((37, 132), (128, 256)):
+        x, mask, kept, pruned = arguments("mask24", matrix(rows, columns, torch.float32))
+        (expected,) = call("mask24", x, mask, kept, pruned)
+        expected = expected.to(to)
+        for given in ((view(x), mask), (x, view(mask))):
+            with poisoned():
+                got = ops.mask24(*given, kept, pruned, to)
+            assert got.is_contiguous()
+            assert_same(got, expected)
+
+
+@dtypes
+@pytest.mark.parametrize("view", VIEWS)
 def test_adding_in_place_leaves_what_lies_about_a_view(view, dtype):
     for rows, columns in ((37, 132), (128, 256)):
         out, *rest = arguments("add_mask24_", matrix(rows, columns, dtype))
@@ -199,10 +252,46 @@ def test_empty_matrices(name, rows, columns, dtype):
     check(name, *arguments(name, matrix(rows, columns, dtype)))
 
 
+@dtypes
+def test_sums_of_a_row_that_is_every_row_and_of_none(dtype):
+    for columns in (132, 136):
+        with poisoned():
+            check_sums(matrix(1, columns, dtype).expand(130, columns))
+    for rows, columns in ((0, 8), (5, 0), (0, 0)):
+        with poisoned():
+            assert ops.column_sums(matrix(rows, columns, dtype)).tolist() == [0] * columns
+
+
 @names
 @pytest.mark.parametrize(("rows", "columns"), [(63, 252), (64, 256), (65, 260), (129, 4), (4, 516)])
 def test_sizes_about_the_tile_of_a_block(name, rows, columns):
     check(name, *arguments(name, matrix(rows, columns, torch.bfloat16)))
+
+
+# Dtypes without a kernel
+
+
+@pytest.mark.parametrize(
+    ("dtype", "to", "words"),
+    [
+        (torch.bfloat16, torch.float16, "dtype: Half from BFloat16 has no CUDA kernel; leave it"),
+        (torch.float16, torch.float32, "dtype: Float from Half has no CUDA kernel; leave it"),
+        (torch.float32, torch.float64, "dtype: Double"),
+    ],
+)
+def test_a_mask24_in_a_dtype_without_a_kernel_is_refused(dtype, to, words):
+    x = matrix(8, 16, dtype)
+    with pytest.raises(RuntimeError, match=words):
+        ops.mask24(x, select24(x, "transposable"), dtype=to)
+
+
+def test_sums_of_float64_are_refused_by_function_and_kernel():
+    x = matrix(8, 16, torch.float32).double()
+    words = "has no CUDA kernel; use float32, bfloat16 or float16, or a CPU tensor"
+    with pytest.raises(ValueError, match=f"^x: torch.float64 {words}"):
+        ops.column_sums(x)
+    with pytest.raises(RuntimeError, match=f"x: Double {words}"):
+        torch.ops.sparsetrain.column_sums(x)
 
 
 # Transposing

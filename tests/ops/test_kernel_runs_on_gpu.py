@@ -56,7 +56,40 @@ def test_twenty_calls_give_the_same_bits(name, rule, dtype):
         assert_all_same(again, first)
 
 
+def sums_and_narrow(x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    """Give what CALLS leave out: column sums, and a masked matrix in another dtype."""
+    return ops.column_sums(x), ops.mask24(x, mask, 1.0, 0.3, torch.bfloat16)
+
+
+@pytest.mark.parametrize("columns", [1288, 1284])
+def test_twenty_sums_and_narrow_matrices_are_the_same_bits(columns):
+    x = matrix(2500, columns, torch.float32)
+    mask = ops.select24(x, "row")
+    first = sums_and_narrow(x, mask)
+    for _ in range(20):
+        with poisoned():
+            again = sums_and_narrow(x, mask)
+        assert_all_same(again, first)
+
+
 # CUDA graphs
+
+
+def test_captured_sums_and_narrow_matrices_are_those_of_what_x_holds_then():
+    inputs = [matrix(1970, 1288, torch.float32, seed=seed) for seed in (0, 1)]
+    mask = ops.select24(inputs[0], "row")
+    expected = [sums_and_narrow(x, mask) for x in inputs]
+    x = inputs[0].clone()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = sums_and_narrow(x, mask)
+    for held, results in zip(inputs, expected, strict=True):
+        x.copy_(held)
+        for _ in range(2):
+            wipe(captured)
+            graph.replay()
+            assert_all_same(captured, results)
 
 
 @calls
@@ -112,6 +145,21 @@ def test_two_streams_at_once_give_what_one_gives():
         assert_all_same(got, expected[n][name])
 
 
+def test_sums_on_two_streams_at_once_are_those_of_one():
+    inputs = [matrix(4096, 1288, torch.bfloat16, seed=seed) for seed in (0, 1)]
+    expected = [ops.column_sums(x) for x in inputs]
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    torch.cuda.synchronize()
+    results = []
+    for _ in range(50):
+        for n, stream in enumerate(streams):
+            with torch.cuda.stream(stream):
+                results.append((n, ops.column_sums(inputs[n])))
+    torch.cuda.synchronize()
+    for n, got in results:
+        assert_same(got, expected[n])
+
+
 # torch.compile
 
 
@@ -123,7 +171,8 @@ def several(x: Tensor, grad_h: Tensor, previous: Tensor, seed: Tensor) -> tuple[
     sample = ops.mvue24(grad_h, seed)
     dropped = ops.mask24(x, ops.random24(x.shape[0], x.shape[1], seed), 2.0)
     masks = mask, flips, ops.flips24(ops.select24(x, "row"), previous)
-    return (*packed, *applied, *h, *grads, *sample, dropped, *masks)
+    dropped = dropped, *sums_and_narrow(x, mask)
+    return (*packed, *applied, *h, *grads, *sample, *dropped, *masks)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
@@ -165,6 +214,11 @@ def test_more_than_2_to_the_31_elements(beyond):
     assert_ends_same("sparsify24", beyond, tuple(packed), ("transposable", None, None))
     assert_all_same((mask[-256:],), leaves(REFERENCE["select24"](beyond[-256:], "transposable")))
     assert flips == 0
+    sums = ops.column_sums(beyond)
+    for columns in (slice(0, 64), slice(-64, None)):
+        # Each a float32 of 262400 terms.
+        exact = beyond[:, columns].double().sum(0)
+        torch.testing.assert_close(sums[columns].double(), exact, rtol=1e-5, atol=0.01)
     again = ops.apply24(beyond, mask)
     assert_all_same(again, tuple(packed))
     del packed, again

@@ -1,6 +1,7 @@
 """Every CUDA kernel gives the bits of its reference: all rules, dtypes, odd sizes and large ones.
 
-The gradient of squared ReLU, which rounds a root, is held to one step of its dtype.
+The gradient of squared ReLU, which rounds a root, is held to one step of its dtype; sums, whose
+order is the kernel's own, to the accuracy of PyTorch.
 """
 
 import pytest
@@ -17,6 +18,7 @@ from kernel_checks import (
     poisoned,
     rows_of,
 )
+from test_column_sums import check_sums
 
 from sparsetrain import ops
 from sparsetrain.pattern import RULES
@@ -31,6 +33,8 @@ WIDE = [(13001, 2056), (8202, 3080), (9003, 2820)]
 """More than 800 tiles of 64 x 256, where packing takes wide ones, ragged in both directions; the
 last has rows that are not whole vectors."""
 SLICE = 4096
+FACTORS = [(1.0, 0.0), (0.0, 2e-4), (1.0, 0.3), (-2.0, 1e-6)]
+SUMMED = [*SIZES, (5, 1), (3000, 7), (129, 1001), (64, 65), (50432, 768), (30, 70001)]
 
 sizes = pytest.mark.parametrize(("rows", "columns"), SIZES)
 wide_sizes = pytest.mark.parametrize(("rows", "columns"), WIDE)
@@ -39,7 +43,7 @@ conversions = pytest.mark.parametrize(("dtype", "to"), CONVERSIONS, ids=str)
 rules = pytest.mark.parametrize("rule", RULES)
 
 
-@pytest.mark.parametrize("name", REFERENCE)
+@pytest.mark.parametrize("name", [*REFERENCE, "column_sums"])
 def test_the_op_runs_a_kernel_and_not_the_reference(name):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"sparsetrain::{name}", "CUDA")
 
@@ -104,11 +108,35 @@ def test_select24(rows, columns, dtype, rule):
 
 @sizes
 @dtypes
-@pytest.mark.parametrize("factors", [(1.0, 0.0), (0.0, 2e-4), (1.0, 0.3), (-2.0, 1e-6)])
+@pytest.mark.parametrize("factors", FACTORS)
 def test_mask24(rows, columns, dtype, factors):
     x = matrix(rows, columns, dtype)
     mask = torch.randint(256, (rows, (columns + 7) // 8), dtype=torch.uint8, device=x.device)
     check("mask24", x, mask, *factors)
+
+
+@sizes
+@pytest.mark.parametrize("to", DTYPES, ids=str)
+@pytest.mark.parametrize(("kept", "pruned"), FACTORS)
+def test_mask24_of_float32_in_another_dtype(rows, columns, to, kept, pruned):
+    x = matrix(rows, columns, torch.float32)
+    mask = torch.randint(256, (rows, (columns + 7) // 8), dtype=torch.uint8, device=x.device)
+    with poisoned():
+        got = ops.mask24(x, mask, kept, pruned, to)
+    assert_same(got, REFERENCE["mask24"](x, mask, kept, pruned).to(to))
+
+
+@dtypes
+@pytest.mark.parametrize(("rows", "columns"), SUMMED)
+def test_column_sums(rows, columns, dtype):
+    with poisoned():
+        check_sums(matrix(rows, columns, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_sums_of_16_bit_numbers_are_not_rounded_to_16_bits(dtype):
+    ones = torch.ones(4099, 264, dtype=dtype, device=DEVICE)  # which neither dtype can represent
+    assert (ops.column_sums(ones) == 4099).all()
 
 
 @sizes

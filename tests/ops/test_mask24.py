@@ -34,3 +34,37 @@ def test_factors_round_once_in_the_dtype_of_x(dtype):
     got = mask24(x, pack_bits(mask), pruned=0.3)
     assert got.dtype == dtype
     assert torch.equal(got, expected)
+
+
+FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("to", FLOATS)
+def test_the_result_is_rounded_to_another_dtype_after_the_factors(dtype, to):
+    x = gaussian(5, 12, dtype)
+    mask = gaussian(5, 12, seed=1) > 0
+    got = mask24(x, pack_bits(mask), pruned=0.3, dtype=to)
+    assert got.dtype == to
+    assert torch.equal(got, torch.where(mask, x, x * 0.3).to(to))
+    assert torch.equal(mask24(x, pack_bits(mask), dtype=to), torch.where(mask, x, 0).to(to))
+
+
+def test_a_number_between_two_of_bfloat16_goes_to_the_nearest_and_a_tie_to_even():
+    above, tie = 1 + 2**-8 + 2**-20, 1 + 2**-8  # bfloat16 has 1 and 1 + 2**-7
+    x = torch.tensor([[above, tie, -above, -tie]])
+    got = mask24(x, torch.tensor([[15]]).byte(), dtype=torch.bfloat16)
+    assert got.tolist() == [[1 + 2**-7, 1, -1 - 2**-7, -1]]
+
+
+def test_what_is_pruned_is_zero_in_another_dtype_too():
+    x = torch.tensor([[NAN, INF, 1e6, -1.0]])
+    got = mask24(x, torch.tensor([[0b1000]]).byte(), dtype=torch.float16)
+    assert got.tolist() == [[0, 0, 0, -1]]
+    assert not got[:, :3].signbit().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float8_e4m3fn])
+def test_a_dtype_that_is_no_float_of_16_bits_or_more_is_refused(dtype):
+    with pytest.raises(ValueError, match=rf"^dtype: {dtype} is not supported; use float32"):
+        mask24(torch.ones(1, 4), torch.tensor([[15]]).byte(), dtype=dtype)

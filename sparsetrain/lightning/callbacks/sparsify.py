@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch.utils.hooks import RemovableHandle
 
 from sparsetrain.autograd import Engine
 from sparsetrain.lightning.stopwatch import Stopwatch
@@ -45,9 +46,10 @@ class SparsifyModel(pl.Callback):
     (`trainer.global_step`). Masks and phase are part of the trainer's checkpoints, so a resumed
     run goes on exactly, and a validated checkpoint is validated as it was trained.
 
-    Give `sparsity` or the name of a `recipe`. After setup, `report` says what became of each
-    layer. Raises ValueError where a schedule in fractions meets a run without an end; with
-    `Trainer(detect_anomaly=True)`, naming the layers, where weights are NaN.
+    Give `sparsity` or the name of a `recipe`; engine and tokens are those of `nn.sparsify`. After
+    setup, `report` says what became of each layer. Raises ValueError where a schedule in fractions
+    meets a run without an end; with `Trainer(detect_anomaly=True)`, naming the layers, where
+    weights are NaN.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class SparsifyModel(pl.Callback):
         *,
         recipe: str | None = None,
         engine: Engine | Literal["auto"] = "auto",
+        tokens: Mapping[str, int] | None = None,
     ) -> None:
         self.sparsity = resolve_sparsity(sparsity, recipe)
+        self.tokens = tokens
         self.engine: Engine | Literal["auto"] = engine
         self.report: Report | None = None
         self.phase: Phase | None = None
@@ -68,7 +72,7 @@ class SparsifyModel(pl.Callback):
         self._packed = False  # all weights, as they are now
         self._saved: dict[str, Any] | None = None
         self._settled = False  # what the checkpoint says, or does not say, is dealt with
-        self._handles: list[AttachedDecay] = []
+        self._handles: list[AttachedDecay | RemovableHandle] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.report is not None and _is_sparse(pl_module):
@@ -88,7 +92,10 @@ class SparsifyModel(pl.Callback):
             # So that entering the sparse phase fixes β of S-STE from the weights as they are now,
             # loaded ones included.
             set_sparse(pl_module, False)
-        self._handles = [decay_pruned_weights(pl_module, o) for o in trainer.optimizers]
+        for optimizer in trainer.optimizers:
+            self._handles.append(decay_pruned_weights(pl_module, optimizer))
+            release = optimizer.register_step_post_hook(lambda *call: self._release(pl_module))
+            self._handles.append(release)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -106,17 +113,6 @@ class SparsifyModel(pl.Callback):
             if mask_due(schedule, step, total):
                 self._update_masks(pl_module, step)
         self._pack(trainer, pl_module)
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        if trainer.global_step != self._step:  # the optimizer has changed the weights
-            self._release(pl_module)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -197,7 +193,9 @@ class SparsifyModel(pl.Callback):
 
     def _convert(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         on_cpu = trainer.strategy.root_device.type == "cpu"
-        self.report = sparsify(pl_module, self.sparsity, self.engine, on_cpu=on_cpu)
+        self.report = sparsify(
+            pl_module, self.sparsity, self.engine, tokens=self.tokens, on_cpu=on_cpu
+        )
 
     def _convert_after(
         self, configure: Callable[[], None], trainer: pl.Trainer, pl_module: pl.LightningModule

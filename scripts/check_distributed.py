@@ -1,0 +1,140 @@
+"""Train a ViT on every GPU: is what each rank does the same, do checkpoints go on, and how fast.
+
+    torchrun --nproc-per-node 2 scripts/check_distributed.py strategy=fsdp2 json=fsdp2-2.json
+
+model=vit_large_patch16_224 (timm), batch=128 (of each rank), steps=30 (timed, after 10),
+strategy=ddp (or fsdp2), variant=all+attn (see `bench step`), compile=true, checkpoint=true (save
+and load), json= (file to write). Images are random and stay on the device; fused AdamW; bfloat16 by
+autocast under DDP and by MixedPrecisionPolicy under FSDP2. Runs with one process too, and on CPUs,
+where nothing is timed. Exits with an error where a check fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from distributed_training import Options, Training, parse
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+import sparsetrain as st
+from sparsetrain import native
+from sparsetrain.bench.environment import environment
+from sparsetrain.bench.variants import graphs_compiled, many_graphs
+from sparsetrain.nn import load_sparse_state, sparse_linears, sparse_state
+
+WARM_UP = 10
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+LOAD_WHOLE = StateDictOptions(full_state_dict=True)
+
+
+def check_masks(model: nn.Module) -> int:
+    """Every mask is rank 0's and its weight's density 0.5; how many there are."""
+    stats = st.inspect(model)
+    for layer, found in zip(sparse_linears(model).values(), stats, strict=True):
+        first = layer.current_mask().clone()
+        dist.broadcast(first, 0)
+        if not torch.equal(first, layer.current_mask()):
+            sys.exit(f"rank {dist.get_rank()}: the mask of {found.name} is not rank 0's")
+        if found.density != 0.5:
+            sys.exit(f"rank {dist.get_rank()}: the density of {found.name} is {found.density}")
+    return len(stats)
+
+
+def check_checkpoints(training: Training, folder: Path) -> dict[str, list[float]]:
+    """Losses of two steps after saving, and after loading each kind of checkpoint: equal."""
+    save(training.state(), checkpoint_id=folder / "sharded")
+    whole = training.state(WHOLE) | {"masks": sparse_state(training.model)}
+    if dist.get_rank() == 0:
+        torch.save(whole, folder / "whole.pt")
+    del whole
+    dist.barrier()
+    losses = {"saved": training.losses(2)}
+    state = training.state()
+    load(state, checkpoint_id=folder / "sharded")
+    training.load(state)
+    losses["sharded"] = training.losses(2)
+    state = torch.load(folder / "whole.pt", weights_only=True, mmap=True)
+    training.load(state, LOAD_WHOLE)
+    load_sparse_state(training.model, state["masks"])
+    losses["whole"] = training.losses(2)
+    for kind, (first, second) in losses.items():
+        expected = losses["saved"]
+        # A backward may add in another order each time, which the second loss shows.
+        if abs(first - expected[0]) > 1e-5 or abs(second - expected[1]) > 1e-2:
+            sys.exit(f"the losses after loading the {kind} checkpoint differ: {losses}")
+    return losses
+
+
+def measure(training: Training, steps: int) -> dict[str, float]:
+    """A step's median milliseconds on the slowest rank, and the peak of the fullest."""
+    torch.cuda.reset_peak_memory_stats()
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
+    dist.barrier()
+    events[0].record()
+    for event in events[1:]:
+        training.step()
+        event.record()
+    torch.cuda.synchronize()
+    median = statistics.median(a.elapsed_time(b) for a, b in pairwise(events))
+    worst = torch.tensor([median, torch.cuda.max_memory_allocated() / 2**30], device="cuda")
+    dist.all_reduce(worst, dist.ReduceOp.MAX)
+    step_ms, peak_gib = worst.tolist()
+    images = dist.get_world_size() * len(training.images)
+    return {"images_per_s": 1000 * images / step_ms, "step_ms": step_ms, "peak_gib": peak_gib}
+
+
+def run(options: Options, device: torch.device) -> dict[str, Any]:
+    """What was found, as it goes into the file."""
+    training = Training(options, device)
+    found: dict[str, Any] = {"ranks": dist.get_world_size(), "losses": training.losses(WARM_UP)}
+    if device.type == "cuda":
+        found |= measure(training, options.steps)
+        library = str(native.load().path or "none")
+        found["about"] = environment(f"torchrun {' '.join(sys.argv)}", library)
+    found["graphs"] = graphs_compiled()
+    found["masks_checked"] = check_masks(training.model)
+    if options.checkpoint:
+        with tempfile.TemporaryDirectory() as own:
+            folders = [own]
+            dist.broadcast_object_list(folders, 0)
+            found["losses_after_checkpoints"] = check_checkpoints(training, Path(folders[0]))
+            dist.barrier()
+    return found
+
+
+def main() -> None:
+    options = parse(sys.argv[1:])
+    if not dist.is_torchelastic_launched():
+        sys.exit("start it with torchrun --nproc-per-node N scripts/check_distributed.py")
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
+    with many_graphs():
+        found = run(options, device)
+    if dist.get_rank() == 0:
+        for name, value in found.items():
+            print(f"{name}: {value}")
+        if options.json:
+            Path(options.json).write_text(json.dumps(asdict(options) | found, indent=1))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Weights that FSDP2 (`torch.distributed.fsdp.fully_shard`) shards, seen from outside a forward.
+
+In a forward, and in its backward, FSDP2 puts whole plain tensors into the modules, in the dtype of
+its MixedPrecisionPolicy: masks are chosen and weights packed from those, on every rank the same.
+Elsewhere a module holds a DTensor: this rank's rows of the master weight. Once a model is made
+sparse, what is chosen there is chosen from the whole master weight, on every rank the same, and
+what is added to a gradient is added to this rank's rows.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether a tensor is a DTensor. What compiled code sees is not asked, and is none."""
+    # Importing DTensor takes longer than the rest of this package, and without it there is none.
+    if torch.compiler.is_compiling() or "torch.distributed.tensor" not in sys.modules:
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
+def is_wrapped(module: nn.Module) -> TypeGuard[FSDPModule]:
+    """Whether `fully_shard` was called with this very module, which makes another class of it."""
+    if "torch.distributed.fsdp" not in sys.modules:
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(module, FSDPModule)
+
+
+def reshard(model: nn.Module) -> None:
+    """Have every module hold its shards again.
+
+    After a forward without a backward FSDP2 leaves the root's weights whole: copies, maybe in
+    bfloat16, that the next optimizer step does not change. Nothing outside may read those.
+    """
+    for module in model.modules():
+        if is_wrapped(module):
+            module.reshard()
+
+
+@torch.no_grad()
+def whole(weight: Tensor) -> Tensor:
+    """The whole weight in its own dtype, plain and detached; gathered if it is sharded.
+
+    All ranks have to call it for a sharded weight, or those that do wait.
+    """
+    return weight.full_tensor() if is_sharded(weight) else weight.detach()
+
+
+@torch.no_grad()
+def local(tensor: Tensor) -> Tensor:
+    """The rows that this rank holds, maybe none, to be changed in place; a plain tensor itself."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def own_rows(x: Tensor, weight: Tensor) -> Tensor:
+    """The rows of x [O, ...], whole, that belong to the rows of weight [O, I] that are here.
+
+    Raises ValueError for a weight that is not sharded by rows.
+    """
+    if not is_sharded(weight):
+        return x
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    if not all(placement in (Replicate(), Shard(0)) for placement in weight.placements):
+        raise ValueError(
+            f"weight is sharded as {weight.placements}, and only rows can be told apart: leave "
+            "shard_placement_fn of fully_shard away"
+        )
+    # With no source every rank takes its part of what it has itself; nothing is sent.
+    return distribute_tensor(
+        x, weight.device_mesh, weight.placements, src_data_rank=None
+    ).to_local()

@@ -1,0 +1,55 @@
+"""gelu: z Φ(z), in one pass at the speed of memory."""
+
+import torch
+from torch import Tensor
+
+from sparsetrain.ops.checks import check_cuda, check_matrix
+from sparsetrain.reference.gelu import APPROXIMATIONS, Approximate
+from sparsetrain.reference.gelu import gelu as reference
+
+torch.library.define(
+    "sparsetrain::gelu",
+    "(Tensor z, str approximate='none') -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+def check_approximate(approximate: str) -> None:
+    """Refuse an approximation that PyTorch does not have."""
+    if approximate not in APPROXIMATIONS:
+        raise ValueError(
+            f"approximate: {approximate!r} is unknown; use one of {', '.join(APPROXIMATIONS)}"
+        )
+
+
+def _check(z: Tensor, approximate: str) -> None:
+    check_matrix("z", z)
+    check_cuda("z", z)
+    check_approximate(approximate)
+
+
+@torch.library.register_fake("sparsetrain::gelu")
+def _fake(z: Tensor, approximate: Approximate = "none") -> Tensor:
+    return z.new_empty(z.shape)
+
+
+@torch.library.impl("sparsetrain::gelu", "default")
+@torch.no_grad()
+def _kernel(z: Tensor, approximate: Approximate = "none") -> Tensor:
+    _check(z, approximate)
+    return reference(z, approximate)
+
+
+def gelu(z: Tensor, approximate: Approximate = "none") -> Tensor:
+    """Give `F.gelu(z)`, the bits that gelu_backward gives for h on the same device.
+
+    z            [R, C], any strides; a matrix that is not contiguous is copied first
+    approximate  "none", or "tanh" for the approximation with it
+
+    Returns [R, C] in z's dtype. Kernels for CUDA take float32, bfloat16 and float16; those of
+    16-bit types give the number nearest to the exact one or one beside it, far on the left too,
+    where 1 + erf has lost its digits (csrc/common/gelu.cuh).
+    Raises ValueError for what it does not take.
+    """
+    _check(z, approximate)
+    return torch.ops.sparsetrain.gelu(z, approximate)

@@ -1,0 +1,70 @@
+"""gelu_backward: the gradient of GELU, the activation again, and the gradient of the bias."""
+
+import torch
+from torch import Tensor
+
+from sparsetrain.ops.checks import (
+    check_cuda,
+    check_device,
+    check_matrix,
+    check_same_dtype,
+    check_shape,
+)
+from sparsetrain.ops.gelu import check_approximate
+from sparsetrain.reference.gelu import Approximate
+from sparsetrain.reference.gelu_backward import gelu_backward as reference
+
+torch.library.define(
+    "sparsetrain::gelu_backward",
+    "(Tensor grad_h, Tensor z, str approximate='none')"
+    " -> (Tensor grad_z, Tensor h, Tensor column_sums)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+def _check(grad_h: Tensor, z: Tensor, approximate: str) -> None:
+    check_matrix("grad_h", grad_h)
+    check_cuda("grad_h", grad_h)
+    check_approximate(approximate)
+    check_same_dtype("z", z, "grad_h", grad_h)
+    check_shape("z", z, tuple(grad_h.shape), "that of grad_h")
+    check_device("z", z, "grad_h", grad_h)
+
+
+@torch.library.register_fake("sparsetrain::gelu_backward")
+def _fake(
+    grad_h: Tensor, z: Tensor, approximate: Approximate = "none"
+) -> tuple[Tensor, Tensor, Tensor]:
+    sums_dtype = torch.promote_types(z.dtype, torch.float32)
+    return (
+        z.new_empty(z.shape),
+        z.new_empty(z.shape),
+        z.new_empty(z.shape[1], dtype=sums_dtype),
+    )
+
+
+@torch.library.impl("sparsetrain::gelu_backward", "default")
+@torch.no_grad()
+def _kernel(
+    grad_h: Tensor, z: Tensor, approximate: Approximate = "none"
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check(grad_h, z, approximate)
+    return reference(grad_h, z, approximate)
+
+
+def gelu_backward(
+    grad_h: Tensor, z: Tensor, approximate: Approximate = "none"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the gradient of z for that of h = gelu(z), h again, and the gradient summed over rows.
+
+    grad_h, z    [R, C] of one dtype, any strides
+    approximate  "none", or "tanh" for the approximation with it
+
+    Returns grad_z = gelu'(z) grad_h and h, [R, C] in z's dtype, and column_sums, float32 [C]
+    (float64 for float64): grad_z before it is rounded, the gradient of a bias, always in the same
+    order. z is read once for all three, so h need not be kept from the forward. Kernels for CUDA
+    take float32, bfloat16 and float16.
+    Raises ValueError for what it does not take.
+    """
+    _check(grad_h, z, approximate)
+    return torch.ops.sparsetrain.gelu_backward(grad_h, z, approximate)

@@ -69,6 +69,7 @@ def call_wide_kernels(x: Tensor) -> None:
         ops.sparsify24(x, rule, None, mask)
         ops.squared_relu24(x, rule)
     ops.apply24(x, mask)
+    ops.apply24_dense(x, mask)
 
 
 PRODUCTS = ((1, 1, 4), (65, 7, 60), (200, 129, 132), (300, 264, 1000), (128, 64, 8192))

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparsetrain.autograd.linear import Packed, compute_dtype
+from sparsetrain.autograd.linear import Packed, check_weight, compute_dtype
 from sparsetrain.autograd.operands import (
     Engine,
     WeightOperand,
@@ -113,6 +113,8 @@ def _check(x: Tensor, w1: Tensor, w2: Tensor) -> None:
             f"x {tuple(x.shape)}, w1 {tuple(w1.shape)}, w2 {tuple(w2.shape)}: "
             "expected [..., I] of at least 2 dimensions, [H, I] and [O, H]"
         )
+    check_weight(w1)
+    check_weight(w2)
 
 
 def _weights(packed: Any, rule: Rule, engine: Engine) -> tuple[WeightOperand, WeightOperand]:

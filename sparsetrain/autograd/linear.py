@@ -117,6 +117,11 @@ def check_linear(x: Tensor, weight: Tensor, mvue: bool) -> None:
             f"weight has {weight.shape[0]} output features, not a multiple of 4, which mvue=True "
             "needs: pass mvue=False"
         )
+    check_weight(weight)
+
+
+def check_weight(weight: Tensor) -> None:
+    """Refuse a weight that holds NaN, under anomaly detection. Compiled code does not look."""
     if torch.compiler.is_compiling():
         return
     if torch.is_anomaly_enabled() and weight.isnan().any():
@@ -136,7 +141,7 @@ def grad_weight_from(
     values_t, meta_t = mvue24(grad_TO, seed)
     if engine == "masked":
         return dense_mm(unpack24(values_t, meta_t)[:, : x_TI.shape[0]], x_TI, dtype)
-    return packed_rows((values_t, meta_t), engine).mm(x_TI).to(dtype)
+    return packed_rows((values_t, meta_t), engine).mm(x_TI, dtype=dtype)
 
 
 class _Linear24(torch.autograd.Function):

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparsetrain.autograd.linear import compute_dtype
+from sparsetrain.autograd.linear import check_weight, compute_dtype
 from sparsetrain.autograd.operands import (
     Engine,
     engine_for,
@@ -101,6 +101,8 @@ def _forms(
     """The weight dense, and the values and metadata of one orientation where it has a mask."""
     if mask is None:
         return weight.to(dtype), None, None
+    if weight.dtype != torch.float32:  # kernels round float32 alone
+        weight = weight.to(dtype)
     if not packs:
         return mask24(weight, mask, dtype=dtype), None, None
     values, meta, dense = apply24_dense(weight, mask, transposed, dtype)
@@ -134,6 +136,8 @@ def _check(x: Tensor, w1: Tensor, w2: Tensor) -> None:
             f"x {tuple(x.shape)}, w1 {tuple(w1.shape)}, w2 {tuple(w2.shape)}: "
             "expected [..., I] of at least 2 dimensions, [H, I] and [O, H]"
         )
+    check_weight(w1)
+    check_weight(w2)
 
 
 class _SquaredReluMlp24(torch.autograd.Function):

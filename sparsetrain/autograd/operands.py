@@ -81,10 +81,7 @@ class PackedOperand(NamedTuple):
     def t_mm(
         self, b_RN: Tensor, transpose_out: bool = False, dtype: torch.dtype | None = None
     ) -> Tensor:
-        # float32 leaves the product without a rounding between.
-        wide = torch.float32 if dtype == torch.float32 and b_RN.dtype in ATEN_DTYPES else None
-        out = matmul24(self.values_t, self.meta_t, b_RN, None, transpose_out, wide)
-        return out.to(dtype or b_RN.dtype)
+        return _packed_mm(self.values_t, self.meta_t, b_RN, None, transpose_out, dtype)
 
     def squared_relu_backward(self, grad_RC: Tensor, rule: Rule) -> tuple[PackedOperand, Tensor]:
         values, values_t, column_sums = squared_relu24_backward(grad_RC, *self, rule)
@@ -98,8 +95,14 @@ class PackedRows(NamedTuple):
     values: Tensor
     meta: Tensor
 
-    def mm(self, b_CN: Tensor, bias: Tensor | None = None, transpose_out: bool = False) -> Tensor:
-        return matmul24(self.values, self.meta, b_CN, bias, transpose_out)
+    def mm(
+        self,
+        b_CN: Tensor,
+        bias: Tensor | None = None,
+        transpose_out: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        return _packed_mm(self.values, self.meta, b_CN, bias, transpose_out, dtype)
 
     def t_mm(
         self, b_RN: Tensor, transpose_out: bool = False, dtype: torch.dtype | None = None
@@ -122,7 +125,7 @@ class AtenOperand(NamedTuple):
         self, b_RN: Tensor, transpose_out: bool = False, dtype: torch.dtype | None = None
     ) -> Tensor:
         out = aten_mm(self.values_t, self.meta_t, b_RN, None, transpose_out)
-        return out.to(dtype or b_RN.dtype)
+        return _in(out, dtype)
 
     def squared_relu_backward(self, grad_RC: Tensor, rule: Rule) -> tuple[AtenOperand, Tensor]:
         packed, column_sums = PackedOperand(*self).squared_relu_backward(grad_RC, rule)
@@ -135,8 +138,15 @@ class AtenRows(NamedTuple):
     values: Tensor
     meta: Tensor
 
-    def mm(self, b_CN: Tensor, bias: Tensor | None = None, transpose_out: bool = False) -> Tensor:
-        return aten_mm(self.values, self.meta, b_CN, bias, transpose_out)
+    def mm(
+        self,
+        b_CN: Tensor,
+        bias: Tensor | None = None,
+        transpose_out: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        out = aten_mm(self.values, self.meta, b_CN, bias, transpose_out)
+        return _in(out, dtype)
 
     def t_mm(
         self, b_RN: Tensor, transpose_out: bool = False, dtype: torch.dtype | None = None
@@ -182,6 +192,9 @@ def sparse_weight(
     """The weight under its mask, rounded to `dtype` once, after the choice. mask: None chooses
     it here, in the pass that packs where there is one."""
     engine = engine_for(engine, dtype, weight_OI.is_cuda)
+    if weight_OI.dtype not in (dtype, torch.float32):  # kernels round float32 alone
+        mask = select24(weight_OI, rule) if mask is None else mask
+        weight_OI = weight_OI.to(dtype)
     if mask is None and engine != "masked" and rule != "row":
         return packed_operand(sparsify24(weight_OI, rule, dtype)[:4], engine)
     if mask is None:
@@ -208,6 +221,24 @@ def sparse_squared_relu(z_TH: Tensor, rule: Rule, engine: Engine) -> ActivationO
 def _squared_relu_gradient(h_RC: Tensor, grad_RC: Tensor) -> Tensor:
     # Exactly 0 where h is, of an infinite gradient too, as in reference/squared_relu24.py.
     return torch.where(h_RC == 0, 0, 2 * h_RC.sqrt() * grad_RC)
+
+
+def _packed_mm(
+    values: Tensor,
+    meta: Tensor,
+    b: Tensor,
+    bias: Tensor | None,
+    transpose_out: bool,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    # float32 leaves the product without a rounding between.
+    wide = torch.float32 if dtype == torch.float32 and b.dtype in ATEN_DTYPES else None
+    return _in(matmul24(values, meta, b, bias, transpose_out, wide), dtype)
+
+
+def _in(out: Tensor, dtype: torch.dtype | None) -> Tensor:
+    # A conversion to its own dtype made torch.compile (2.11) read other numbers.
+    return out if dtype in (None, out.dtype) else out.to(dtype)
 
 
 def _dense_mm(

@@ -84,8 +84,10 @@ def classifier(network: nn.Module, config: DictConfig, num_classes: int) -> Clas
 
 
 def tokens_of(module: Classifier, config: DictConfig, batch_size: int) -> dict[str, int] | None:
-    """Rows that each linear layer multiplies in a step; None where that cannot be told."""
-    if config.model.attention == "xformers":  # its attention takes no meta tensors
+    """Rows that each linear layer multiplies in a step; None where nobody asks, or it cannot be
+    told: xFormers' attention takes no meta tensors."""
+    asked = config.engine == "auto" and torch.cuda.is_available()
+    if not asked or config.model.attention == "xformers":
         return None
     size = config.model.img_size
     return count_tokens(module, torch.empty(batch_size, 3, size, size, device="meta"))

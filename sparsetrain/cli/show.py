@@ -84,6 +84,8 @@ def show_layers(report: Report) -> None:
         cells = _name(row), str(count), shape_text(row.shape), row.runs, row.reason
         table.add_row(*cells, style="dim")
     console.print(table)
+    if report.fused:
+        console.print(report.fused, style="dim")
     if report.kernels:
         console.print(report.kernels, style="yellow")
 

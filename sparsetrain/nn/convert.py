@@ -12,8 +12,9 @@ from torch import nn
 
 from sparsetrain import native
 from sparsetrain.autograd import Engine
-from sparsetrain.methods import SRSTE, SSTE, STE, Activation24, GeluMlp, WeightMethod
+from sparsetrain.methods import SRSTE, SSTE, Activation24, WeightMethod
 from sparsetrain.nn.engine import find_engines
+from sparsetrain.nn.fuse import fuse_gelu, fused_note
 from sparsetrain.nn.gains import Products, linear_products, mlp_products
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp, is_mlp, why_not
@@ -106,17 +107,13 @@ def sparsify(
         shape = tuple(linears[f"{name}.{fc}"].in_features for fc in ("fc1", "fc2"))
         reason = f"its activations stay dense: {reason}"
         skipped.append(LayerReport(name, shape, "dense", reason=reason))
-    fused = _fuse_gelu(model) if sparsity.activation is None else 0
+    fused = fuse_gelu(model) if sparsity.activation is None else 0
     if not converted:
         why = "; ".join(f"{r.name}: {r.reason}" for r in skipped if r.name in included)
         raise ValueError(f"no included layer can become 2:4 ({why})")
-    notes = _notes(sparsity)
-    if fused:
-        notes += (
-            f"{fused} MLPs run fc1, GELU and fc2 as one function; hooks put on fc1 or fc2 later do "
-            "not run in it.",
-        )
-    return Report(tuple(converted), tuple(skipped), notes, _missing_kernels())
+    return Report(
+        tuple(converted), tuple(skipped), _notes(sparsity), _missing_kernels(), fused_note(fused)
+    )
 
 
 def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
@@ -275,28 +272,6 @@ def _bypass(parent: nn.Module, child: str) -> str | None:
     if child == "qkv" and getattr(parent, "q_bias", None) is not None and not separate:
         return f"{name}, to add q_bias and v_bias"
     return None
-
-
-def _fuse_gelu(model: nn.Module) -> int:
-    """Make one function of each MLP with GELU whose two weights are 2:4 and run native; how many.
-
-    MVUE and S-STE have products of their own.
-    """
-    fused = 0
-    for module in list(model.modules()):
-        if not is_mlp(module) or type(module.act) is not nn.GELU or why_not(module) is not None:
-            continue
-        fc1, fc2 = module.fc1, module.fc2
-        if not (isinstance(fc1, SparseLinear) and isinstance(fc2, SparseLinear)):
-            continue
-        methods, engines = (fc1.method, fc2.method), {fc1.engine, fc2.engine}
-        plain = all(isinstance(method, STE) and not method.mvue for method in methods)
-        if module is not model and plain and engines == {"native"}:
-            approximate = "tanh" if module.act.approximate == "tanh" else "none"
-            mlp = SparseMlp.from_dense(module, GeluMlp(fc1.method.rule, approximate), "native")
-            replace_module(model, module, mlp)
-            fused += 1
-    return fused
 
 
 def _missing_kernels() -> str:

@@ -1,7 +1,7 @@
 """What the sparse products of a layer gain over dense ones, at its number of tokens.
 
 Measured where `tune` has timed exactly that product on this machine, else expected from its sizes
-(`choice.choose`).
+(`choice.choose`): in bfloat16, as which float16 takes; without the time that packing takes.
 
 Dimension key:  T tokens   I input   H hidden   O output features
 """
@@ -73,28 +73,30 @@ def count_tokens(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
     """How many rows each linear layer multiplies, by its name, in a forward of `inputs`.
 
     Nothing is computed: parameters and inputs are taken as meta tensors. For models whose forward
-    needs no values.
+    needs no values. Of a layer that is called several times, the most.
     """
     tokens: dict[str, int] = {}
 
     def watch(name: str, layer: nn.Module) -> Any:
-        def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            tokens[name] = inputs[0].numel() // inputs[0].shape[-1]
+        def note(layer: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            x = args[0] if args else named["input"]
+            tokens[name] = max(x.numel() // x.shape[-1], tokens.get(name, 0))
 
-        return layer.register_forward_pre_hook(note)
+        return layer.register_forward_pre_hook(note, with_kwargs=True)
 
     state = {
         n: t.detach().to("meta") for n, t in [*model.named_parameters(), *model.named_buffers()]
     }
     hooks = [watch(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    training = model.training
+    modes = {part: part.training for part in model.modules()}
     model.eval()
     try:
         # What is compiled would compile for meta tensors.
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             torch.func.functional_call(model, state, tuple(x.to("meta") for x in inputs))
     finally:
-        model.train(training)
+        for part, mode in modes.items():
+            part.training = mode
         for hook in hooks:
             hook.remove()
     return tokens

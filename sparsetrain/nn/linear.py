@@ -73,6 +73,9 @@ class SparseLinear(PackingLayer, nn.Linear):
     def weights(self) -> tuple[Tensor, ...]:
         return (self.weight,)
 
+    def masks(self) -> tuple[Tensor, ...]:
+        return () if self.mask is None else (self.mask,)
+
     def pack(self, dtype: torch.dtype) -> Packed:
         return self.method.pack(self.weight, self.mask, self.scale, dtype, self.engine)
 
@@ -80,17 +83,20 @@ class SparseLinear(PackingLayer, nn.Linear):
     def start(self) -> None:
         """What a method fixes when training starts to be sparse: β of S-STE."""
         if isinstance(self.method, SSTE) and not self.weight.is_meta:
-            self.scale = soft_scale24(whole(self.weight))
+            with torch.inference_mode(False), torch.no_grad():
+                self.scale = soft_scale24(whole(self.weight))
 
     @torch.no_grad()
     def update_mask(self) -> None:
         """Choose the mask from the weight as it is now, and count what changed."""
-        mask = select24(whole(self.weight), self.method.rule)
-        if self.mask is None:
-            self.mask = mask
-        else:
-            self.flipped = flips24(mask, self.mask)
-            self.mask.copy_(mask)
+        # Training changes it in place, which it may not with one made in inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            mask = select24(whole(self.weight), self.method.rule)
+            if self.mask is None:
+                self.mask = mask
+            else:
+                self.flipped = flips24(mask, self.mask)
+                self.mask.copy_(mask)
 
     def current_mask(self) -> Tensor:
         """The mask the next forward uses (or would use, in a dense phase).

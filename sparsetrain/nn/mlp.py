@@ -70,6 +70,9 @@ class SparseMlp(PackingLayer):
             y = self.fc2(self.act(self.fc1(x)))
         else:
             fc1, fc2 = self.fc1, self.fc2
+            for fc in (fc1, fc2):
+                if isinstance(fc, SparseLinear):
+                    fc.expect_decay()
             packed = self.packed(compute_dtype(x, fc1.weight))
             y = self.activation.mlp(
                 x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, packed, self.engine
@@ -79,9 +82,14 @@ class SparseMlp(PackingLayer):
     def weights(self) -> tuple[Tensor, Tensor]:
         return self.fc1.weight, self.fc2.weight
 
+    def masks(self) -> tuple[Tensor, ...]:
+        linears = [fc for fc in (self.fc1, self.fc2) if isinstance(fc, SparseLinear)]
+        return tuple(mask for linear in linears for mask in linear.masks())
+
     def pack(self, dtype: torch.dtype) -> Packed:
         w1, w2 = self.weights()
-        mask1, mask2 = _mask_of(self.fc1), _mask_of(self.fc2)
+        fused = isinstance(self.activation, GeluMlp)  # which chooses masks that are not kept
+        mask1, mask2 = (_kept_mask(fc) if fused else _mask_of(fc) for fc in (self.fc1, self.fc2))
         return self.activation.pack(w1, w2, mask1, mask2, dtype, self.engine)
 
     def extra_repr(self) -> str:
@@ -95,7 +103,7 @@ def is_mlp(module: nn.Module) -> bool:
 
 
 def why_not(module: nn.Module) -> str | None:
-    """Why a module with the children of an MLP cannot have 2:4 activations; None if it can."""
+    """Why a module with the children of an MLP cannot be one function; None if it can."""
     if not is_mlp(module):
         return "it has no children fc1, act and fc2"
     if is_wrapped(module):
@@ -115,9 +123,11 @@ def why_not(module: nn.Module) -> str | None:
     for name in ("drop1", "drop"):
         if getattr(getattr(module, name, None), "p", 0.0):
             return f"it drops out between act and fc2 ({name}.p > 0)"
-    for name, fc in (("fc1", fc1), ("fc2", fc2)):
-        if fc._forward_hooks or fc._forward_pre_hooks:
-            return f"{name} has forward hooks, which would not run"
+    for name in ("fc1", "act", "drop1", "norm", "drop", "fc2"):
+        child = getattr(module, name, None)
+        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        if any(getattr(child, kind, None) for kind in kinds):
+            return f"{name} has hooks, which would not run"
     bad = [f for f in (fc1.in_features, fc1.out_features, fc2.out_features) if f % 4]
     if bad:
         return f"{bad[0]} features are not a multiple of 4"
@@ -125,7 +135,9 @@ def why_not(module: nn.Module) -> str | None:
 
 
 def _mask_of(linear: nn.Linear) -> Tensor | None:
-    if isinstance(linear, SparseLinear) and linear.sparse:
-        linear.expect_decay()
-        return linear.current_mask()
-    return None
+    """The mask of its weight, chosen now if none is kept; None for a dense weight."""
+    return linear.current_mask() if isinstance(linear, SparseLinear) and linear.sparse else None
+
+
+def _kept_mask(linear: nn.Linear) -> Tensor | None:
+    return linear.mask if isinstance(linear, SparseLinear) else None

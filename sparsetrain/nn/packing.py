@@ -32,23 +32,32 @@ class PackingLayer(nn.Module):
         """The weights that are packed."""
         raise NotImplementedError
 
+    def masks(self) -> tuple[Tensor, ...]:
+        """The masks under which they are packed, where they are kept."""
+        raise NotImplementedError
+
     def pack(self, dtype: torch.dtype) -> Packed:
         """The weights as they are now, for products in `dtype`."""
         raise NotImplementedError
 
-    @torch.no_grad()
     def hold(self, dtype: torch.dtype) -> None:
         """Pack for all forwards in `dtype` until the next call. A dense phase holds nothing, nor do
         sharded weights, which are whole in a forward alone."""
-        holds = self.sparse and not any(map(is_sharded, self.weights()))
+        weights = self.weights()
+        holds = self.sparse and all(w.ndim == 2 and not is_sharded(w) for w in weights)
         # Training saves for the backward what may have been packed for a validation.
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.no_grad():
             self.held = tuple(self.pack(dtype)) if holds else None
         self.held_state = self._state()
 
     def packed(self, dtype: torch.dtype) -> Packed:
         """What is held, where it is in `dtype` and of the weights as they are, else packed now.
-        Raises ValueError where the weights are sharded, but not in compiled code."""
+        Raises ValueError where the weights are not whole; compiled code does not look."""
+        if any(weight.ndim != 2 for weight in self.weights()):
+            raise ValueError(
+                "weight: it is flat or empty in the forward, as FSDP1 and ZeRO-3 leave it; use "
+                "FSDP2 (torch.distributed.fsdp.fully_shard)"
+            )
         if any(map(is_sharded, self.weights())):
             raise ValueError(
                 "weight: it is a DTensor in the forward, and products need it whole: give "
@@ -63,10 +72,14 @@ class PackingLayer(nn.Module):
 
     def _state(self) -> tuple[int, ...]:
         state = _optimizer_steps().copy()
-        for weight in self.weights():
-            # Fused optimizers do not count their changes as versions.
-            state += [id(weight), 0 if weight.is_inference() else weight._version]
+        # Fused optimizers do not count their changes as versions.
+        for tensor in (*self.weights(), *self.masks()):
+            state += [id(tensor), 0 if tensor.is_inference() else tensor._version]
         return tuple(state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has weights of its own, which compiled code would not see change.
+        return self.__dict__ | {"held": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)

@@ -23,13 +23,14 @@ class Report:
     """Converted and skipped layers of one `sparsify` call; prints as a table.
 
     notes: what the methods want of the training loop. kernels: why a GPU has no kernels and what
-    to do, else empty.
+    to do, else empty. fused: which layers run as one, else empty.
     """
 
     converted: tuple[LayerReport, ...]
     skipped: tuple[LayerReport, ...]
     notes: tuple[str, ...] = ()
     kernels: str = ""
+    fused: str = ""
 
     def __str__(self) -> str:
         lines = [f"{len(self.converted)} layers sparse, {len(self.skipped)} dense"]
@@ -39,7 +40,7 @@ class Report:
         for row in rows:
             cells = [text.ljust(width) for text, width in zip(row[:3], widths, strict=True)]
             lines.append("  ".join([*cells, row[3]]).rstrip())
-        return "\n".join([*lines, *self.notes, *filter(None, [self.kernels])])
+        return "\n".join([*lines, *self.notes, *filter(None, [self.fused, self.kernels])])
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

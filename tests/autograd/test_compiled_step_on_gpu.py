@@ -18,6 +18,8 @@ pytestmark = [
     needs_hopper,
     # torch 2.10 and 2.11 do this themselves when they trace an autograd.Function.
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    # PyTorch's CUDA graphs start with an empty one.
+    pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning"),
     # Inductor's advice; the comparison wants float32 as it is.
     pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning"),
 ]

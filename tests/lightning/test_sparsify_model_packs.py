@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from lightning_helpers import CHATTER, Probe, Stranger, make_body, make_trainer, vectors, weights24
 from op_calls import OpCalls
 from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 
 from sparsetrain import STE, Schedule, SparsifyModel, Sparsity
@@ -256,19 +257,53 @@ def test_a_run_that_stops_between_the_batches_of_a_step_leaves_nothing_held(tmp_
         def on_train_batch_end(self, trainer, *_):
             trainer.should_stop = True
 
-    module = Watched()
+        def on_train_end(self, trainer, pl_module):
+            held.append(holds(pl_module))
+
+    held: list[list[bool]] = []
+    module, sparsify = Watched(), SparsifyModel(weights24(STE()))
+    settings: dict[str, Any] = {"max_epochs": -1, "accumulate_grad_batches": 3}
     average = EMAWeightAveraging(decay=0.5, use_buffers=False)
-    trainer = make_trainer(
-        tmp_path,
-        SparsifyModel(weights24(STE())),
-        average,
-        Stop(),
-        max_epochs=-1,
-        accumulate_grad_batches=3,
-    )
+    trainer = make_trainer(tmp_path, sparsify, average, Stop(), **settings)
     trainer.fit(module, vectors())
     assert trainer.global_step == 0
-    assert holds(module) == [False, False]
+    # With the weights still on their device: leaving it would let go as well.
+    assert held == [[False, False]]
+    look = Look()
+    make_trainer(tmp_path, sparsify, look, max_steps=1).fit(module, vectors())
+    assert look.held == [[True, True]]
+
+
+class Look(pl.Callback):
+    """What is held when a batch starts, after the callbacks before it."""
+
+    def __init__(self) -> None:
+        self.held: list[list[bool]] = []
+
+    def on_train_batch_start(self, trainer, pl_module, *_):
+        self.held.append(holds(pl_module))
+
+
+class SkipsTheSecondStep(MixedPrecision):
+    """As a GradScaler does whose gradients overflowed: the loop counts a step that was none."""
+
+    def __init__(self) -> None:
+        super().__init__("bf16-mixed", "cpu")
+        self.steps = 0
+
+    def optimizer_step(self, optimizer, model, closure, **kwargs):
+        self.steps += 1
+        if self.steps == 2:
+            return closure()
+        return super().optimizer_step(optimizer, model, closure, **kwargs)
+
+
+def test_a_skipped_optimizer_step_does_not_leave_the_next_one_unpacked(tmp_path):
+    sparsify, look = SparsifyModel(weights24(STE(), mask_every=1)), Look()
+    trainer = make_trainer(tmp_path, sparsify, look, plugins=[SkipsTheSecondStep()])
+    trainer.fit(Watched(), vectors())
+    assert len(look.held) > 3
+    assert look.held == [[True, True]] * len(look.held)
 
 
 def test_a_training_step_that_steps_its_optimizer_twice_uses_the_new_weights(tmp_path):

@@ -399,3 +399,32 @@ def test_a_model_without_sparse_layers_is_left_alone():
     st.pack_weights(model)
     st.release_weights(model)
     assert model(normal(3, 8)).isfinite().all()
+
+
+def test_a_layer_that_chooses_its_mask_anew_is_noticed():
+    for kind in BOTH:
+        model, x = sparse_net(kind), normal(3, 8)
+        st.update_masks(model)
+        change(model)
+        st.pack_weights(model)
+        for layer in layers(model).values():
+            layer.update_mask()
+        found = model(x)
+        st.release_weights(model)
+        assert torch.equal(model(x), found)
+
+
+def test_masks_chosen_in_inference_mode_serve_training():
+    model = sparse_net()
+    with torch.inference_mode():
+        st.update_masks(model)
+    change(model)
+    st.update_masks(model)
+    model(normal(3, 8)).sum().backward()
+
+
+def test_a_copy_of_a_packed_model_holds_nothing():
+    model = sparse_net()
+    st.pack_weights(model)
+    assert any(holding(model))
+    assert not any(holding(copy.deepcopy(model)))

@@ -18,6 +18,7 @@ from sparsetrain.pattern import Rule
 from sparsetrain.reference import (
     add_mask24_,
     apply24,
+    apply24_dense,
     flips24,
     mask24,
     masks24,
@@ -47,6 +48,7 @@ def _sum(out: Tensor, *rest: Any) -> Tensor:
 REFERENCE = {
     "add_mask24_": _sum,
     "apply24": apply24.apply24,
+    "apply24_dense": apply24_dense.apply24_dense,
     "flips24": flips24.flips24,
     "mask24": mask24.mask24,
     "mvue24": mvue24.mvue24,
@@ -111,8 +113,9 @@ def arguments(name: str, x: Tensor, rule: Rule = "transposable") -> tuple:
     if name == "add_mask24_":
         scale = torch.tensor([1.483], device=x.device)
         return x.flip(1).contiguous(), x, mask(x), 0.25, 0.3, scale
-    if name in ("apply24", "mask24"):
-        rest = (None,) if name == "apply24" else (1.0, 0.3)
+    rests = {"apply24": (None,), "apply24_dense": (True, None), "mask24": (1.0, 0.3)}
+    if name in rests:
+        rest = rests[name]
         return x, masks24.select24(x, "greedy" if rule == "row" else rule), *rest
     if name == "flips24":
         return mask(x), mask(x.flip(0))

@@ -37,6 +37,7 @@ DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 RULES_OF = {
     "apply24": ["transposable", "greedy"],
+    "apply24_dense": ["transposable", "greedy"],
     "mask24": ["transposable", "greedy"],
     "select24": RULES,
     "sparsify24": RULES,

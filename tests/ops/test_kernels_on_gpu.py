@@ -81,6 +81,22 @@ def test_apply24(rows, columns, dtype, to, rule):
 
 
 @sizes
+@conversions
+@pytest.mark.parametrize("transposed", [False, True])
+def test_apply24_dense(rows, columns, dtype, to, transposed):
+    x = matrix(rows, columns, dtype)
+    check("apply24_dense", x, arguments("apply24", x)[1], transposed, to)
+
+
+@wide_sizes
+@conversions
+@pytest.mark.parametrize("transposed", [False, True])
+def test_apply24_dense_of_many_tiles(rows, columns, dtype, to, transposed):
+    x = matrix(rows, columns, dtype)
+    check("apply24_dense", x, arguments("apply24", x)[1], transposed, to)
+
+
+@sizes
 @dtypes
 def test_apply24_of_a_mask_that_keeps_less(rows, columns, dtype):
     x = matrix(rows, columns, dtype)

@@ -40,7 +40,9 @@ class SparsifyModel(pl.Callback):
 
         trainer = pl.Trainer(callbacks=[SparsifyModel(recipe="vit_b_24")])
 
-    Weights are packed once per optimizer step and once per evaluation.
+    Weights are packed once per optimizer step and once per evaluation: of all sparse layers in the
+    module. What changes weights otherwise than by an optimizer of the trainer, as a teacher that
+    follows by `.data`, calls `pack_weights` after.
     Layers are swapped in `setup`, or right after the module's own `configure_model`: before
     optimizers are made and before any wrapping. Phases and mask updates count optimizer steps
     (`trainer.global_step`). Masks and phase are part of the trainer's checkpoints, so a resumed
@@ -92,6 +94,7 @@ class SparsifyModel(pl.Callback):
             # So that entering the sparse phase fixes β of S-STE from the weights as they are now,
             # loaded ones included.
             set_sparse(pl_module, False)
+        self._release(pl_module)
         for optimizer in trainer.optimizers:
             self._handles.append(decay_pruned_weights(pl_module, optimizer))
             release = optimizer.register_step_post_hook(lambda *call: self._release(pl_module))
@@ -123,6 +126,7 @@ class SparsifyModel(pl.Callback):
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._release(pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore(trainer, pl_module)
@@ -226,7 +230,7 @@ class SparsifyModel(pl.Callback):
     def _enter(self, phase: Phase, pl_module: pl.LightningModule) -> None:
         if phase != self.phase:
             set_sparse(pl_module, phase == "sparse")
-            self.phase = phase
+            self.phase, self._packed = phase, False
 
     def _pack(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._packed and not self.sparsity.dense:
@@ -245,7 +249,7 @@ class SparsifyModel(pl.Callback):
                 raise ValueError(f"step {step}: weights of {', '.join(bad)} hold NaN")
         with self.sparsify_time.measure(pl_module.device):
             update_masks(pl_module)
-        self.masks_step = step
+        self.masks_step, self._packed = step, False
 
 
 def _is_sparse(module: pl.LightningModule) -> bool:

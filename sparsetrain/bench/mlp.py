@@ -26,9 +26,9 @@ from sparsetrain.bench.variants import (
     compiled,
     engine_counts,
     graphs_compiled,
+    layer_words,
     many_graphs,
     prepare,
-    why_not_native,
 )
 
 SHAPES = (
@@ -116,7 +116,7 @@ def _start(
 ) -> _Ready | str:
     """The variant of a copy of the block; or why its results are wrong."""
     model = copy.deepcopy(block)
-    report = prepare(model, variant, setting.engine)
+    report = prepare(model, variant, setting.engine, tensors[0])
     step = MlpStep(model, compiled(model, variant, setting.mode), report is not None, *tensors)
     reference = copy.deepcopy(block)
     prepare(reference, variant, "masked")
@@ -129,7 +129,7 @@ def _start(
     runs = "compiled" if variant.compiled else "eager"
     if report is None:
         return _Ready(step, runs, error, {})
-    return _Ready(step, runs, error, engine_counts(report), why_not_native(report))
+    return _Ready(step, runs, error, engine_counts(report), layer_words(report))
 
 
 def _start_peer(

@@ -65,7 +65,7 @@ def mlp_lines(result: Result) -> Iterator[str]:
         if row.engines:
             engines = ", ".join(f"{count} {engine}" for engine, count in row.engines.items())
             yield f"{row.name}: sparse layers: {engines}"
-        yield from (f"  not native: {reason}" for reason in row.reasons)
+        yield from (f"  {reason}" for reason in row.reasons)
 
 
 def write_mlps(

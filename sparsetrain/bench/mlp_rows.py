@@ -18,7 +18,7 @@ class Row:
     times     µs of each part and of a whole step
     peak      bytes that a step takes at most, above what was there before
     error     relative, the worst of y and all gradients; see ERROR, ERROR_OF_PEER
-    engines   how many sparse layers run on which; reasons: those not native, and why
+    engines   how many sparse layers run on which; reasons: what is said of them
     """
 
     name: str

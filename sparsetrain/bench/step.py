@@ -28,9 +28,9 @@ from sparsetrain.bench.variants import (
     compiled,
     engine_counts,
     graphs_compiled,
+    layer_words,
     many_graphs,
     prepare,
-    why_not_native,
 )
 from sparsetrain.nn.flops import dense_peak_flops, training_flops_per_image
 
@@ -106,7 +106,7 @@ def _start(
     loss is not finite."""
     held, graphs, begun = gauges.held(), graphs_compiled(), time.perf_counter()
     model = copy.deepcopy(model)
-    report = prepare(model, variant, setting.engine)
+    report = prepare(model, variant, setting.engine, batch[0])
     forward = compiled(model, variant, setting.mode)
     step = TrainStep(model, forward, report is not None, *batch)
     losses: list[float] = []
@@ -119,7 +119,7 @@ def _start(
         held=gauges.held() - held,
         loss=losses[0],
         engines={} if report is None else engine_counts(report),
-        reasons=() if report is None else why_not_native(report),
+        reasons=() if report is None else layer_words(report),
         seconds=time.perf_counter() - begun,
         graphs=graphs_compiled() - graphs,
     )

@@ -18,8 +18,9 @@ from sparsetrain.bench.timing import Times
 PARTS = ("pack", "forward", "backward", "optimizer")
 
 LEGEND = """\
-ms, medians: pack: every 2:4 weight under its mask, once a step (masks are chosen once, before: in
-     training every n steps); forward: model and cross-entropy; optimizer: fused AdamW; step: of whole steps back to back, not the sum; ±: distance of its quartiles
+ms, medians: pack: every 2:4 weight under its mask, which was chosen once, before; forward: model
+     and cross-entropy; optimizer: fused AdamW; step: of whole steps back to back, not the sum; ±:
+     distance of its quartiles
 ×: speed-up over dense, which is compiled and in bfloat16 autocast as all of them are
 GiB: at most, with parameters and AdamW's state; of dense: as a share of dense's
 J/img: of the GPU, by NVML's counter, over seconds of steps
@@ -69,7 +70,7 @@ def step_lines(result: Result) -> Iterator[str]:
             f"{row.variant.name}: {f'sparse layers: {engines}; ' if engines else ''}loss"
             f" {start.loss:.3f} to {row.last_loss:.3f}; first steps {start.seconds:.0f} s{compiled}"
         )
-        yield from (f"  not native: {reason}" for reason in start.reasons)
+        yield from (f"  {reason}" for reason in start.reasons)
 
 
 def write_steps(

@@ -91,10 +91,14 @@ VARIANTS = {
 
 
 def prepare(
-    model: nn.Module, variant: Variant, engine: Engine | Literal["auto"] = "auto"
+    model: nn.Module,
+    variant: Variant,
+    engine: Engine | Literal["auto"] = "auto",
+    example: Tensor | None = None,
 ) -> Report | None:
     """Make the model the variant, in place, and choose its masks once; what became of its layers.
 
+    example: an input of the size of training, for `auto` to ask what each product gains.
     Raises ValueError as `sparsify` does.
     """
     if variant.squared_relu:
@@ -103,7 +107,10 @@ def prepare(
                 module.act = SquaredReLU()
     if variant.sparsity is None:
         return None
-    report = st.sparsify(model, variant.sparsity, engine=engine)
+    tokens = None
+    if engine == "auto" and example is not None:
+        tokens = st.count_tokens(model, example.to("meta", torch.float32))
+    report = st.sparsify(model, variant.sparsity, engine=engine, tokens=tokens)
     st.update_masks(model)
     return report
 
@@ -135,13 +142,13 @@ def engine_counts(report: Report) -> dict[str, int]:
     return counts
 
 
-def why_not_native(report: Report) -> tuple[str, ...]:
-    """The layers that were to be sparse and do not run `native`, with the reason, and the
-    report's word about missing kernels."""
+def layer_words(report: Report) -> tuple[str, ...]:
+    """What the products of each kind of native layer gain, where that is known; why layers that
+    were to be sparse are not native; the report's word about missing kernels."""
     lines = [
         f"{row.name} ({count}): {row.engine}"
         for row, count in grouped(report.converted)
-        if row.engine.partition(":")[0] != "native"
+        if row.engine.partition(":")[0] != "native" or "×" in row.engine
     ]
     lines += [
         f"{row.name} ({count}): dense: {row.reason}"

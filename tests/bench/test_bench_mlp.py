@@ -177,8 +177,8 @@ def test_words_tell_engines_and_what_is_not_to_be_trusted(result):
 
 def test_a_masked_layer_is_told_with_its_reason(uncompiled):
     lines = list(mlp_lines(bench_small("dense", "all", engine="masked")))
-    assert "  not native: mlp.fc1 (1): masked: asked for" in lines
-    assert "  not native: mlp (1): masked: asked for" in lines
+    assert "  mlp.fc1 (1): masked: with its MLP" in lines
+    assert "  mlp (1): masked: asked for" in lines
 
 
 def test_bars_have_the_parts_there_are(result):

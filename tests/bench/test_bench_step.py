@@ -3,11 +3,13 @@
 import json
 import math
 from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import timm
 import torch
 
+import sparsetrain as st
 from sparsetrain.autograd import Engine
 from sparsetrain.bench import step, train_step
 from sparsetrain.bench.gauges import Gauges
@@ -46,7 +48,7 @@ def peak(run):
 GAUGES = Gauges(clock, lambda: 0, peak, lambda run, count: 2.0 * count * TINY.batch)
 
 
-def bench_tiny(*names, gauges=GAUGES, engine: Engine = "masked"):
+def bench_tiny(*names, gauges=GAUGES, engine: Engine | Literal["auto"] = "masked"):
     variants = [VARIANTS[name] for name in (names or VARIANTS)]
     setting = Setting(2, "default", CPU, engine)
     return bench_model(TINY, make, variants, setting, gauges, lambda words: None)
@@ -83,18 +85,35 @@ def test_every_variant_trains_and_the_sparse_ones_pack_in_every_step(uncompiled,
 
 def test_a_layer_that_is_not_native_is_told_with_its_reason(uncompiled):
     lines = list(step_lines(bench_tiny("dense", "weights")))
-    assert "  not native: blocks.*.mlp.fc1 (2): masked: asked for" in lines
+    assert "  blocks.*.mlp.fc1 (2): masked: asked for" in lines
     lines = list(step_lines(bench_tiny("dense", "weights", engine="native")))
-    assert not any("not native" in line for line in lines)
+    assert not any("asked for" in line for line in lines)
+
+
+def test_auto_tells_what_each_product_gains(uncompiled, monkeypatch):
+    # As on a GPU, where the number of tokens decides.
+    found: list[Any] = []
+    original = st.sparsify
+
+    def sparsify(model, sparsity, *, engine, tokens):
+        found.append(tokens)
+        report = original(model, sparsity, engine="native")
+        rows = [replace(row, engine="native: forward 1.50×, expected") for row in report.converted]
+        return replace(report, converted=tuple(rows))
+
+    monkeypatch.setattr(st, "sparsify", sparsify)
+    lines = list(step_lines(bench_tiny("dense", "weights", engine="auto")))
+    assert "  blocks.*.mlp.fc1 (2): native: forward 1.50×, expected" in lines
+    assert found[0]["blocks.0.mlp.fc1"] == found[0]["blocks.1.attn.qkv"] > 1
 
 
 def test_a_loss_that_is_not_finite_takes_the_variant_out(uncompiled, monkeypatch):
     prepare = step.prepare
 
-    def spoil(model, variant, engine):
+    def spoil(model, variant, *rest):
         if variant.name == "weights":
             torch.nn.init.constant_(model.head.bias, math.inf)
-        return prepare(model, variant, engine)
+        return prepare(model, variant, *rest)
 
     monkeypatch.setattr(step, "prepare", spoil)
     result = bench_tiny("dense", "weights", "all")

@@ -83,7 +83,7 @@ def test_words_tell_what_was_skipped_what_runs_where_and_what_is_not_to_be_trust
         "weights+attn: sparse layers: 96 native; loss 6.931 to 5.500; first steps 41 s,"
         " 1 compiled graphs"
     )
-    assert lines[5] == "  not native: blocks.*.mlp.fc1 (24): masked: no kernels"
+    assert lines[5] == "  blocks.*.mlp.fc1 (24): masked: no kernels"
 
 
 def test_the_file_holds_every_number(result, tmp_path):

@@ -11,13 +11,44 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kStride = 4;  // rows that a warp reads at a time
 
+// 16 bytes as they lie, or one value; zeros where there are none.
+template <class T, bool kVector>
+struct Values {
+  static constexpr int kCount = kVector ? 16 / sizeof(T) : 1;
+  uint4 word;
+
+  __device__ void load(const T* from, bool here) {
+    if constexpr (kVector) {
+      word = here ? load_once(from) : make_uint4(0, 0, 0, 0);
+    } else {
+      word.x = __float_as_uint(here ? static_cast<float>(*from) : 0.0f);
+    }
+  }
+
+  __device__ void add_to(float (&total)[kCount]) const {
+    if constexpr (!kVector) {
+      total[0] += __uint_as_float(word.x);
+    } else if constexpr (sizeof(T) == 4) {
+      total[0] += __uint_as_float(word.x), total[1] += __uint_as_float(word.y);
+      total[2] += __uint_as_float(word.z), total[3] += __uint_as_float(word.w);
+    } else {
+      const uint32_t pairs[4] = {word.x, word.y, word.z, word.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float2 both = floats_of(T(), pairs[i]);
+        total[2 * i] += both.x, total[2 * i + 1] += both.y;
+      }
+    }
+  }
+};
+
 // A block sums a stretch of rows of 32 vectors side by side. kVector: 16 bytes are a vector, else
 // one value.
 template <class T, bool kVector>
 __global__ void __launch_bounds__(32 * kWarps)
     column_sums_kernel(const T* x, int64_t row_stride, int64_t rows, int64_t columns,
                        int64_t stretch, float* sums) {
-  constexpr int kValues = kVector ? 16 / sizeof(T) : 1;
+  constexpr int kValues = Values<T, kVector>::kCount;
   __shared__ float partial[kWarps][32 * kValues];
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int64_t column = (blockIdx.x * int64_t{32} + lane) * kValues;
@@ -26,22 +57,12 @@ __global__ void __launch_bounds__(32 * kWarps)
   float total[kValues] = {};
   if (column < columns) {
     for (int64_t row = first + warp * kStride; row < last; row += kWarps * kStride) {
-      alignas(16) T value[kStride][kValues];
+      Values<T, kVector> value[kStride];
 #pragma unroll
-      for (int r = 0; r < kStride; ++r) {
-        const T* from = x + (row + r) * row_stride + column;
-        if constexpr (kVector) {
-          reinterpret_cast<uint4&>(value[r]) =
-              row + r < last ? load_once(from) : make_uint4(0, 0, 0, 0);
-        } else {
-          value[r][0] = row + r < last ? *from : T(0.0f);
-        }
-      }
+      for (int r = 0; r < kStride; ++r)
+        value[r].load(x + (row + r) * row_stride + column, row + r < last);
 #pragma unroll
-      for (int r = 0; r < kStride; ++r) {
-#pragma unroll
-        for (int i = 0; i < kValues; ++i) total[i] += static_cast<float>(value[r][i]);
-      }
+      for (int r = 0; r < kStride; ++r) value[r].add_to(total);
     }
   }
 #pragma unroll

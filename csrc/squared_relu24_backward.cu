@@ -39,16 +39,6 @@ __device__ inline float gradient(float h, float grad) {
   return h == 0.0f ? 0.0f : 2.0f * root * grad;
 }
 
-__device__ inline float2 floats_of(bfloat16, uint32_t pair) {
-  return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
-}
-__device__ inline float2 floats_of(float16, uint32_t pair) {
-  return __half22float2(reinterpret_cast<__half2&>(pair));
-}
-__device__ inline float2 floats_of(float, uint2 pair) {
-  return make_float2(__uint_as_float(pair.x), __uint_as_float(pair.y));
-}
-
 // The packed rows of a strip: two pairs of each, zeros outside the matrix.
 template <bool kVector, class T>
 __device__ inline void load_pairs(const void* values, const Matrix& x, int64_t row, int64_t column,

@@ -138,4 +138,15 @@ __device__ inline void zero_pruned(Strip<T>& x, uint32_t kept) {
   }
 }
 
+// Two neighbours, as floats.
+__device__ inline float2 floats_of(bfloat16, uint32_t pair) {
+  return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
+}
+__device__ inline float2 floats_of(float16, uint32_t pair) {
+  return __half22float2(reinterpret_cast<__half2&>(pair));
+}
+__device__ inline float2 floats_of(float, uint2 pair) {
+  return make_float2(__uint_as_float(pair.x), __uint_as_float(pair.y));
+}
+
 }  // namespace sparsetrain

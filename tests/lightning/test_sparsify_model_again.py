@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import sparsetrain as st
 from sparsetrain.lightning import SparsifyModel
-from sparsetrain.lightning.flops import training_flops_per_image
+from sparsetrain.nn.flops import training_flops_per_image
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*have no `val_dataloader`"),

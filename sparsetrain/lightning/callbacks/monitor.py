@@ -9,8 +9,8 @@ from typing import Any
 import pytorch_lightning as pl
 
 from sparsetrain.lightning.callbacks.sparsify import SparsifyModel
-from sparsetrain.lightning.flops import dense_peak_flops, training_flops_per_image
 from sparsetrain.nn import LayerStats, inspect
+from sparsetrain.nn.flops import dense_peak_flops, training_flops_per_image
 from sparsetrain.schedule import Phase
 
 

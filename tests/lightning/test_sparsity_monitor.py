@@ -15,9 +15,9 @@ from lightning_helpers import (
 from pytorch_lightning.loggers import Logger
 
 from sparsetrain import SRSTE, STE, SparsifyModel, Sparsity, SparsityMonitor
-from sparsetrain.lightning import MaskSnapshots, flops
+from sparsetrain.lightning import MaskSnapshots
 from sparsetrain.lightning.callbacks import monitor as monitor_file
-from sparsetrain.nn import sparsify
+from sparsetrain.nn import flops, sparsify
 from sparsetrain.reference.masks24 import unpack_bits
 
 pytestmark = CHATTER

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparsetrain.autograd.linear import Packed, check_weight, compute_dtype
+from sparsetrain.autograd.linear import Packed, compute_dtype
+from sparsetrain.autograd.mlp import check_mlp
 from sparsetrain.autograd.operands import (
     Engine,
     WeightOperand,
@@ -61,7 +62,7 @@ def gelu_mlp24(
     dtype. Raises ValueError for input or hidden features that are not a multiple of 4, and for
     dtypes that differ outside autocast.
     """
-    _check(x, w1, w2)
+    check_mlp(x, w1, w2)
     packed = pack_gelu_mlp24(w1, w2, mask1, mask2, compute_dtype(x, w1), rule, engine)
     return packed_gelu_mlp24(
         x, w1, b1, w2, b2, packed, rule=rule, approximate=approximate, engine=engine
@@ -99,22 +100,12 @@ def packed_gelu_mlp24(
 ) -> Tensor:
     """`gelu_mlp24` with what `pack_gelu_mlp24` made of the weights, which only take the
     gradients."""
-    _check(x, w1, w2)
+    check_mlp(x, w1, w2)
     x_TI = x.to(packed[0].dtype).flatten(0, -2)
     # Everything is in its dtype now; autocast would round some steps in another.
     with torch.autocast(x.device.type, enabled=False):
         y_TO = _GeluMlp24.apply(x_TI, w1, b1, w2, b2, *packed, rule, approximate, engine)
     return y_TO.unflatten(0, x.shape[:-1])
-
-
-def _check(x: Tensor, w1: Tensor, w2: Tensor) -> None:
-    if x.ndim < 2 or x.shape[-1] != w1.shape[1] or w1.shape[0] != w2.shape[1]:
-        raise ValueError(
-            f"x {tuple(x.shape)}, w1 {tuple(w1.shape)}, w2 {tuple(w2.shape)}: "
-            "expected [..., I] of at least 2 dimensions, [H, I] and [O, H]"
-        )
-    check_weight(w1)
-    check_weight(w2)
 
 
 def _weights(packed: Any, rule: Rule, engine: Engine) -> tuple[WeightOperand, WeightOperand]:

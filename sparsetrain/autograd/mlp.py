@@ -75,7 +75,7 @@ def squared_relu_mlp24(
     Raises ValueError for hidden features, or input features under mask1, that are not a multiple
     of 4.
     """
-    _check(x, w1, w2)
+    check_mlp(x, w1, w2)
     packed = pack_mlp24(w1, w2, mask1, mask2, compute_dtype(x, w1), engine)
     return packed_squared_relu_mlp24(x, w1, b1, w2, b2, packed, rule=rule, engine=engine)
 
@@ -122,7 +122,7 @@ def packed_squared_relu_mlp24(
 ) -> Tensor:
     """`squared_relu_mlp24` with what `pack_mlp24` made of the weights, which only take the
     gradients."""
-    _check(x, w1, w2)
+    check_mlp(x, w1, w2)
     x_TI = x.to(packed.dense1_HI.dtype).flatten(0, -2)
     # Everything is in its dtype now; autocast would square in float32.
     with torch.autocast(x.device.type, enabled=False):
@@ -130,7 +130,8 @@ def packed_squared_relu_mlp24(
     return y_TO.unflatten(0, x.shape[:-1])
 
 
-def _check(x: Tensor, w1: Tensor, w2: Tensor) -> None:
+def check_mlp(x: Tensor, w1: Tensor, w2: Tensor) -> None:
+    """Refuse what does not multiply; under anomaly detection weights that hold NaN."""
     if x.ndim < 2 or x.shape[-1] != w1.shape[1] or w1.shape[0] != w2.shape[1]:
         raise ValueError(
             f"x {tuple(x.shape)}, w1 {tuple(w1.shape)}, w2 {tuple(w2.shape)}: "

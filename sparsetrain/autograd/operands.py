@@ -250,9 +250,8 @@ def _dense_mm(
 ) -> Tensor:
     if dtype in (None, a.dtype):
         return F.linear(b.T, a, bias) if transpose_out else F.linear(a, b.T, bias)
-    left, right = (b.T, a.T) if transpose_out else (a, b)
-    out = dense_mm(left, right, dtype)
-    return out if bias is None else out + bias
+    assert bias is None, "gradients of weights have none"
+    return dense_mm(b.T, a.T, dtype) if transpose_out else dense_mm(a, b, dtype)
 
 
 def dense_mm(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:

@@ -4,7 +4,6 @@
 #include "add_mask24_.h"
 #include "add_matmul24_.h"
 #include "apply24.h"
-#include "apply24_dense.h"
 #include "column_sums.h"
 #include "flips24.h"
 #include "gelu.h"
@@ -13,6 +12,7 @@
 #include "matmul24.h"
 #include "matmul24_sums.h"
 #include "mvue24.h"
+#include "pack_into24.h"
 #include "product/private.h"
 #include "random24.h"
 #include "select24.h"
@@ -25,7 +25,6 @@ STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
   m.impl("add_mask24_", TORCH_BOX(&sparsetrain::add_mask24_));
   m.impl("add_matmul24_", TORCH_BOX(&sparsetrain::add_matmul24_));
   m.impl("apply24", TORCH_BOX(&sparsetrain::apply24));
-  m.impl("apply24_dense", TORCH_BOX(&sparsetrain::apply24_dense));
   m.impl("column_sums", TORCH_BOX(&sparsetrain::column_sums));
   m.impl("flips24", TORCH_BOX(&sparsetrain::flips24));
   m.impl("gelu", TORCH_BOX(&sparsetrain::gelu));
@@ -34,6 +33,7 @@ STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
   m.impl("matmul24", TORCH_BOX(&sparsetrain::matmul24));
   m.impl("matmul24_sums", TORCH_BOX(&sparsetrain::matmul24_sums));
   m.impl("mvue24", TORCH_BOX(&sparsetrain::mvue24));
+  m.impl("pack_into24", TORCH_BOX(&sparsetrain::pack_into24));
   m.impl("random24", TORCH_BOX(&sparsetrain::random24));
   m.impl("select24", TORCH_BOX(&sparsetrain::select24));
   m.impl("soft_threshold24", TORCH_BOX(&sparsetrain::soft_threshold24));

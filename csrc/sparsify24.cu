@@ -24,12 +24,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sparsify24(
   Bits bits{static_cast<uint8_t*>(mask.mutable_data_ptr()), nullptr,
             old ? static_cast<const uint8_t*>(old->const_data_ptr()) : nullptr,
             static_cast<unsigned long long*>(flips.mutable_data_ptr())};
-  with_types(x.scalar_type(), type, [&](auto in, auto to) {
-    with_rule(rule, [&](auto chosen) {
-      pack_both<typename decltype(in)::type, typename decltype(to)::type>(x, out.pointers(), bits,
-                                                                          chosen, Identity{});
-    });
-  });
+  pack_both_forms(x, type, out.pointers(), bits, rule);
   return {out.values, out.meta, out.values_t, out.meta_t, mask, flips};
 }
 

@@ -48,8 +48,11 @@ def call_every_op(x: Tensor) -> None:
     ops.apply24(x, mask, narrow)
     ops.mask24(x, mask, 1.0, 0.5)
     ops.mask24(x, mask, 1.0, 0.5, narrow)
-    for transposed in (False, True):
-        ops.apply24_dense(x, mask, transposed, narrow)
+    for rows, columns in ((False, True), (True, False), (True, True)):
+        forms = ops.empty_forms24(x, narrow, rows=rows, columns=columns, dense=True)
+        ops.pack_into24(x, mask, "transposable", *forms)
+        for rule in ("transposable", "transposable_l2", "greedy"):
+            ops.pack_into24(x, None, rule, *forms)
     ops.column_sums(x)
     ops.column_sums(x[:, 1:])
     for approximate in ("none", "tanh"):
@@ -68,8 +71,9 @@ def call_wide_kernels(x: Tensor) -> None:
     for rule in ("transposable", "greedy"):
         ops.sparsify24(x, rule, None, mask)
         ops.squared_relu24(x, rule)
+        ops.pack_into24(x, None, rule, *ops.empty_forms24(x, rows=True, dense=True))
     ops.apply24(x, mask)
-    ops.apply24_dense(x, mask)
+    ops.pack_into24(x, mask, "greedy", *ops.empty_forms24(x, columns=True, dense=True))
 
 
 PRODUCTS = ((1, 1, 4), (65, 7, 60), (200, 129, 132), (300, 264, 1000), (128, 64, 8192))

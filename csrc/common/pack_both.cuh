@@ -8,25 +8,11 @@
 
 #include "matrix.cuh"
 #include "pack.cuh"
+#include "pack_forms.h"
 #include "rules.cuh"
 #include "staging.cuh"
 
 namespace sparsetrain {
-
-struct Packed {
-  void* values;     // [rows, columns / 2]
-  uint8_t* meta;    // atoms, [ceil(columns / 64), ceil(rows / 64), 512]
-  void* values_t;   // [columns, padded rows / 2]
-  uint8_t* meta_t;  // atoms, [padded rows / 64, ceil(columns / 64), 512]
-  void* dense;      // [rows, columns], with zeros; then one of values and values_t is null
-};
-
-struct Bits {
-  uint8_t* mask;            // [rows, ceil(columns / 8)], or null
-  const uint8_t* given;     // the same shape, for the rule Given
-  const uint8_t* previous;  // the same shape, or null
-  unsigned long long* flips;
-};
 
 template <class T, int kColumns>
 struct Staged : StagedValues<T, kColumns> {
@@ -61,9 +47,9 @@ __device__ inline uint32_t choose(const Rule& rule, Strip<T>& x, uint32_t given,
   return kept;
 }
 
-template <class In, class Out, int kColumns, bool kVector, bool kDense, class Map, class Rule>
+template <class In, class Out, int kColumns, bool kVector, bool kSome, class Map, class Rule>
 __global__ void __launch_bounds__(kColumns,
-                                  kBlocks<In, kVector, kColumns, Rule::independent || kDense>)
+                                  kBlocks<In, kVector, kColumns, Rule::independent || kSome>)
     pack_both_kernel(Matrix x, Packed packed, Bits bits, Rule rule, Map map) {
   extern __shared__ char shared[];
   auto& staged = *reinterpret_cast<Staged<Out, kColumns>*>(shared);
@@ -96,7 +82,7 @@ __global__ void __launch_bounds__(kColumns,
     }
     uint32_t row_mask, column_mask;
     uint32_t kept = choose(rule, strip[s], given, at.left - 4 * s, row_mask, column_mask);
-    if constexpr (kDense) {
+    if (kSome && packed.dense) {
       zero_pruned(strip[s], kept);
       store_strip<kVector>(convert<Out>(strip[s]), x, at.row() + 4 * s, at.column(),
                            at.left - 4 * s, static_cast<Out*>(packed.dense));
@@ -138,11 +124,11 @@ __global__ void __launch_bounds__(kColumns,
   }
   __syncthreads();
 
-  if (!kDense || packed.values) {
+  if (!kSome || packed.values) {
     staged.store_rows(packed.values, x, at);
     staged.meta.store_rows(packed.meta, x, at);
   }
-  if (!kDense || packed.values_t) {
+  if (!kSome || packed.values_t) {
     staged.store_columns(packed.values_t, x, at);
     staged.meta_t.store_columns(packed.meta_t, x, at);
   }
@@ -165,8 +151,9 @@ __global__ void __launch_bounds__(kColumns,
   }
 }
 
-// Launches the kernel for x, whose values are In, with packed values in Out.
-template <class In, class Out, bool kDense = false, class Map, class Rule>
+// Launches the kernel for x, whose values are In, with packed values in Out. kSome: writes what
+// `packed` has a place for; else all but the dense form.
+template <class In, class Out, bool kSome = false, class Map, class Rule>
 void pack_both(const Tensor& x, const Packed& packed, const Bits& bits, const Rule& rule,
                const Map& map) {
   if (tiles_of(x) == 0) return;
@@ -177,13 +164,13 @@ void pack_both(const Tensor& x, const Packed& packed, const Bits& bits, const Ru
   // that an H200 takes at once. 5120x1280 gains 6 % by them, 14336x4096 would lose 10 %
   // (2026-11-22).
   if (!rows_are_vectors(x)) {
-    launch_tiles(pack_both_kernel<In, Out, kNarrow, false, kDense, Map, Rule>, kNarrow,
+    launch_tiles(pack_both_kernel<In, Out, kNarrow, false, kSome, Map, Rule>, kNarrow,
                  sizeof(Staged<Out, kNarrow>));
   } else if (tiles_of(x) <= 800) {
-    launch_tiles(pack_both_kernel<In, Out, kNarrow, true, kDense, Map, Rule>, kNarrow,
+    launch_tiles(pack_both_kernel<In, Out, kNarrow, true, kSome, Map, Rule>, kNarrow,
                  sizeof(Staged<Out, kNarrow>));
   } else {
-    launch_tiles(pack_both_kernel<In, Out, kWide, true, kDense, Map, Rule>, kWide,
+    launch_tiles(pack_both_kernel<In, Out, kWide, true, kSome, Map, Rule>, kWide,
                  sizeof(Staged<Out, kWide>));
   }
 }

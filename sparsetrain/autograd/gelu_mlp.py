@@ -77,12 +77,14 @@ def pack_gelu_mlp24(
     dtype: torch.dtype,
     rule: Rule,
     engine: Engine,
+    into: Packed | None = None,
 ) -> Packed:
     """The weights of `packed_gelu_mlp24` in the dtype of its products, one after the other: what
     `pack_linear24` makes of each."""
+    into1, into2 = (None, None) if into is None else _halves(into)
     return (
-        *sparse_weight(w1.detach(), mask1, rule, dtype, engine),
-        *sparse_weight(w2.detach(), mask2, rule, dtype, engine),
+        *sparse_weight(w1.detach(), mask1, rule, dtype, engine, into1),
+        *sparse_weight(w2.detach(), mask2, rule, dtype, engine, into2),
     )
 
 
@@ -108,9 +110,12 @@ def packed_gelu_mlp24(
     return y_TO.unflatten(0, x.shape[:-1])
 
 
+def _halves(packed: Any) -> tuple[Any, Any]:
+    return packed[: len(packed) // 2], packed[len(packed) // 2 :]
+
+
 def _weights(packed: Any, rule: Rule, engine: Engine) -> tuple[WeightOperand, WeightOperand]:
-    half = len(packed) // 2
-    first, second = packed[:half], packed[half:]
+    first, second = _halves(packed)
     return saved_weight(first, rule, engine), saved_weight(second, rule, engine)
 
 

@@ -65,10 +65,16 @@ def linear24(
 
 
 def pack_linear24(
-    weight: Tensor, mask: Tensor | None, dtype: torch.dtype, rule: Rule, engine: Engine
+    weight: Tensor,
+    mask: Tensor | None,
+    dtype: torch.dtype,
+    rule: Rule,
+    engine: Engine,
+    into: Packed | None = None,
 ) -> Packed:
-    """The weight of `packed_linear24`, in the dtype of its products. Arguments as `linear24`."""
-    return sparse_weight(weight.detach(), mask, rule, dtype, engine)
+    """The weight of `packed_linear24`, in the dtype of its products. Arguments as `linear24`; into:
+    what this returned before for the same arguments but values, to write into where it can."""
+    return sparse_weight(weight.detach(), mask, rule, dtype, engine, into)
 
 
 def packed_linear24(

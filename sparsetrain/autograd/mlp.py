@@ -35,7 +35,14 @@ from sparsetrain.autograd.operands import (
     saved_operand,
     sparse_squared_relu,
 )
-from sparsetrain.ops import apply24_dense, column_sums, mask24
+from sparsetrain.ops import (
+    Forms24,
+    column_sums,
+    empty_forms24,
+    mask24,
+    pack_into24,
+    select24,
+)
 from sparsetrain.pattern import Rule
 
 
@@ -61,15 +68,16 @@ def squared_relu_mlp24(
     w2: Tensor,
     b2: Tensor | None,
     *,
-    mask1: Tensor | None = None,
-    mask2: Tensor | None = None,
+    mask1: Tensor | Rule | None = None,
+    mask2: Tensor | Rule | None = None,
     rule: Rule = "transposable",
     engine: Engine = "masked",
 ) -> Tensor:
     """`relu(x @ w1.T + b1)² @ w2.T + b2` with 2:4 hidden activations.
 
     x: [..., I]; w1: [H, I]; w2: [O, H]; biases [H] and [O] or None; returns [..., O].
-    mask1, mask2: transposable masks of the weights (bits, as `ops.select24`), None for dense.
+    mask1, mask2: transposable masks of the weights (bits, as `ops.select24`); or the rule, any but
+        `row`, by which they are chosen from the weights now; None for dense.
     rule: `row` gives each orientation of the activations its own best mask; the others serve both
         with one mask on tiles of 4 tokens × 4 features.
     Raises ValueError for hidden features, or input features under mask1, that are not a multiple
@@ -83,30 +91,52 @@ def squared_relu_mlp24(
 def pack_mlp24(
     w1: Tensor,
     w2: Tensor,
-    mask1: Tensor | None,
-    mask2: Tensor | None,
+    mask1: Tensor | Rule | None,
+    mask2: Tensor | Rule | None,
     dtype: torch.dtype,
     engine: Engine,
+    into: MlpWeights | None = None,
 ) -> MlpWeights:
-    """The weights of `packed_squared_relu_mlp24`, in the dtype of its products."""
+    """The weights of `packed_squared_relu_mlp24`, in the dtype of its products. Masks as in
+    `squared_relu_mlp24`; into as in `pack_linear24`."""
     packs = engine_for(engine, dtype, w1.is_cuda) != "masked"
-    dense1, *rows1 = _forms(w1.detach(), mask1, False, dtype, packs)
-    dense2, *columns2 = _forms(w2.detach(), mask2, True, dtype, packs)
-    return MlpWeights(dense1, dense2, *rows1, *columns2)
+    into1 = into2 = None
+    if into is not None:
+        into1 = Forms24(into.values1, into.meta1, dense=into.dense1_HI)
+        into2 = Forms24(values_t=into.values2_t, meta_t=into.meta2_t, dense=into.dense2_OH)
+    forms1 = _forms(w1.detach(), mask1, False, dtype, packs, into1)
+    forms2 = _forms(w2.detach(), mask2, True, dtype, packs, into2)
+    assert forms1.dense is not None
+    assert forms2.dense is not None
+    return MlpWeights(
+        forms1.dense, forms2.dense, forms1.values, forms1.meta, forms2.values_t, forms2.meta_t
+    )
 
 
 def _forms(
-    weight: Tensor, mask: Tensor | None, transposed: bool, dtype: torch.dtype, packs: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The weight dense, and the values and metadata of one orientation where it has a mask."""
+    weight: Tensor,
+    mask: Tensor | Rule | None,
+    transposed: bool,
+    dtype: torch.dtype,
+    packs: bool,
+    into: Forms24 | None,
+) -> Forms24:
+    """The weight dense, and packed in one orientation where it has a mask."""
     if mask is None:
-        return weight.to(dtype), None, None
-    if weight.dtype != torch.float32:  # kernels round float32 alone
-        weight = weight.to(dtype)
-    if not packs:
-        return mask24(weight, mask, dtype=dtype), None, None
-    values, meta, dense = apply24_dense(weight, mask, transposed, dtype)
-    return dense, values, meta
+        if into is None or into.dense is None:
+            return Forms24(dense=weight.to(dtype))
+        return Forms24(dense=into.dense.copy_(weight))
+    known = weight.dtype in (dtype, torch.float32)  # kernels round float32 alone
+    if isinstance(mask, str) and not (packs and known and mask != "row"):
+        mask = select24(weight, mask)  # before the weight is rounded
+    weight = weight if known else weight.to(dtype)
+    if isinstance(mask, Tensor) and not packs:
+        return Forms24(dense=mask24(weight, mask, dtype=dtype))
+    if into is None or (into.values_t if transposed else into.values) is None:
+        into = empty_forms24(weight, dtype, rows=not transposed, columns=transposed, dense=True)
+    if isinstance(mask, str):
+        return pack_into24(weight, None, mask, *into)
+    return pack_into24(weight, mask, "transposable", *into)
 
 
 def packed_squared_relu_mlp24(

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from sparsetrain.autograd.aten import ATEN_DTYPES, aten_mm
 from sparsetrain.ops import (
-    apply24,
+    empty_forms24,
     mask24,
     matmul24,
     pack24,
+    pack_into24,
     select24,
     sparsify24,
     squared_relu24,
@@ -187,23 +188,31 @@ def saved_weight(saved: Sequence[Tensor], rule: Rule, engine: Engine) -> WeightO
 
 
 def sparse_weight(
-    weight_OI: Tensor, mask: Tensor | None, rule: Rule, dtype: torch.dtype, engine: Engine
+    weight_OI: Tensor,
+    mask: Tensor | None,
+    rule: Rule,
+    dtype: torch.dtype,
+    engine: Engine,
+    into: Sequence[Tensor] | None = None,
 ) -> WeightOperand:
     """The weight under its mask, rounded to `dtype` once, after the choice. mask: None chooses
-    it here, in the pass that packs where there is one."""
+    it here, in the pass that packs where there is one. into: an earlier operand of the same
+    shape, whose memory is written anew where packing can."""
     engine = engine_for(engine, dtype, weight_OI.is_cuda)
     if weight_OI.dtype not in (dtype, torch.float32):  # kernels round float32 alone
         mask = select24(weight_OI, rule) if mask is None else mask
         weight_OI = weight_OI.to(dtype)
-    if mask is None and engine != "masked" and rule != "row":
-        return packed_operand(sparsify24(weight_OI, rule, dtype)[:4], engine)
+    if engine != "masked" and rule != "row":
+        if into is None:
+            new = empty_forms24(weight_OI, dtype, rows=True, columns=True)
+            into = [form for form in new if form is not None]
+        pack_into24(weight_OI, mask, rule, *into)
+        return packed_operand(into, engine)
     if mask is None:
         mask = select24(weight_OI, rule)
     if engine == "masked":
         return MaskedOperand(mask24(weight_OI, mask, dtype=dtype))
-    if rule == "row":
-        return packed_rows(pack24(weight_OI.to(dtype), mask), engine)
-    return packed_operand(apply24(weight_OI, mask, dtype), engine)
+    return packed_rows(pack24(weight_OI.to(dtype), mask), engine)
 
 
 def sparse_squared_relu(z_TH: Tensor, rule: Rule, engine: Engine) -> ActivationOperand:

@@ -1,6 +1,7 @@
 """Training with Lightning: the module, the callbacks, data in `lightning.data`."""
 
 from sparsetrain.lightning.callbacks import (
+    EMA,
     MaskSnapshots,
     SaveOnInterrupt,
     SparsifyModel,
@@ -15,6 +16,7 @@ from sparsetrain.lightning.network import build_network
 from sparsetrain.lightning.progress import progress
 
 __all__ = [
+    "EMA",
     "AdamW",
     "AtomicCheckpointIO",
     "Classifier",

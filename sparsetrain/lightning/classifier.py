@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import torch.nn.functional as F
 from timm.data.mixup import Mixup
 from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
@@ -85,9 +86,18 @@ class Classifier(pl.LightningModule):
         else:
             smoothing = self.mix.label_smoothing
             loss = F.cross_entropy(self(images), labels, label_smoothing=smoothing)
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[-1]["lr"])
+        self._log_step(loss.detach())
         return loss
+
+    def _log_step(self, loss: Tensor) -> None:
+        """Log without waiting for the device between the steps that loggers write. Lightning waits
+        for `prog_bar`, for `sync_dist` (a barrier each time) and for numbers, which it copies to
+        the device."""
+        trainer: Any = self.trainer
+        if trainer._logger_connector.should_update_logs:
+            loss = trainer.strategy.reduce(loss.clone(), reduce_op="mean")
+        self.log("train/loss", loss)
+        self.log("train/lr", torch.tensor(trainer.optimizers[0].param_groups[-1]["lr"]))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch

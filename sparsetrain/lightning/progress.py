@@ -8,6 +8,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
 from pytorch_lightning.utilities import rank_zero_only
 
+LOSS = "train/loss"
+REFRESH_RATE = 5
+"""Pictures of the bar a second: each takes the interpreter from the training. Lightning: 100."""
+
 
 class EpochLines(ProgressBar):
     """One printed line an epoch: for output that is not a terminal."""
@@ -29,7 +33,7 @@ class EpochLines(ProgressBar):
         metrics = {
             key: f"{float(value):.4g}"
             for key, value in trainer.callback_metrics.items()
-            if key in ("train/loss", "val/loss", "val/top1")
+            if key in (LOSS, "val/loss", "val/top1")
         }
         words = "  ".join(f"{key} {value}" for key, value in metrics.items())
         epochs = trainer.max_epochs
@@ -41,16 +45,28 @@ class EpochLines(ProgressBar):
 
 
 class Bar(RichProgressBar):
-    """Lightning's bar without the number of the logger's version, which would wrap it."""
+    """Lightning's bar with the loss as loggers get it, every `trainer.log_every_n_steps` steps: a
+    number of each step would wait for the device in each. Without the number of the logger's
+    version, which would wrap the bar."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=REFRESH_RATE, leave=False)
+        self._loss: dict[str, int | str | float | dict[str, float]] = {}
+        self._step = 0  # of that loss
 
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        return metrics
+        step, every = trainer.global_step, trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if every > 0 and step % every == 0 and step != self._step and trainer.training:
+            loss = trainer.callback_metrics.get(LOSS)
+            self._loss = {} if loss is None else {LOSS: float(loss)}
+            self._step = step
+        return self._loss | metrics
 
 
 def progress() -> ProgressBar:
     """A progress bar on a terminal, a line an epoch elsewhere."""
-    return Bar(leave=False) if sys.stdout.isatty() else EpochLines()
+    return Bar() if sys.stdout.isatty() else EpochLines()

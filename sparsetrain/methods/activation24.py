@@ -46,13 +46,16 @@ class Activation24:
         self,
         w1: Tensor,
         w2: Tensor,
-        mask1: Tensor | None,
-        mask2: Tensor | None,
+        mask1: Tensor | Rule | None,
+        mask2: Tensor | Rule | None,
         dtype: torch.dtype,
         engine: Engine,
+        into: Packed | None = None,
     ) -> Packed:
-        """The weights as `mlp` multiplies them, in the dtype of the products."""
-        return pack_mlp24(w1, w2, mask1, mask2, dtype, engine)
+        """The weights as `mlp` multiplies them, in the dtype of the products. into: what this
+        returned before, to write into where it can."""
+        forms = None if into is None else MlpWeights(*into)
+        return pack_mlp24(w1, w2, mask1, mask2, dtype, engine, forms)
 
     def mlp(
         self,

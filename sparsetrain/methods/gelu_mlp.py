@@ -32,9 +32,11 @@ class GeluMlp:
         mask2: Tensor | None,
         dtype: torch.dtype,
         engine: Engine,
+        into: Packed | None = None,
     ) -> Packed:
-        """The weights as `mlp` multiplies them, in the dtype of the products."""
-        return pack_gelu_mlp24(w1, w2, mask1, mask2, dtype, self.rule, engine)
+        """The weights as `mlp` multiplies them, in the dtype of the products. into: what this
+        returned before, to write into where it can."""
+        return pack_gelu_mlp24(w1, w2, mask1, mask2, dtype, self.rule, engine, into)
 
     def mlp(
         self,

@@ -39,8 +39,10 @@ class SSTE:
         scale: Tensor | None,
         dtype: torch.dtype,
         engine: Engine,
+        into: Packed | None = None,
     ) -> Packed:
-        """The weight as `linear` multiplies it, in the dtype of the products."""
+        """The weight as `linear` multiplies it, in the dtype of the products. into: what this
+        returned before, to write into where it can."""
         return pack_soft_linear24(weight, _known(scale), dtype, engine)
 
     def linear(

@@ -44,9 +44,11 @@ class STE:
         scale: Tensor | None,
         dtype: torch.dtype,
         engine: Engine,
+        into: Packed | None = None,
     ) -> Packed:
-        """The weight as `linear` multiplies it, in the dtype of the products."""
-        return pack_linear24(weight, mask, dtype, self.rule, engine)
+        """The weight as `linear` multiplies it, in the dtype of the products. into: what this
+        returned before, to write into where it can."""
+        return pack_linear24(weight, mask, dtype, self.rule, engine, into)
 
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, packed: Packed, engine: Engine

@@ -51,7 +51,7 @@ class SparseLinear(PackingLayer, nn.Linear):
         layer = with_class(dense, cls)
         layer.method, layer.engine, layer.sparse = method, engine, True
         layer.decay_attached, layer.flipped = False, None
-        layer.mask = layer.scale = layer.held = None
+        layer.mask = layer.scale = layer.held = layer.memory = None
         layer.held_state = ()
         layer.start()
         return layer
@@ -76,8 +76,8 @@ class SparseLinear(PackingLayer, nn.Linear):
     def masks(self) -> tuple[Tensor, ...]:
         return () if self.mask is None else (self.mask,)
 
-    def pack(self, dtype: torch.dtype) -> Packed:
-        return self.method.pack(self.weight, self.mask, self.scale, dtype, self.engine)
+    def pack(self, dtype: torch.dtype, into: Packed | None = None) -> Packed:
+        return self.method.pack(self.weight, self.mask, self.scale, dtype, self.engine, into)
 
     @torch.no_grad()
     def start(self) -> None:

@@ -12,6 +12,7 @@ from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.packing import PackingLayer
 from sparsetrain.nn.sharded import is_wrapped
 from sparsetrain.nn.swap import with_class
+from sparsetrain.pattern import Rule
 
 
 class SquaredReLU(nn.Module):
@@ -53,7 +54,7 @@ class SparseMlp(PackingLayer):
         mlp = with_class(dense, cls)
         mlp.activation, mlp.engine, mlp.sparse = activation, engine, True
         mlp.dense_class = type(dense)
-        mlp.held, mlp.held_state = None, ()
+        mlp.held, mlp.held_state, mlp.memory = None, (), None
         if isinstance(activation, Activation24):
             mlp._modules["act"] = SquaredReLU()
         return mlp
@@ -86,11 +87,13 @@ class SparseMlp(PackingLayer):
         linears = [fc for fc in (self.fc1, self.fc2) if isinstance(fc, SparseLinear)]
         return tuple(mask for linear in linears for mask in linear.masks())
 
-    def pack(self, dtype: torch.dtype) -> Packed:
+    def pack(self, dtype: torch.dtype, into: Packed | None = None) -> Packed:
         w1, w2 = self.weights()
-        fused = isinstance(self.activation, GeluMlp)  # which chooses masks that are not kept
-        mask1, mask2 = (_kept_mask(fc) if fused else _mask_of(fc) for fc in (self.fc1, self.fc2))
-        return self.activation.pack(w1, w2, mask1, mask2, dtype, self.engine)
+        if isinstance(self.activation, GeluMlp):  # which knows the rule of masks that are not kept
+            mask1, mask2 = _kept_mask(self.fc1), _kept_mask(self.fc2)
+            return self.activation.pack(w1, w2, mask1, mask2, dtype, self.engine, into)
+        masks = _mask_of(self.fc1), _mask_of(self.fc2)
+        return self.activation.pack(w1, w2, *masks, dtype, self.engine, into)
 
     def extra_repr(self) -> str:
         state = "" if self.sparse else ", now dense"
@@ -134,9 +137,12 @@ def why_not(module: nn.Module) -> str | None:
     return None
 
 
-def _mask_of(linear: nn.Linear) -> Tensor | None:
-    """The mask of its weight, chosen now if none is kept; None for a dense weight."""
-    return linear.current_mask() if isinstance(linear, SparseLinear) and linear.sparse else None
+def _mask_of(linear: nn.Linear) -> Tensor | Rule | None:
+    """The mask of its weight, or the rule of one to be chosen if none is kept; None for a dense
+    weight."""
+    if not isinstance(linear, SparseLinear) or not linear.sparse:
+        return None
+    return linear.method.rule if linear.mask is None else linear.mask
 
 
 def _kept_mask(linear: nn.Linear) -> Tensor | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from typing_extensions import Self
 
@@ -22,11 +23,13 @@ class PackingLayer(nn.Module):
         own. It follows no device: `to()` lets go of it.
     held_state: what the weights were then. A forward that finds them changed packs for itself;
         compiled code does not look.
+    memory: where `hold` packed last, and packs again: a CUDA graph finds weights where they were.
     """
 
     sparse: bool
     held: Packed | None
     held_state: tuple[int, ...]
+    memory: Packed | None
 
     def weights(self) -> tuple[Tensor, ...]:
         """The weights that are packed."""
@@ -36,19 +39,34 @@ class PackingLayer(nn.Module):
         """The masks under which they are packed, where they are kept."""
         raise NotImplementedError
 
-    def pack(self, dtype: torch.dtype) -> Packed:
-        """The weights as they are now, for products in `dtype`."""
+    def pack(self, dtype: torch.dtype, into: Packed | None = None) -> Packed:
+        """The weights as they are now, for products in `dtype`. into: what this returned before
+        in that dtype, to write into where it can."""
         raise NotImplementedError
 
     def hold(self, dtype: torch.dtype) -> None:
         """Pack for all forwards in `dtype` until the next call. A dense phase holds nothing, nor do
-        sharded weights, which are whole in a forward alone."""
+        sharded weights, which are whole in a forward alone.
+
+        What was held before is written over: a backward that still wants it raises RuntimeError.
+        """
         weights = self.weights()
         holds = self.sparse and all(w.ndim == 2 and not is_sharded(w) for w in weights)
+        if not holds or not _fits(self.memory, dtype, weights[0]):
+            self.memory = None
         # Training saves for the backward what may have been packed for a validation.
         with torch.inference_mode(False), torch.no_grad():
-            self.held = tuple(self.pack(dtype)) if holds else None
-        self.held_state = self._state()
+            if self.memory is not None:
+                self.memory = _written(self.pack(dtype, self.memory), self.memory)
+            elif holds:
+                self.memory = _own(self.pack(dtype), weights)
+        self.held, self.held_state = self.memory, self._state()
+
+    def release(self, keep_memory: bool = False) -> None:
+        """Hold nothing. keep_memory: for the next `hold`."""
+        self.held = None
+        if not keep_memory:
+            self.memory = None
 
     def packed(self, dtype: torch.dtype) -> Packed:
         """What is held, where it is in `dtype` and of the weights as they are, else packed now.
@@ -79,12 +97,32 @@ class PackingLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has weights of its own, which compiled code would not see change.
-        return self.__dict__ | {"held": None}
+        return self.__dict__ | {"held": None, "memory": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
-        self.held = None
+        self.release()
         return self
+
+
+def _own(packed: Packed, weights: tuple[Tensor, ...]) -> Packed:
+    """In memory that is no weight's."""
+    theirs = {weight.data_ptr() for weight in weights}
+    return tuple(t.clone() if t is not None and t.data_ptr() in theirs else t for t in packed)
+
+
+def _fits(memory: Packed | None, dtype: torch.dtype, weight: Tensor) -> bool:
+    return memory is not None and memory[0].dtype == dtype and memory[0].device == weight.device
+
+
+def _written(packed: Packed, memory: Packed) -> Packed:
+    """What is packed in memory: copied there if packing did not write there. Autograd is told."""
+    both = list(zip(packed, memory, strict=True))
+    for now, there in both:
+        if now is not None and there is not None and now is not there:
+            there.copy_(now)
+    increment_version([there for there in memory if there is not None])
+    return tuple(now if now is None or there is None else there for now, there in both)
 
 
 @cache

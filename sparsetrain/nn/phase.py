@@ -33,7 +33,8 @@ def set_sparse(model: nn.Module, sparse: bool) -> None:
         if isinstance(module, SparseLinear) and sparse and not module.sparse:
             module.start()
         if isinstance(module, PackingLayer):
-            module.sparse, module.held = sparse, None
+            module.sparse = sparse
+            module.release()
 
 
 def update_masks(model: nn.Module) -> None:
@@ -47,7 +48,7 @@ def update_masks(model: nn.Module) -> None:
     reshard(model)
     for layer in sparse_linears(model).values():
         layer.update_mask()
-    release_weights(model)
+    release_weights(model, keep_memory=True)
 
 
 def pack_weights(model: nn.Module) -> None:
@@ -77,11 +78,12 @@ def pack_weights(model: nn.Module) -> None:
             layer.hold(compute_dtype(weight, weight))
 
 
-def release_weights(model: nn.Module) -> None:
-    """Undo `pack_weights`: every forward packs for itself again."""
+def release_weights(model: nn.Module, keep_memory: bool = False) -> None:
+    """Undo `pack_weights`: every forward packs for itself again. keep_memory: the next
+    `pack_weights` packs to where this one did."""
     for layer in model.modules():
         if isinstance(layer, PackingLayer):
-            layer.held = None
+            layer.release(keep_memory)
 
 
 class AttachedDecay:

@@ -13,7 +13,6 @@ from sparsetrain import native
 from sparsetrain.ops.add_mask24_ import add_mask24_
 from sparsetrain.ops.add_matmul24_ import add_matmul24_
 from sparsetrain.ops.apply24 import apply24
-from sparsetrain.ops.apply24_dense import apply24_dense
 from sparsetrain.ops.column_sums import column_sums
 from sparsetrain.ops.flips24 import flips24
 from sparsetrain.ops.gelu import gelu
@@ -23,6 +22,7 @@ from sparsetrain.ops.matmul24 import matmul24
 from sparsetrain.ops.matmul24_sums import matmul24_sums
 from sparsetrain.ops.mvue24 import mvue24
 from sparsetrain.ops.pack24 import pack24
+from sparsetrain.ops.pack_into24 import Forms24, empty_forms24, pack_into24
 from sparsetrain.ops.random24 import random24
 from sparsetrain.ops.select24 import select24
 from sparsetrain.ops.soft_threshold24 import soft_threshold24
@@ -34,11 +34,12 @@ from sparsetrain.ops.unpack24 import unpack24
 native.load()
 
 __all__ = [
+    "Forms24",
     "add_mask24_",
     "add_matmul24_",
     "apply24",
-    "apply24_dense",
     "column_sums",
+    "empty_forms24",
     "flips24",
     "gelu",
     "gelu_backward",
@@ -47,6 +48,7 @@ __all__ = [
     "matmul24_sums",
     "mvue24",
     "pack24",
+    "pack_into24",
     "random24",
     "select24",
     "soft_threshold24",

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from autograd_checks import PassThrough, assert_all_as_accurate, backward, double, normal
+from op_calls import OpCalls
 
-from sparsetrain.autograd import PORTABLE_ENGINES, squared_relu_mlp24
+from sparsetrain.autograd import PORTABLE_ENGINES, pack_mlp24, squared_relu_mlp24
 from sparsetrain.ops import select24
 from sparsetrain.pattern import NM, RULES
 from sparsetrain.reference.masks24 import select_mask24, unpack_bits
@@ -114,6 +115,62 @@ def test_as_accurate_as_torch(engine, rule, dtype):
 def test_biases_may_be_absent(engine):
     inputs, grad = problem(bias=False)
     assert_is_the_oracle(inputs, grad, (True, False), "transposable", engine)
+
+
+# Masks that are chosen from the weights now.
+
+
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "row"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_rule_gives_the_bits_of_the_masks_it_chooses(engine, rule, dtype):
+    inputs, grad = problem((7,), dtype)
+    masks = [select24(w, rule) for w in (inputs[1], inputs[3])]
+    for one in ((rule, rule), (rule, masks[1]), (masks[0], rule)):
+        got = backward(ours(one, "transposable", engine), inputs, grad)
+        expected = backward(ours(masks, "transposable", engine), inputs, grad)
+        for result, other in zip(got, expected, strict=True):
+            assert torch.equal(result, other)
+
+
+@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@pytest.mark.parametrize(
+    ("weights", "products", "one_pass"),
+    [
+        (torch.float32, torch.float32, True),
+        (torch.float32, torch.bfloat16, True),
+        (torch.bfloat16, torch.bfloat16, True),
+        (torch.float16, torch.bfloat16, False),  # which no kernel converts
+    ],
+)
+def test_a_rule_packs_in_one_pass_and_masks_are_of_the_weights_before_rounding(
+    engine, weights, products, one_pass
+):
+    # All are 1 once they are rounded to bfloat16.
+    w1, w2 = ((1 + normal(*s, seed=1) / 1000).to(weights) for s in ((16, 12), (8, 16)))
+    masks = [select24(w, "transposable") for w in (w1, w2)]
+    with OpCalls() as calls:
+        got = pack_mlp24(w1, w2, "transposable", "transposable", products, engine)
+    if engine == "masked":
+        assert calls.names == 2 * ["select24", "mask24"]
+    else:
+        assert calls.names == 2 * ["pack_into24"] if one_pass else 2 * ["select24", "pack_into24"]
+    expected = pack_mlp24(w1, w2, masks[0], masks[1], products, engine)
+    assert [form is None for form in got] == [form is None for form in expected]
+    for form, other in zip(got, expected, strict=True):
+        if form is not None and other is not None:
+            assert torch.equal(form, other)
+
+
+def test_the_rule_of_two_masks_is_masked_as_its_mask_and_not_packed_both_ways():
+    inputs, grad = problem()
+    masks = [select24(w, "row") for w in (inputs[1], inputs[3])]
+    got = backward(ours(("row", "row"), "transposable", "masked"), inputs, grad)
+    expected = backward(ours(masks, "transposable", "masked"), inputs, grad)
+    for result, other in zip(got, expected, strict=True):
+        assert torch.equal(result, other)
+    with pytest.raises(ValueError, match="keeps more than two"):
+        ours((None, "row"), "transposable", "native")(*inputs)
 
 
 @pytest.mark.parametrize("engine", PORTABLE_ENGINES)

@@ -63,7 +63,7 @@ class Stranger(pl.LightningModule):
         x, y = batch
         self.log("val/loss", F.cross_entropy(self(x), y))
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
@@ -78,12 +78,12 @@ class Probe(pl.Callback):
         self.seen.append(self.look(trainer, pl_module))
 
 
-def make_trainer(folder, *callbacks, plugins=(), **settings) -> Any:
-    """A CPU trainer that writes no more than it is told to. `settings` are Trainer's."""
+def make_trainer(folder, *callbacks, plugins=(), accelerator="cpu", **settings) -> Any:
+    """A trainer, on the CPU unless told, that writes nothing unasked. `settings` are Trainer's."""
     saves = any(isinstance(c, Checkpoint) for c in callbacks)
     settings = {"max_epochs": 1, "logger": False, "enable_checkpointing": saves, **settings}
     return pl.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
         default_root_dir=folder,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,4 +1,4 @@
-"""Lightning's average of the weights around sparse layers."""
+"""The average of the weights, alone and around sparse layers."""
 
 from typing import Any
 
@@ -16,8 +16,10 @@ from lightning_helpers import (
     weights24,
 )
 from pytorch_lightning.callbacks import EMAWeightAveraging
+from torch import nn
 
 from sparsetrain import STE, SparsifyModel, density
+from sparsetrain.lightning import EMA
 from sparsetrain.ops import mask24
 
 pytestmark = CHATTER
@@ -25,7 +27,15 @@ DECAY = 0.5
 
 
 def ema():
+    return EMA(decay=DECAY)
+
+
+def lightnings():
     return EMAWeightAveraging(decay=DECAY, use_buffers=False)
+
+
+def with_buffers():
+    return nn.Sequential(*make_body(), nn.BatchNorm1d(4))
 
 
 def averaged(callback) -> Any:
@@ -87,3 +97,37 @@ def test_layers_that_configure_model_makes_are_averaged_as_well(tmp_path):
     make_trainer(tmp_path, SparsifyModel(weights24(STE())), ema()).fit(plain, vectors())
     assert torch.equal(module.body[0].weight, plain.body[0].weight)
     assert density(module) == 0.5
+
+
+def test_it_is_the_average_of_lightnings_callback_in_the_same_checkpoint(tmp_path):
+    for name, average in (("ours", ema()), ("theirs", lightnings())):
+        saved = every_step(tmp_path / name)
+        make_trainer(tmp_path, average, saved).fit(Stranger(body=with_buffers()), vectors())
+    for step in (1, 2, 4):
+        ours, theirs = (
+            torch.load(tmp_path / name / f"step={step}.ckpt") for name in ("ours", "theirs")
+        )
+        assert ours.keys() == theirs.keys()
+        assert ours["averaging_state"] == theirs["averaging_state"] == {"n_averaged": step}
+        for key in ("state_dict", "current_model_state"):
+            for name, value in theirs[key].items():
+                torch.testing.assert_close(ours[key][name], value)
+    assert not torch.equal(
+        ours["state_dict"]["body.0.weight"], ours["current_model_state"]["body.0.weight"]
+    )
+
+
+def test_it_goes_on_from_a_checkpoint_of_lightnings_callback(tmp_path):
+    whole, resumed = Stranger(), Stranger()
+    make_trainer(tmp_path, lightnings(), every_step(tmp_path), max_epochs=2).fit(whole, vectors())
+    trainer = make_trainer(tmp_path, ema(), max_epochs=2)
+    with pytest.warns(UserWarning, match="callbacks used to create the checkpoint"):
+        trainer.fit(resumed, vectors(), ckpt_path=tmp_path / "step=4.ckpt")
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict())
+
+
+def test_with_accumulated_batches_it_averages_once_a_step(tmp_path):
+    average = ema()
+    make_trainer(tmp_path, average, accumulate_grad_batches=2).fit(Stranger(), vectors())
+    average_model: Any = average._average_model
+    assert average_model.n_averaged == 2

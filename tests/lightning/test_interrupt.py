@@ -7,10 +7,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from lightning_helpers import CHATTER, AugmentedDigits, make_classifier, make_trainer
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from sparsetrain import SRSTE, Schedule, SparsifyModel, Sparsity
-from sparsetrain.lightning import SaveOnInterrupt, StepSeed, read_checkpoint
+from sparsetrain.lightning import EMA, SaveOnInterrupt, StepSeed, read_checkpoint
 
 pytestmark = CHATTER
 # 24 images in batches of 4, two batches a step: 3 steps an epoch.
@@ -41,7 +41,7 @@ def run(folder, *, signals=0, resume=None):
         StepSeed(0),
         SaveOnInterrupt(str(folder / "saved")),
         recorder,
-        EMAWeightAveraging(decay=0.5, use_buffers=False),
+        EMA(decay=0.5),
         max_epochs=3,
         accumulate_grad_batches=2,
     )

@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from lightning_helpers import CHATTER, Stranger, every_step, make_body, make_trainer, vectors
+from breaking import (
+    Breaks,
+    assert_as_just_before,
+    fit,
+    infinite_gradient,
+    infinite_weight,
+    nan_image,
+    nan_layer,
+)
+from lightning_helpers import CHATTER, Stranger, make_trainer, vectors
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
@@ -12,66 +21,6 @@ from sparsetrain.errors import NonFiniteError
 from sparsetrain.lightning import StopOnNonFinite, read_checkpoint
 
 pytestmark = CHATTER
-FROM_STEP = 2  # of 4
-
-
-class NanWhileTold(nn.Module):
-    """The identity, but NaN while `told`."""
-
-    told = False
-
-    def forward(self, x):
-        return x * torch.nan if self.told else x
-
-
-class InfiniteGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * torch.inf
-
-
-class Breaks(Stranger):
-    """Something in it breaks at the third step. `weights`: what they were just before."""
-
-    def __init__(self, breaks):
-        super().__init__(nn.Sequential(*make_body(), NanWhileTold(), nn.Identity()))
-        self.breaks = breaks
-
-    def training_step(self, batch):
-        if self.trainer.global_step == FROM_STEP:
-            batch = self.breaks(self, batch)
-            self.weights = {k: v.clone() for k, v in self.state_dict().items()}
-        return super().training_step(batch)
-
-
-def nan_layer(module, batch):
-    module.body[3].told = True
-    return batch
-
-
-def infinite_weight(module, batch):
-    with torch.no_grad():
-        module.body[2].weight[1, 3] = torch.inf
-    return batch
-
-
-def nan_image(module, batch):
-    batch[0][1, 2] = torch.nan
-    return batch
-
-
-def infinite_gradient(module, batch):
-    module.body[4].register_forward_hook(lambda m, x, out: InfiniteGradient.apply(out))
-    return batch
-
-
-def fit(folder, module, *callbacks):
-    trainer = make_trainer(folder, StopOnNonFinite(), *callbacks, every_step(folder / "saved"))
-    trainer.fit(module, vectors())
 
 
 @pytest.mark.parametrize(
@@ -88,22 +37,23 @@ def fit(folder, module, *callbacks):
     ],
 )
 @pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
 def test_the_first_number_that_is_not_finite_is_named_and_no_weight_changes(
-    tmp_path, breaks, said, sparse
+    tmp_path, breaks, said, sparse, fused
 ):
-    module = Breaks(breaks)
+    module = Breaks(breaks, fused=fused)
     callbacks = [SparsifyModel(Sparsity(weight=STE(), schedule=Schedule()))] if sparse else []
     with pytest.raises(NonFiniteError, match=f"step 2: {said}"):
         fit(tmp_path, module, *callbacks)
-    for name, value in module.state_dict().items():
-        assert torch.equal(value, module.weights[name]), name
+    assert_as_just_before(module)
 
 
-def test_the_checkpoint_of_the_last_good_step_stays_and_loads(tmp_path):
-    whole = Breaks(lambda module, batch: batch)
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_checkpoint_of_the_last_good_step_stays_and_loads(tmp_path, fused):
+    whole = Breaks(lambda module, batch: batch, fused=fused)
     fit(tmp_path / "whole", whole)
     with pytest.raises(NonFiniteError):
-        fit(tmp_path / "broken", Breaks(nan_layer))
+        fit(tmp_path / "broken", Breaks(nan_layer, fused=fused))
     names = sorted(path.name for path in (tmp_path / "broken" / "saved").iterdir())
     assert names == ["step=1.ckpt", "step=2.ckpt"]
     saved, expected = (
@@ -145,8 +95,7 @@ def test_gradients_are_left_to_the_grad_scaler_which_skips_their_step(tmp_path):
     module = Breaks(infinite_gradient)
     trainer = make_trainer(tmp_path, StopOnNonFinite(), plugins=[half_precision()], max_steps=3)
     trainer.fit(module, vectors())
-    for name, value in module.state_dict().items():
-        assert torch.equal(value, module.weights[name]), name
+    assert_as_just_before(module)
 
 
 def test_a_finite_run_is_not_stopped(tmp_path):

@@ -7,7 +7,7 @@ from lightning_helpers import CHATTER, Stranger, vectors
 from pytorch_lightning.callbacks import RichProgressBar
 
 from sparsetrain.lightning import progress
-from sparsetrain.lightning.progress import EpochLines
+from sparsetrain.lightning.progress import Bar, EpochLines
 
 pytestmark = CHATTER
 
@@ -58,3 +58,32 @@ def test_processes_that_lightning_disables_print_nothing(tmp_path, capsys):
             self.disable()  # as Lightning does in all but the first
 
     assert printed(tmp_path, capsys, Second(), max_epochs=1) == []
+
+
+def test_the_bar_reads_the_loss_of_the_steps_that_are_logged_alone(tmp_path):
+    class Counts(Stranger):
+        def training_step(self, batch):
+            loss = super().training_step(batch)
+            self.log("train/loss", float(self.trainer.global_step + 1))
+            return loss
+
+    shown = []
+
+    class Reads(Bar):
+        def get_metrics(self, trainer, pl_module):
+            metrics = super().get_metrics(trainer, pl_module)
+            shown.append(metrics.get("train/loss"))
+            return metrics
+
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[Reads()],
+        max_epochs=1,
+        log_every_n_steps=2,
+    )
+    trainer.fit(Counts(), vectors())
+    assert shown == [None, 2.0, 2.0, 4.0, 4.0]  # the last at the end of the epoch

@@ -11,10 +11,10 @@ from lightning_helpers import (
     make_trainer,
     tiny_vit,
 )
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from sparsetrain import SRSTE, SSTE, STE, Activation24, Schedule, SparsifyModel, Sparsity
-from sparsetrain.lightning import MaskSnapshots, Mix, SparsityMonitor, StepSeed
+from sparsetrain.lightning import EMA, MaskSnapshots, Mix, SparsityMonitor, StepSeed
 from sparsetrain.nn import sparse_state
 
 pytestmark = CHATTER
@@ -60,7 +60,7 @@ def run(folder, sparsity, resume=None, *, extra=(), seed=3, weights_only=None):
         MaskSnapshots(),
         SparsityMonitor(),
         recorder,
-        EMAWeightAveraging(decay=0.8, use_buffers=False),
+        EMA(decay=0.8),
         *(extra or [every_step(folder / "saved")]),
         max_epochs=4,
         accumulate_grad_batches=2,

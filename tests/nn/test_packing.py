@@ -16,7 +16,12 @@ from sparsetrain.autograd import PORTABLE_ENGINES, Engine
 from sparsetrain.nn.packing import PackingLayer
 from sparsetrain.pattern import RULES
 
-PACKING = ("apply24", "apply24_dense", "sparsify24", "mask24", "pack24", "soft_threshold24")
+PACKING = (
+    "pack_into24",
+    "mask24",
+    "pack24",
+    "soft_threshold24",
+)
 """Ops that make a packed weight; with engine masked, `mask24` does of an activation too."""
 
 SPARSITIES = {
@@ -101,7 +106,6 @@ def test_a_packed_model_gives_the_bits_of_one_that_packs_in_every_forward(
 @kinds
 def test_forwards_multiply_by_what_was_packed_until_the_next_call(kind, engine):
     model = sparse_net(kind, engine).mlp
-    # Under autocast, because in its own dtype a weight without a mask is held as it is.
     with torch.autocast("cpu", torch.bfloat16):
         st.pack_weights(model)
     before = step(model, dtype=torch.bfloat16)
@@ -270,6 +274,84 @@ def test_training_steps_that_pack_are_those_that_do_not():
     assert losses[0][3] < losses[0][0]
 
 
+# Where it lies.
+
+
+def places(model: nn.Module) -> list[int]:
+    held = [m.held for m in packing_layers(model) if m.held is not None]
+    return [tensor.data_ptr() for packed in held for tensor in packed if tensor is not None]
+
+
+@engines
+@kinds
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_call_packs_to_where_the_first_did(kind, engine, dtype):
+    model = sparse_net(kind, engine)
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+    between = {
+        "a change": change,
+        "other masks": st.update_masks,
+        "a release": lambda model: st.release_weights(model, keep_memory=True),
+    }
+    first = []
+    for act in (None, *between.values()):
+        if act is not None:
+            act(model)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            st.pack_weights(model)
+        found = step(model, dtype=dtype)
+        first = first or places(model)
+        assert places(model) == first
+        assert not weights & set(first)
+        memory = [m.held for m in packing_layers(model)]
+        for layer in packing_layers(model):
+            layer.held = None
+        assert_same_bits(step(model, dtype=dtype), found)
+        for layer, held in zip(packing_layers(model), memory, strict=True):
+            layer.held = held
+
+
+@engines
+@pytest.mark.parametrize("kind", ["transposable", "row", "S-STE", *BOTH[1:]])
+def test_a_backward_through_what_was_written_over_is_refused(kind, engine):
+    model = sparse_net(kind, engine)
+    st.pack_weights(model)
+    loss = model(normal(3, 8)).square().mean()
+    change(model)
+    st.pack_weights(model)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_memory_goes_unless_it_is_kept_and_with_another_dtype():
+    model = sparse_net()
+    layer = packing_layers(model)[0]
+    st.pack_weights(model)
+    st.release_weights(model, keep_memory=True)
+    assert layer.held is None
+    assert layer.memory is not None
+    with torch.autocast("cpu", torch.bfloat16):
+        st.pack_weights(model)
+    assert layer.memory[0].dtype == torch.bfloat16
+    for how in (st.release_weights, lambda model: st.set_sparse(model, False), nn.Module.double):
+        st.set_sparse(model, True)
+        st.pack_weights(model)
+        assert layer.memory is not None
+        how(model)
+        assert layer.memory is None
+
+
+def test_a_linear_that_becomes_dense_in_a_packed_mlp_is_held_dense():
+    model = sparse_net("all", "native")
+    st.pack_weights(model)
+    model.mlp.fc2 = model.mlp.fc2.to_dense()
+    change(model)
+    st.pack_weights(model)
+    found = step(model)
+    st.release_weights(model)
+    assert_same_bits(step(model), found)
+
+
 # What lets go.
 
 LETS_GO = {
@@ -356,7 +438,7 @@ def test_a_packed_model_becomes_dense_without_a_trace(kind, apply_masks, engine)
     st.densify(model, apply_masks=apply_masks)
     assert torch.equal(model(normal(3, 8)), plain(normal(3, 8)))
     for module in model.modules():
-        assert not [name for name in module.__dict__ if name.startswith("held")]
+        assert not [name for name in module.__dict__ if name.startswith(("held", "memory"))]
 
 
 @engines

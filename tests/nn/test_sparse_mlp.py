@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from nn_checks import Mlp, normal, seeded
+from op_calls import OpCalls
 from torch import nn
 
 from sparsetrain.autograd import PORTABLE_ENGINES, Engine, squared_relu_mlp24
@@ -55,6 +56,24 @@ def test_masks_of_sparse_linears_enter_the_products():
     torch.testing.assert_close(mlp(x), product(mlp, x, masks=masks))
     mlp.fc1.sparse = mlp.fc2.sparse = False
     torch.testing.assert_close(mlp(x), product(mlp, x))
+
+
+@pytest.mark.parametrize("kept", ["neither", "fc1", "both"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_mask_that_is_not_kept_is_chosen_in_the_pass_that_packs(kept, autocast):
+    mlp, x = sparse_mlp(engine="native"), normal(2, 5, 8, seed=3)
+    for name in ("fc1", "fc2"):
+        linear = SparseLinear.from_dense(getattr(mlp, name), STE(), "native")
+        setattr(mlp, name, linear)
+        if kept in (name, "both"):
+            linear.update_mask()
+    masks = (mlp.fc1.current_mask(), mlp.fc2.current_mask())
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with OpCalls() as calls:
+            y = mlp(x)
+        assert torch.equal(y, product(mlp, x, engine="native", masks=masks))
+    assert calls.count("pack_into24") == 2
+    assert calls.count("select24", "mask24") == 0
 
 
 def test_a_dense_phase_is_the_mlp_with_squared_relu():

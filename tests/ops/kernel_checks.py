@@ -18,11 +18,11 @@ from sparsetrain.pattern import Rule
 from sparsetrain.reference import (
     add_mask24_,
     apply24,
-    apply24_dense,
     flips24,
     mask24,
     masks24,
     mvue24,
+    pack_into24,
     random24,
     soft_threshold24,
     sparsify24,
@@ -45,13 +45,20 @@ def _sum(out: Tensor, *rest: Any) -> Tensor:
     return out
 
 
+def _forms(x: Tensor, mask: Tensor | None, rule: Rule, *forms: Tensor | None) -> ops.Forms24:
+    """Give what pack_into24 would make of forms, and leave forms as they are."""
+    written = ops.Forms24(*(None if form is None else form.clone() for form in forms))
+    pack_into24.pack_into24(x, mask, rule, written)
+    return written
+
+
 REFERENCE = {
     "add_mask24_": _sum,
     "apply24": apply24.apply24,
-    "apply24_dense": apply24_dense.apply24_dense,
     "flips24": flips24.flips24,
     "mask24": mask24.mask24,
     "mvue24": mvue24.mvue24,
+    "pack_into24": _forms,
     "random24": random24.random24,
     "select24": masks24.select24,
     "soft_threshold24": soft_threshold24.soft_threshold24,
@@ -113,7 +120,7 @@ def arguments(name: str, x: Tensor, rule: Rule = "transposable") -> tuple:
     if name == "add_mask24_":
         scale = torch.tensor([1.483], device=x.device)
         return x.flip(1).contiguous(), x, mask(x), 0.25, 0.3, scale
-    rests = {"apply24": (None,), "apply24_dense": (True, None), "mask24": (1.0, 0.3)}
+    rests = {"apply24": (None,), "mask24": (1.0, 0.3)}
     if name in rests:
         rest = rests[name]
         return x, masks24.select24(x, "greedy" if rule == "row" else rule), *rest
@@ -123,6 +130,9 @@ def arguments(name: str, x: Tensor, rule: Rule = "transposable") -> tuple:
         return x, rule
     if name == "sparsify24":
         return x, rule, None, mask(x.flip(0))
+    if name == "pack_into24":
+        forms = ops.empty_forms24(x, rows=True, dense=True)
+        return x, None, "greedy" if rule == "row" else rule, *forms
     if name == "squared_relu24_backward":
         return x.flip(1), *squared_relu24.squared_relu24(x, rule), rule
     if name == "random24":
@@ -141,8 +151,10 @@ def poisoned() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-def leaves(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (result,) if isinstance(result, Tensor) else result
+def leaves(result: Any) -> tuple[Tensor, ...]:
+    """The tensors of what an op gave."""
+    result = (result,) if isinstance(result, Tensor) else result
+    return tuple(tensor for tensor in result if tensor is not None)
 
 
 def assert_same(got: Tensor, expected: Tensor) -> None:
@@ -182,9 +194,12 @@ def bits(x: Tensor) -> Tensor:
 
 
 def call(name: str, *given: Any) -> tuple[Tensor, ...]:
-    """Call an op. Nothing given changes: add_mask24_ adds to a copy."""
+    """Call an op. Nothing given changes: what writes to it gets copies, or new memory."""
     if name == "add_mask24_":
         given = given[0].clone(), *given[1:]
+    if name == "pack_into24":
+        new = (None if form is None else torch.empty_like(form) for form in given[3:])
+        given = *given[:3], *new
     return leaves(getattr(ops, name)(*given))
 
 
@@ -193,7 +208,7 @@ def check(name: str, *given: Any) -> tuple[Tensor, ...]:
     with poisoned():
         got = call(name, *given)
     expected = leaves(REFERENCE[name](*given))
-    assert [one.is_contiguous() for one in got] == [True] * len(expected)
+    assert all(one.is_contiguous() for one in got)
     if name == "squared_relu24_backward":
         check_gradient(got, expected, *given)
     else:

@@ -40,6 +40,8 @@ def test_a_conversion_without_a_kernel_is_refused(dtype, to, words):
         ops.sparsify24(x, "row", to)
     with pytest.raises(RuntimeError, match=words):
         ops.apply24(x, select24(x, "transposable"), to)
+    with pytest.raises(RuntimeError, match=words):
+        ops.pack_into24(x, None, "greedy", dense=x.to(to))
 
 
 @pytest.mark.parametrize("name", ["add_mask24_", "apply24", "mask24", "sparsify24"])
@@ -85,6 +87,39 @@ def test_an_unknown_rule_is_refused_by_the_kernel_too():
     *given, _ = arguments("squared_relu24_backward", x)
     with pytest.raises((RuntimeError, ValueError), match=r"rule: .best. is unknown"):
         torch.ops.sparsetrain.squared_relu24_backward(*given, "best")
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"), [("row", "rule: .row. gives each orient"), ("best", "rule: .best. is unkn")]
+)
+def test_a_rule_that_gives_no_one_mask_is_refused_by_function_and_kernel(rule, words):
+    x = matrix(8, 16, torch.bfloat16)
+    forms = ops.empty_forms24(x, rows=True, dense=True)
+    for call in (ops.pack_into24, torch.ops.sparsetrain.pack_into24):
+        with pytest.raises((RuntimeError, ValueError), match=words):
+            call(x, None, rule, *forms)
+
+
+@pytest.mark.parametrize("change", ["shape", "strides", "dtype", "device", "without metadata"])
+@pytest.mark.parametrize("place", ops.Forms24._fields)
+def test_a_place_that_does_not_fit_is_refused_by_function_and_kernel(place, change):
+    x = matrix(136, 80, torch.bfloat16)
+    forms = ops.empty_forms24(x, rows=True, columns=True, dense=True)
+    was = getattr(forms, place)
+    wrong = {
+        "shape": was[1:],
+        "strides": was.transpose(0, 1).contiguous().transpose(0, 1),
+        "dtype": was.to(torch.int16),
+        "device": was.cpu(),
+        "without metadata": None,
+    }[change]
+    if wrong is None and place == "dense":
+        return
+    given = forms._replace(**{place: wrong})
+    with pytest.raises(ValueError, match=r"^(values|meta|dense)"):
+        ops.pack_into24(x, None, "greedy", *given)
+    with pytest.raises(RuntimeError, match=r"(values|meta|dense|dtype)(_t)?: "):
+        torch.ops.sparsetrain.pack_into24(x, None, "greedy", *given)
 
 
 @pytest.mark.parametrize("stride_0", [0, 1])

@@ -37,10 +37,10 @@ DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 RULES_OF = {
     "apply24": ["transposable", "greedy"],
-    "apply24_dense": ["transposable", "greedy"],
     "mask24": ["transposable", "greedy"],
     "select24": RULES,
     "sparsify24": RULES,
+    "pack_into24": ["transposable", "transposable_l2", "greedy"],
     "squared_relu24": RULES,
     "squared_relu24_backward": RULES,
 }
@@ -71,6 +71,9 @@ def test_hostile_values_that_become_16_bit(kind, rule):
     for dtype in DTYPES[:2]:
         check("sparsify24", x, rule, dtype, None)
         check("apply24", x, select24(x, "greedy"), dtype)
+        if rule != "row":
+            forms = ops.empty_forms24(x, dtype, columns=True, dense=True)
+            check("pack_into24", x, None, rule, *forms)
 
 
 @pytest.mark.parametrize("kind", KINDS)

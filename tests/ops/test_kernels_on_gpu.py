@@ -41,6 +41,15 @@ wide_sizes = pytest.mark.parametrize(("rows", "columns"), WIDE)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 conversions = pytest.mark.parametrize(("dtype", "to"), CONVERSIONS, ids=str)
 rules = pytest.mark.parametrize("rule", RULES)
+FORMS = {
+    "both": {"rows": True, "columns": True},
+    "rows, dense": {"rows": True, "dense": True},
+    "columns, dense": {"columns": True, "dense": True},
+    "rows": {"rows": True},
+    "all": {"rows": True, "columns": True, "dense": True},
+}
+wanted = pytest.mark.parametrize("forms", FORMS)
+one_mask = pytest.mark.parametrize("rule", ["transposable", "transposable_l2", "greedy"])
 
 
 @pytest.mark.parametrize("name", [*REFERENCE, "column_sums"])
@@ -80,20 +89,31 @@ def test_apply24(rows, columns, dtype, to, rule):
     check("apply24", x, arguments("apply24", x, rule)[1], to)
 
 
+@one_mask
 @sizes
 @conversions
-@pytest.mark.parametrize("transposed", [False, True])
-def test_apply24_dense(rows, columns, dtype, to, transposed):
+@wanted
+def test_pack_into24_by_a_rule(rows, columns, dtype, to, forms, rule):
     x = matrix(rows, columns, dtype)
-    check("apply24_dense", x, arguments("apply24", x)[1], transposed, to)
+    check("pack_into24", x, None, rule, *ops.empty_forms24(x, to, **FORMS[forms]))
 
 
+@one_mask
 @wide_sizes
 @conversions
-@pytest.mark.parametrize("transposed", [False, True])
-def test_apply24_dense_of_many_tiles(rows, columns, dtype, to, transposed):
+@wanted
+def test_pack_into24_of_many_tiles(rows, columns, dtype, to, forms, rule):
     x = matrix(rows, columns, dtype)
-    check("apply24_dense", x, arguments("apply24", x)[1], transposed, to)
+    check("pack_into24", x, None, rule, *ops.empty_forms24(x, to, **FORMS[forms]))
+
+
+@sizes
+@conversions
+@wanted
+def test_pack_into24_with_a_mask(rows, columns, dtype, to, forms):
+    x = matrix(rows, columns, dtype)
+    mask = arguments("apply24", x.flip(1).contiguous(), "greedy")[1]
+    check("pack_into24", x, mask, "transposable", *ops.empty_forms24(x, to, **FORMS[forms]))
 
 
 @sizes

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -84,6 +85,15 @@ def test_two_streams_at_once_give_what_one_gives(shape):
     torch.cuda.synchronize()
     for n, got in results:
         assert_all_same(got, expected[n])
+
+
+def test_a_thread_may_begin_with_a_product():
+    """As autograd's do: such a thread has no CUDA context yet."""
+    given = arguments(SHAPES["tails"])
+    expected = several(*given)
+    torch.cuda.synchronize()
+    with ThreadPoolExecutor(1) as threads:
+        assert_all_same(threads.submit(several, *given).result(), expected)
 
 
 @shapes

@@ -29,4 +29,15 @@ class StepSeed(pl.Callback):
         words = np.random.SeedSequence(place).generate_state(3)
         random.seed(int(words[0]))
         np.random.seed(int(words[1]))
-        torch.manual_seed(int(words[2]))
+        _seed_torch(int(words[2]), pl_module.device)
+
+
+def _seed_torch(seed: int, device: torch.device) -> None:
+    """`torch.manual_seed`, of the CPU and the device alone where that is CUDA or the CPU: for each
+    kind of device that was never used it writes down the whole call stack."""
+    if device.type not in ("cpu", "cuda"):
+        torch.manual_seed(seed)
+        return
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)

@@ -97,7 +97,9 @@ class SparsifyModel(pl.Callback):
         self._release(pl_module)
         for optimizer in trainer.optimizers:
             self._handles.append(decay_pruned_weights(pl_module, optimizer))
-            release = optimizer.register_step_post_hook(lambda *call: self._release(pl_module))
+            release = optimizer.register_step_post_hook(
+                lambda *call: self._release(pl_module, keep_memory=True)
+            )
             self._handles.append(release)
 
     def on_train_batch_start(
@@ -130,7 +132,7 @@ class SparsifyModel(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore(trainer, pl_module)
-        self._release(pl_module)
+        self._release(pl_module, keep_memory=True)
 
     def on_validation_batch_start(
         self,
@@ -144,7 +146,7 @@ class SparsifyModel(pl.Callback):
         self._pack(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._release(pl_module)
+        self._release(pl_module, keep_memory=True)
 
     on_test_start = on_predict_start = on_validation_start
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
@@ -208,8 +210,8 @@ class SparsifyModel(pl.Callback):
                 pack_weights(pl_module)
             self._packed = True
 
-    def _release(self, pl_module: pl.LightningModule) -> None:
-        release_weights(pl_module)
+    def _release(self, pl_module: pl.LightningModule, keep_memory: bool = False) -> None:
+        release_weights(pl_module, keep_memory)
         self._packed = False
 
     def _update_masks(self, pl_module: pl.LightningModule, step: int) -> None:

@@ -1,0 +1,29 @@
+"""Write a matrix under a 2:4 mask in the forms that products want of it.
+
+Dimension key:  R rows   C columns
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sparsetrain.pattern import Rule
+from sparsetrain.reference.apply24 import apply24
+from sparsetrain.reference.mask24 import mask24
+from sparsetrain.reference.masks24 import select24
+
+
+def pack_into24(
+    x_RC: Tensor, mask: Tensor | None, rule: Rule, forms: Sequence[Tensor | None]
+) -> None:
+    """Fill those of values, meta, values_t, meta_t (`apply24`) and dense (`mask24`) that there
+    are, in their dtype. mask: bits, or None: the rule, any but "row", chooses it from x."""
+    mask = select24(x_RC, rule) if mask is None else mask
+    *packed, dense = forms
+    dtypes = {form.dtype for form in (forms[0], forms[2], dense) if form is not None}
+    for dtype in dtypes:
+        for form, source in zip(packed, apply24(x_RC, mask, dtype), strict=True):
+            if form is not None:
+                form.copy_(source)
+    if dense is not None:
+        dense.copy_(mask24(x_RC, mask, 1.0, 0.0))

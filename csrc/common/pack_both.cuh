@@ -49,7 +49,7 @@ __device__ inline uint32_t choose(const Rule& rule, Strip<T>& x, uint32_t given,
 
 template <class In, class Out, int kColumns, bool kVector, bool kSome, class Map, class Rule>
 __global__ void __launch_bounds__(kColumns,
-                                  kBlocks<In, kVector, kColumns, Rule::independent || kSome>)
+                                  kBlocks<In, kVector, kColumns, Rule::independent, kSome>)
     pack_both_kernel(Matrix x, Packed packed, Bits bits, Rule rule, Map map) {
   extern __shared__ char shared[];
   auto& staged = *reinterpret_cast<Staged<Out, kColumns>*>(shared);

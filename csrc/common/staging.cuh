@@ -11,9 +11,9 @@ constexpr int kRows = 64, kWide = 256, kNarrow = 128;
 constexpr int kAtom = 512;  // bytes of metadata of 64 x 64 values
 
 // Blocks that share a multiprocessor: as many as the registers of the kernel allow.
-template <class T, bool kVector, int kColumns, bool kTwoMasks>
+template <class T, bool kVector, int kColumns, bool kTwoMasks, bool kSome = false>
 constexpr int kBlocks = (!kVector || (sizeof(T) == 4 && kTwoMasks) ? 256
-                         : sizeof(T) == 4 || kTwoMasks             ? 512
+                         : sizeof(T) == 4 || kTwoMasks || kSome    ? 512
                                                                    : 768) /
                         kColumns;
 

@@ -20,7 +20,8 @@ from sparsetrain.lightning import (
 )
 from sparsetrain.lightning.progress import Bar, EpochLines
 
-pytestmark = [pytest.mark.gpu, *CHATTER]
+prototype = "ignore:Synchronization debug mode is a prototype:UserWarning"
+pytestmark = [pytest.mark.gpu, *CHATTER, pytest.mark.filterwarnings(prototype)]
 GPU = {"accelerator": "gpu", "devices": 1}
 
 

@@ -193,7 +193,8 @@ def test_strides_and_offsets_of_any_argument_do_not_matter(view, name, dtype):
     for rows, columns in ((37, 132), (128, 256)):
         plain = arguments(name, matrix(rows, columns, dtype))
         expected = call(name, *plain)
-        for place, argument in enumerate(plain):
+        read = plain[:3] if name == "pack_into24" else plain  # not the forms it writes
+        for place, argument in enumerate(read):
             if isinstance(argument, Tensor) and (view is odd_offset or argument.dim() > 1):
                 seen = [a.clone() if isinstance(a, Tensor) else a for a in plain]
                 seen[place] = view(argument)

@@ -9,10 +9,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.plugins.precision import Precision
+from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from timm.data.mixup import Mixup
 from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
 
@@ -109,6 +112,21 @@ class Classifier(pl.LightningModule):
         self.log("val/loss", loss, on_epoch=True, sync_dist=True, batch_size=size)
         self.log("val/top1", self.top1, on_epoch=True, prog_bar=True, batch_size=size)
         self.log("val/top5", self.top5, on_epoch=True, batch_size=size)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning's, for fused optimizers in bf16-mixed too: it refuses them, as if they
+        unscaled gradients themselves, which they only do for a GradScaler."""
+        plugin = self.trainer.precision_plugin
+        if not gradient_clip_val or getattr(plugin, "scaler", None) is not None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
 
     def configure_optimizers(self) -> Any:
         trainer, spec = self.trainer, self.adamw

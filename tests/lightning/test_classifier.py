@@ -179,6 +179,36 @@ def test_accuracy_is_exact_over_a_smaller_last_batch(tmp_path):
     assert metrics["val/loss"] == pytest.approx(float(loss), rel=1e-6)
 
 
+class Norms(pl.Callback):
+    """The norm of all gradients that every optimizer step uses."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_start(self, trainer, pl_module):
+        trainer.optimizers[0].register_step_post_hook(lambda *_: self.look(pl_module))
+
+    def look(self, module):
+        grads = [p.grad for p in module.parameters() if p.grad is not None]
+        self.seen.append(float(torch.nn.utils.get_total_norm(grads)))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("algorithm", [None, "norm", "value"])
+def test_gradients_of_any_optimizer_are_clipped(tmp_path, fused, precision, algorithm):
+    module, norms = make_classifier(), Norms()
+    module.configure_optimizers = lambda: torch.optim.AdamW(module.parameters(), 1e-3, fused=fused)
+    clip = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": algorithm}
+    trainer = make_trainer(tmp_path, norms, max_steps=2, precision=precision, **clip)
+    trainer.fit(module, datamodule=AugmentedDigits())
+    if algorithm == "value":
+        assert all(p.grad.abs().max() <= 1e-3 for p in module.parameters() if p.grad is not None)
+        assert min(norms.seen) > 2e-3
+    else:
+        assert norms.seen == pytest.approx([1e-3, 1e-3], rel=1e-2)
+
+
 @pytest.mark.gpu
 def test_clipping_works_under_a_grad_scaler(tmp_path):
     module = make_classifier()

@@ -45,8 +45,12 @@ def reshard(model: nn.Module) -> None:
     After a forward without a backward FSDP2 leaves the root's weights whole: copies, maybe in
     bfloat16, that the next optimizer step does not change. Nothing outside may read those.
     """
+    if "torch.distributed.fsdp" not in sys.modules:
+        return
+    from torch.distributed.fsdp import FSDPModule
+
     for module in model.modules():
-        if is_wrapped(module):
+        if isinstance(module, FSDPModule):
             module.reshard()
 
 

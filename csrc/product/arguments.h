@@ -32,11 +32,10 @@ struct Arguments {
   Schedule schedule;
   Epilogue epilogue;
   int M, N;
-  int cluster_m;    // blocks below each other that share B
-  int cluster_n;    // blocks side by side that share A
-  float* partial;   // a slot for each block; or null
-  uint64_t* ready;  // a flag for each warpgroup of each block, which becomes the ticket
-  uint64_t ticket;  // another one for each launch
+  int cluster_m;   // blocks below each other that share B
+  int cluster_n;   // blocks side by side that share A
+  float* partial;  // a slot for each block; or null
+  int* ready;      // a flag for each warpgroup of each block, 0 at launch
 };
 
 }  // namespace sparsetrain

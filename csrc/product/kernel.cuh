@@ -218,7 +218,7 @@ __device__ void leave(const float (&d)[Tile::kBlocks][Tile::kValues], const Argu
   }
   __threadfence();
   ptx::sync_group();
-  if (place.thread == 0) ptx::signal(arguments.ready + own, arguments.ticket);
+  if (place.thread == 0) ptx::signal(arguments.ready + own);
 }
 
 // Adds what was left of the part's tile, in the order of K.
@@ -230,11 +230,7 @@ __device__ void collect(float (&d)[Tile::kBlocks][Tile::kValues], const Argument
   int tile_end = (part.tile + 1) * schedule.steps;
   for (int next = worker + 1; range_begin(schedule, next) < tile_end; ++next) {
     int own = (next * cluster + rank) * Tile::kGroups + group;
-    if (place.thread == 0) {
-      ptx::await(arguments.ready + own, arguments.ticket);
-      arguments.ready[own] = 0;  // a CUDA graph launches with the same ticket again
-    }
-    ptx::sync_group();
+    ptx::await(arguments.ready + own);
     const float4* from = reinterpret_cast<const float4*>(arguments.partial) +
                          int64_t{own} * Tile::kBlocks * Tile::kValues * 32 + place.thread;
 #pragma unroll
@@ -268,9 +264,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     }
     ptx::fence_barrier_init();
   }
-  ptx::let_next_begin();
   ptx::cluster_sync();
-  ptx::wait_for_last();
 
   if (group == Tile::kGroups) {
     ptx::give_registers<Tile::kProducerRegisters>();

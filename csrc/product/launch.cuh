@@ -22,20 +22,17 @@ void launch(const Arguments& arguments, const Variant& variant, int blocks, cuda
   auto run = [&](auto kernel) {
     STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         Ring<Tile>::kBytes));
-    cudaLaunchAttribute attributes[2];
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim = {
-        static_cast<unsigned>(arguments.cluster_m * arguments.cluster_n), 1, 1};
-    // It begins while the launch before ends, and waits for it before it reads.
-    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[1].val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute cluster;
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {static_cast<unsigned>(arguments.cluster_m * arguments.cluster_n), 1,
+                              1};
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(blocks);
     config.blockDim = dim3(Tile::kThreads);
     config.dynamicSmemBytes = Ring<Tile>::kBytes;
     config.stream = stream;
-    config.attrs = attributes;
-    config.numAttrs = 2;
+    config.attrs = &cluster;
+    config.numAttrs = 1;
     STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments));
   };
   auto of_type = [&](auto type) {

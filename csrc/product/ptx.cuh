@@ -159,26 +159,15 @@ __device__ void store_matrices(uint32_t address, const uint32_t (&value)[4]) {
 
 // ---- between blocks -----------------------------------------------------------------------------
 
-__device__ inline void signal(uint64_t* flag, uint64_t ticket) {
-  asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(flag), "l"(ticket) : "memory");
+__device__ inline void signal(int* flag) {
+  asm volatile("st.release.gpu.global.s32 [%0], 1;" ::"l"(flag) : "memory");
 }
 
-__device__ inline void await(const uint64_t* flag, uint64_t ticket) {
-  uint64_t seen;
+__device__ inline void await(const int* flag) {
+  int seen;
   do {
-    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(seen) : "l"(flag) : "memory");
-  } while (seen != ticket);
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(flag) : "memory");
+  } while (seen == 0);
 }
-
-// ---- between launches ---------------------------------------------------------------------------
-
-// Lets the next launch of the stream begin where it was launched to (programmatic dependent
-// launch): its blocks come as this one's end.
-__device__ inline void let_next_begin() {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
-// Until all launches before have ended and what they wrote is seen.
-__device__ inline void wait_for_last() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 }  // namespace sparsetrain::ptx

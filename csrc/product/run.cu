@@ -1,8 +1,6 @@
 #include "run.h"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 
 #include "choose.h"
 #include "launch.cuh"
@@ -45,17 +43,6 @@ int multiprocessors(const Tensor& x) {
   STD_CUDA_CHECK(
       cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, x.get_device_index()));
   return count;
-}
-
-// A number that no launch had before and no memory holds by chance (splitmix64, Steele et al.
-// 2014), so that flags need not be cleared before.
-uint64_t new_ticket() {
-  static std::atomic<uint64_t> count{
-      static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count())};
-  uint64_t x = count.fetch_add(0x9e3779b97f4a7c15u);
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-  return x ^ x >> 31;
 }
 
 Schedule schedule_of(const Problem& problem, const Config& config) {
@@ -213,10 +200,10 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
   if (arguments.schedule.shared > 0) {
     // Partial sums of every block, then a flag for each warpgroup.
     int64_t sums = int64_t{grid} * tile.rows * tile.columns, flags = int64_t{grid} * 4;
-    partial = torch::stable::new_empty(values, {sums + 2 * flags}, ScalarType::Float);
+    partial = torch::stable::new_empty(values, {sums + flags}, ScalarType::Float);
     arguments.partial = static_cast<float*>(partial.mutable_data_ptr());
-    arguments.ready = reinterpret_cast<uint64_t*>(arguments.partial + sums);
-    arguments.ticket = new_ticket();
+    arguments.ready = reinterpret_cast<int*>(arguments.partial + sums);
+    STD_CUDA_CHECK(cudaMemsetAsync(arguments.ready, 0, flags * sizeof(int), stream));
   }
   Variant variant{values.scalar_type(), rows_of_b, finish};
   switch (config.tile) {

@@ -15,8 +15,11 @@ void* place_of(const char* name, const std::optional<Tensor>& form, ScalarType t
               form->is_contiguous() && form->get_device_index() == x.get_device_index() &&
               reinterpret_cast<uintptr_t>(form->const_data_ptr()) % 16 == 0;
   for (size_t i = 0; fits && i < shape.size(); ++i) fits = form->size(i) == shape[i];
-  STD_TORCH_CHECK(fits, name, ": ", torch::headeronly::toString(form->scalar_type()), " of shape ",
-                  shape_of(*form), " is no place for it; pass what empty_forms24(x) makes");
+  STD_TORCH_CHECK(
+      fits, name, ": ", torch::headeronly::toString(form->scalar_type()), " of shape ",
+      shape_of(*form),
+      " is no place for it: pass what empty_forms24(x) makes, contiguous, at an address that "
+      "16 divides");
   return form->mutable_data_ptr();
 }
 

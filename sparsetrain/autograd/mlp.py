@@ -127,16 +127,16 @@ def _forms(
             return Forms24(dense=weight.to(dtype))
         return Forms24(dense=into.dense.copy_(weight))
     known = weight.dtype in (dtype, torch.float32)  # kernels round float32 alone
-    if isinstance(mask, str) and not (packs and known and mask != "row"):
-        mask = select24(weight, mask)  # before the weight is rounded
+    rule: Rule = mask if isinstance(mask, str) else "transposable"
+    bits = None if isinstance(mask, str) else mask
+    if bits is None and (not packs or not known or rule == "row"):
+        bits = select24(weight, rule)  # before the weight is rounded
     weight = weight if known else weight.to(dtype)
-    if isinstance(mask, Tensor) and not packs:
-        return Forms24(dense=mask24(weight, mask, dtype=dtype))
-    if into is None or (into.values_t if transposed else into.values) is None:
+    if bits is not None and not packs:
+        return Forms24(dense=mask24(weight, bits, dtype=dtype))
+    if into is None:
         into = empty_forms24(weight, dtype, rows=not transposed, columns=transposed, dense=True)
-    if isinstance(mask, str):
-        return pack_into24(weight, None, mask, *into)
-    return pack_into24(weight, mask, "transposable", *into)
+    return pack_into24(weight, bits, rule, *into)
 
 
 def packed_squared_relu_mlp24(

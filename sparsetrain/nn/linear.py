@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,7 @@ class SparseLinear(PackingLayer, nn.Linear):
         layer.method, layer.engine, layer.sparse = method, engine, True
         layer.decay_attached, layer.flipped = False, None
         layer.mask = layer.scale = layer.held = layer.memory = None
-        layer.held_state = ()
+        layer.held_of = layer.held_state = layer.memory_for = ()
         layer.start()
         return layer
 
@@ -75,6 +76,9 @@ class SparseLinear(PackingLayer, nn.Linear):
 
     def masks(self) -> tuple[Tensor, ...]:
         return () if self.mask is None else (self.mask,)
+
+    def how(self) -> tuple[Any, ...]:
+        return self.method, self.engine
 
     def pack(self, dtype: torch.dtype, into: Packed | None = None) -> Packed:
         return self.method.pack(self.weight, self.mask, self.scale, dtype, self.engine, into)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,7 +56,8 @@ class SparseMlp(PackingLayer):
         mlp = with_class(dense, cls)
         mlp.activation, mlp.engine, mlp.sparse = activation, engine, True
         mlp.dense_class = type(dense)
-        mlp.held, mlp.held_state, mlp.memory = None, (), None
+        mlp.held = mlp.memory = None
+        mlp.held_of = mlp.held_state = mlp.memory_for = ()
         if isinstance(activation, Activation24):
             mlp._modules["act"] = SquaredReLU()
         return mlp
@@ -86,6 +89,10 @@ class SparseMlp(PackingLayer):
     def masks(self) -> tuple[Tensor, ...]:
         linears = [fc for fc in (self.fc1, self.fc2) if isinstance(fc, SparseLinear)]
         return tuple(mask for linear in linears for mask in linear.masks())
+
+    def how(self) -> tuple[Any, ...]:
+        dense = [_mask_of(fc) is None for fc in (self.fc1, self.fc2)]
+        return self.activation, self.engine, *dense
 
     def pack(self, dtype: torch.dtype, into: Packed | None = None) -> Packed:
         w1, w2 = self.weights()

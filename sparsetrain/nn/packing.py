@@ -21,15 +21,18 @@ class PackingLayer(nn.Module):
 
     held: the weights as `hold` packed them for the forwards to come; None where each packs its
         own. It follows no device: `to()` lets go of it.
-    held_state: what the weights were then. A forward that finds them changed packs for itself;
-        compiled code does not look.
+    held_of, held_state: the weights and masks, and how often they had changed. A forward that
+        finds it otherwise packs for itself; compiled code does not look.
     memory: where `hold` packed last, and packs again: a CUDA graph finds weights where they were.
+    memory_for: what it has the forms of.
     """
 
     sparse: bool
     held: Packed | None
+    held_of: tuple[Tensor, ...]
     held_state: tuple[int, ...]
     memory: Packed | None
+    memory_for: tuple[Any, ...]
 
     def weights(self) -> tuple[Tensor, ...]:
         """The weights that are packed."""
@@ -37,6 +40,10 @@ class PackingLayer(nn.Module):
 
     def masks(self) -> tuple[Tensor, ...]:
         """The masks under which they are packed, where they are kept."""
+        raise NotImplementedError
+
+    def how(self) -> tuple[Any, ...]:
+        """What the forms that are packed depend on, apart from the weights."""
         raise NotImplementedError
 
     def pack(self, dtype: torch.dtype, into: Packed | None = None) -> Packed:
@@ -52,19 +59,22 @@ class PackingLayer(nn.Module):
         """
         weights = self.weights()
         holds = self.sparse and all(w.ndim == 2 and not is_sharded(w) for w in weights)
-        if not holds or not _fits(self.memory, dtype, weights[0]):
+        forms = (dtype, *((w.shape, w.device) for w in weights), *self.how())
+        if not holds or forms != self.memory_for:
             self.memory = None
+        self.release(keep_memory=True)  # so that nothing uses what an interruption leaves half done
         # Training saves for the backward what may have been packed for a validation.
         with torch.inference_mode(False), torch.no_grad():
             if self.memory is not None:
-                self.memory = _written(self.pack(dtype, self.memory), self.memory)
+                _write(self, dtype, self.memory)
             elif holds:
-                self.memory = _own(self.pack(dtype), weights)
+                self.memory, self.memory_for = _own(self.pack(dtype), weights), forms
         self.held, self.held_state = self.memory, self._state()
+        self.held_of = () if self.held is None else self._sources()
 
     def release(self, keep_memory: bool = False) -> None:
         """Hold nothing. keep_memory: for the next `hold`."""
-        self.held = None
+        self.held, self.held_of = None, ()
         if not keep_memory:
             self.memory = None
 
@@ -85,19 +95,25 @@ class PackingLayer(nn.Module):
         held = self.held
         if held is None or held[0].dtype != dtype:
             return self.pack(dtype)
-        stale = not torch.compiler.is_compiling() and self.held_state != self._state()
+        stale = not torch.compiler.is_compiling() and not self._is_as_held()
         return self.pack(dtype) if stale else held
 
+    def _sources(self) -> tuple[Tensor, ...]:
+        return *self.weights(), *self.masks()
+
     def _state(self) -> tuple[int, ...]:
-        state = _optimizer_steps().copy()
+        versions = (0 if t.is_inference() else t._version for t in self._sources())
         # Fused optimizers do not count their changes as versions.
-        for tensor in (*self.weights(), *self.masks()):
-            state += [id(tensor), 0 if tensor.is_inference() else tensor._version]
-        return tuple(state)
+        return *_optimizer_steps(), *versions
+
+    def _is_as_held(self) -> bool:
+        # The tensors themselves: an id may be that of a newer one.
+        both = zip(self._sources(), self.held_of, strict=False)
+        return self.held_state == self._state() and all(now is then for now, then in both)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has weights of its own, which compiled code would not see change.
-        return self.__dict__ | {"held": None, "memory": None}
+        return self.__dict__ | {"held": None, "held_of": (), "memory": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
@@ -111,18 +127,13 @@ def _own(packed: Packed, weights: tuple[Tensor, ...]) -> Packed:
     return tuple(t.clone() if t is not None and t.data_ptr() in theirs else t for t in packed)
 
 
-def _fits(memory: Packed | None, dtype: torch.dtype, weight: Tensor) -> bool:
-    return memory is not None and memory[0].dtype == dtype and memory[0].device == weight.device
-
-
-def _written(packed: Packed, memory: Packed) -> Packed:
-    """What is packed in memory: copied there if packing did not write there. Autograd is told."""
-    both = list(zip(packed, memory, strict=True))
-    for now, there in both:
-        if now is not None and there is not None and now is not there:
+def _write(layer: PackingLayer, dtype: torch.dtype, memory: Packed) -> None:
+    """Pack to memory: what packing did not write there is copied."""
+    # Kernels do not tell autograd, and after an interruption nobody would.
+    increment_version([tensor for tensor in memory if tensor is not None])
+    for now, there in zip(layer.pack(dtype, memory), memory, strict=True):
+        if there is not None and now is not there:
             there.copy_(now)
-    increment_version([there for there in memory if there is not None])
-    return tuple(now if now is None or there is None else there for now, there in both)
 
 
 @cache

@@ -65,8 +65,9 @@ def pack_weights(model: nn.Module) -> None:
     forward packs for itself. It packs for products in autocast's dtype where autocast is on, else
     in the weight's; a forward in another dtype packs for itself. So does one that finds a weight
     changed, but compiled code does not look, and changes through `.data` do not show: there, call
-    it after each. Weights that FSDP2 shards are whole in a forward alone, which packs them each
-    time.
+    it after each. It packs to where it did before: the backward of a forward from before is then
+    refused, as after an optimizer step. Weights that FSDP2 shards are whole in a forward alone,
+    which packs them each time.
     """
     reshard(model)
     layers = [m for m in model.modules() if isinstance(m, PackingLayer)]

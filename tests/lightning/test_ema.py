@@ -99,6 +99,17 @@ def test_layers_that_configure_model_makes_are_averaged_as_well(tmp_path):
     assert density(module) == 0.5
 
 
+def test_a_second_run_is_averaged_from_its_first_step(tmp_path):
+    average, alone = ema(), ema()
+    make_trainer(tmp_path, average).fit(Stranger(), vectors())
+    modules = Stranger(), Stranger()
+    for module, callback in zip(modules, (average, alone), strict=True):
+        make_trainer(tmp_path, callback).fit(module, vectors())
+    first, second = (module.body[0].weight for module in modules)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, Stranger().body[0].weight)
+
+
 def test_it_is_the_average_of_lightnings_callback_in_the_same_checkpoint(tmp_path):
     for name, average in (("ours", ema()), ("theirs", lightnings())):
         saved = every_step(tmp_path / name)

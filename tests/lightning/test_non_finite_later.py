@@ -57,6 +57,11 @@ def test_it_raises_a_batch_later_with_weights_and_optimizer_as_they_were(tmp_pat
             assert torch.equal(moments(keeps.trainer)[key][name], value), name
 
 
+def test_the_last_step_of_a_run_is_read_as_well(tmp_path):
+    with pytest.raises(NonFiniteError, match="step 2: loss is nan"):
+        train(tmp_path, Breaks(nan_image, fused=True, step=2), max_steps=3)
+
+
 def test_a_loss_that_is_not_finite_stops_its_update_though_the_gradient_is_finite(tmp_path):
     class Adds(Breaks):
         def training_step(self, batch):

@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from lightning_helpers import CHATTER, Probe, Stranger, make_body, make_trainer, vectors, weights24
 from op_calls import OpCalls
-from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 
 from sparsetrain import STE, Schedule, SparsifyModel, Sparsity
-from sparsetrain.lightning import StepSeed
+from sparsetrain.lightning import EMA, StepSeed
 from sparsetrain.ops import mask24
 
 pytestmark = CHATTER
@@ -190,7 +189,7 @@ def test_every_loop_multiplies_by_the_weights_of_its_time(tmp_path, precision):
 
 @pytest.mark.parametrize("average_first", [False, True])
 def test_averaged_weights_validate_and_the_masters_train_on(tmp_path, average_first):
-    module, average = Watched(), EMAWeightAveraging(decay=0.5, use_buffers=False)
+    module, average = Watched(), EMA(decay=0.5)
     masters = Probe(lambda trainer, module: module.body[0].weight.detach().clone())
     sparsify = SparsifyModel(weights24(STE(), mask_every=99))
     order = [average, sparsify] if average_first else [sparsify, average]
@@ -263,7 +262,7 @@ def test_a_run_that_stops_between_the_batches_of_a_step_leaves_nothing_held(tmp_
     held: list[list[bool]] = []
     module, sparsify = Watched(), SparsifyModel(weights24(STE()))
     settings: dict[str, Any] = {"max_epochs": -1, "accumulate_grad_batches": 3}
-    average = EMAWeightAveraging(decay=0.5, use_buffers=False)
+    average = EMA(decay=0.5)
     trainer = make_trainer(tmp_path, sparsify, average, Stop(), **settings)
     trainer.fit(module, vectors())
     assert trainer.global_step == 0
@@ -355,3 +354,26 @@ def test_training_is_that_of_a_model_that_packs_in_every_forward(tmp_path, monke
         weights.append(module.body[0].weight.detach())
     assert torch.equal(*weights)
     assert not torch.equal(weights[0], make_body()[0].weight)
+
+
+class Places(pl.Callback):
+    """Where the packed weights lie, in each batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *batch: Any) -> None:
+        held = [pl_module.body[i].held for i in (0, 2)]
+        forms = [form for packed in held for form in packed if form is not None]
+        self.seen.append([form.data_ptr() for form in forms])
+
+
+def test_every_step_packs_to_the_same_memory(tmp_path):
+    places, taken = Places(), []
+    sparsify = SparsifyModel(Sparsity(("body.*",), weight=STE(), schedule=Schedule(mask_every=2)))
+    module = Stranger()
+    module.register_forward_hook(lambda *_: taken.append(torch.empty(64)))  # what was freed
+    trainer = make_trainer(tmp_path, sparsify, places)
+    trainer.fit(module, vectors(), vectors())
+    assert len(places.seen) > 2
+    assert places.seen == [places.seen[0]] * len(places.seen)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sparsetrain as st
 from sparsetrain.autograd import PORTABLE_ENGINES, Engine
-from sparsetrain.nn.packing import PackingLayer
+from sparsetrain.nn.packing import PackingLayer, _write
 from sparsetrain.pattern import RULES
 
 PACKING = (
@@ -350,6 +351,84 @@ def test_a_linear_that_becomes_dense_in_a_packed_mlp_is_held_dense():
     found = step(model)
     st.release_weights(model)
     assert_same_bits(step(model), found)
+
+
+def test_what_kernels_pack_is_written_where_it_was_and_not_copied():
+    for kind in ("transposable", "MVUE", "SR-STE", "all"):
+        model = sparse_net(kind, "native")
+        st.pack_weights(model)
+        for layer in packing_layers(model):
+            if layer.memory is not None:
+                again = layer.pack(torch.float32, layer.memory)
+                assert [id(form) for form in again] == [id(form) for form in layer.memory]
+
+
+def test_autograd_is_told_that_memory_is_written_where_a_kernel_does_not():
+    memory = (torch.zeros(2), None)
+    before = memory[0]._version
+    layer: Any = SimpleNamespace(pack=lambda dtype, memory: memory)
+    _write(layer, torch.float32, memory)
+    assert memory[0]._version > before
+
+
+@engines
+@pytest.mark.parametrize("first", [False, True])
+def test_packing_that_is_interrupted_leaves_nothing_half_done(first, engine, monkeypatch):
+    model, x = sparse_net("all", engine).mlp, normal(3, 8)
+    if not first:
+        st.pack_weights(model)
+    change(model)
+
+    def interrupted(dtype, into=None):
+        if into is not None:
+            into[0].zero_()
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "pack", lambda layer, *given: interrupted(*given))
+        with pytest.raises(torch.OutOfMemoryError):
+            st.pack_weights(model)
+    found = model(x)
+    st.pack_weights(model)
+    assert torch.equal(model(x), found)
+    st.release_weights(model)
+    assert torch.equal(model(x), found)
+
+
+def reshaped(layer: Any) -> None:
+    layer.weight, layer.out_features = nn.Parameter(normal(4, 8, seed=9)), 4
+    layer.bias = nn.Parameter(layer.bias.detach()[:4])
+
+
+OTHERS = {
+    "shape": reshaped,
+    "engine": lambda layer: setattr(layer, "engine", "native"),
+    "method": lambda layer: setattr(layer, "method", st.STE("row")),
+}
+
+
+@engines
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_layer_that_became_another_packs_to_other_memory(what, engine):
+    layer, x = sparse_net(engine=engine).embed, normal(3, 8)
+    st.pack_weights(layer)
+    OTHERS[what](layer)
+    st.pack_weights(layer)
+    found = layer(x)
+    st.release_weights(layer)
+    assert torch.equal(layer(x), found)
+
+
+def test_a_new_weight_where_an_old_one_was_is_noticed():
+    layer, x = sparse_net().embed, normal(3, 8)
+    for seed in range(100):
+        st.pack_weights(layer)
+        layer.weight = None
+        layer.weight = nn.Parameter(normal(8, 8, seed=seed))
+        with torch.no_grad():
+            found = layer(x)
+            st.release_weights(layer)
+            assert torch.equal(layer(x), found)
 
 
 # What lets go.

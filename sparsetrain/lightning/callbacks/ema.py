@@ -29,6 +29,11 @@ class EMA(WeightAveraging):
         self._pairs: tuple[list[Tensor], list[Tensor]] = [], []  # the averages, the weights
         self._buffers: list[Tensor] = []  # of the average
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._latest_update_step = 0  # was the last run's; a checkpoint's comes after this
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self._average_model is not None
         # From the average, which a checkpoint of Lightning's callback holds too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import torch
 
 from sparsetrain.bench.energy import energy_meter
 from sparsetrain.bench.rounds import PartClock, cuda_part_clock
-from sparsetrain.bench.timing import Run
+from sparsetrain.bench.timing import Run, Times
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,13 @@ class Gauges:
     held: Callable[[], int]
     peak: Callable[[Run], int]
     joules: Callable[[Run, int], float] | str
+
+    def joules_of(self, run: Run, times: Times, seconds: float) -> float | None:
+        """Of running it once, from so many seconds of it; None where that is not known."""
+        if isinstance(self.joules, str):
+            return None
+        count = math.ceil(1e6 * seconds / times.median)
+        return self.joules(run, count) / count
 
 
 def cuda_gauges(device: torch.device, untimed: int, steps: int) -> Gauges:

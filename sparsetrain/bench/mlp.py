@@ -17,7 +17,7 @@ from sparsetrain.bench.mlp_rows import Result, Row
 from sparsetrain.bench.mlp_step import Block, MlpStep
 from sparsetrain.bench.peers import first_line
 from sparsetrain.bench.products import Shape
-from sparsetrain.bench.rounds import measure_parts, three_times
+from sparsetrain.bench.rounds import TOTAL, measure_parts, three_times
 from sparsetrain.bench.timing import Times
 from sparsetrain.bench.variants import (
     DENSE,
@@ -30,6 +30,7 @@ from sparsetrain.bench.variants import (
     many_graphs,
     prepare,
 )
+from sparsetrain.nn.flops import dense_peak_flops
 
 SHAPES = (
     Shape(50432, 768, 3072),  # ViT-B/16, 256 images
@@ -39,6 +40,9 @@ SHAPES = (
 
 UNTIMED, STEPS = 2, 10
 """Steps of a visit before the clock runs, and those that give the total."""
+
+ENERGY_SECONDS = 2.0
+"""Of steps, to read the energy of."""
 
 ERROR = 0.05
 """How far a result may be from the same model in eager mode with masked products: the norm of the
@@ -107,8 +111,9 @@ def bench_shape(
         order = three_times(list(works), DENSE)
         times = measure_parts(works, gauges.clock, setting.rounds, order)
         recompiled = graphs_compiled() - before
+        say(f"{shape}: memory and energy")
         rows = [_row(name, found, times[name], gauges) for name, found in ready.items()]
-    return Result(shape, tuple(rows), skipped, recompiled)
+    return Result(shape, dense_peak_flops(setting.device), tuple(rows), skipped, recompiled)
 
 
 def _start(
@@ -171,6 +176,8 @@ def _distance(got: Tensor, want: Tensor) -> float:
 
 
 def _row(name: str, found: _Ready, times: dict[str, Times], gauges: Gauges) -> Row:
-    found.step.clear()
-    peak = gauges.peak(found.step.run)
-    return Row(name, found.runs, times, peak, found.error, found.engines, found.reasons)
+    step = found.step
+    step.clear()
+    peak = gauges.peak(step.run)
+    joules = gauges.joules_of(step.run, times[TOTAL], ENERGY_SECONDS)
+    return Row(name, found.runs, times, peak, joules, found.error, found.engines, found.reasons)

@@ -21,8 +21,9 @@ LEGEND = """\
 ms, medians, of fc1, activation, fc2 and their backward, gradient of the input included; float32
      parameters, bfloat16 autocast; pack: the 2:4 weights, which others do in the forward
 total: of whole steps back to back, not the sum of the parts; ±: distance of its quartiles
-×: speed-up over dense, compiled; TFLOP/s: of the six dense products in that time
-GiB: of a step at most, above what was there before
+×: speed-up over dense, compiled; TFLOP/s: of the six dense products in that time; MFU: that over
+     what the device can do dense
+GiB: of a step at most, above what was there before; J: of a step of the GPU, by NVML's counter
 error: of y and all gradients, the worst: from the same in eager mode with masked products, of a
      peer from dense (its masks are its own)"""
 
@@ -35,7 +36,7 @@ def mlp_table(result: Result) -> Table:
     shown.title, shown.title_justify = words, "left"
     for head in ("candidate", "runs"):
         shown.add_column(head, no_wrap=True)
-    for head in (*PARTS, "total", "±", "×", "TFLOP/s", "GiB", "error"):
+    for head in (*PARTS, "total", "±", "×", "TFLOP/s", "MFU", "GiB", "J", "error"):
         shown.add_column(head, justify="right", no_wrap=True)
     for row in result.rows:
         total = row.times[TOTAL]
@@ -47,7 +48,9 @@ def mlp_table(result: Result) -> Table:
             f"{100 * total.spread:.1f} %",
             f"{result.speed_up(row):.3f}",
             f"{result.rate(row):.0f}",
+            "–" if (mfu := result.mfu(row)) is None else f"{100 * mfu:.1f} %",
             f"{row.peak / 2**30:.2f}",
+            "–" if row.joules is None else f"{row.joules:.2f}",
             f"{row.error:.1e}",
         )
     return shown
@@ -75,7 +78,12 @@ def write_mlps(
     content = {
         "about": about,
         **settings,
-        "units": {"times": "µs", "peak": "bytes", "rate": "TFLOP/s, dense-equivalent"},
+        "units": {
+            "times": "µs",
+            "peak": "bytes",
+            "joules": "J per step",
+            "rate": "TFLOP/s, dense-equivalent",
+        },
         "shapes": [_content(result) for result in results],
     }
     write_content(path, content)
@@ -94,7 +102,12 @@ def mlp_panels(results: Sequence[Result]) -> list[Panel]:
 
 def _content(result: Result) -> dict[str, Any]:
     candidates = [
-        {**asdict(row), "rate": result.rate(row), "speed_up": result.speed_up(row)}
+        {
+            **asdict(row),
+            "rate": result.rate(row),
+            "mfu": result.mfu(row),
+            "speed_up": result.speed_up(row),
+        }
         for row in result.rows
     ]
     return {**asdict(result), "rows": candidates}

@@ -130,8 +130,6 @@ def _row(
     variant: Variant, step: TrainStep, start: Start, times: dict[str, Times], gauges: Gauges
 ) -> Row:
     peak = start.held + gauges.peak(step.run)
-    joules = None
-    if not isinstance(gauges.joules, str):
-        count = math.ceil(1e6 * ENERGY_SECONDS / times[TOTAL].median)
-        joules = gauges.joules(step.run, count) / (count * len(step.images))
-    return Row(variant, start, times, peak, joules, step.loss.item())
+    joules = gauges.joules_of(step.run, times[TOTAL], ENERGY_SECONDS)
+    per_image = None if joules is None else joules / len(step.images)
+    return Row(variant, start, times, peak, per_image, step.loss.item())

@@ -54,8 +54,9 @@ def bench_mlp(words: list[str]) -> None:
         figure_class()  # now, not after minutes
     device = cuda_device()
     about = environment(" ".join(["python -m sparsetrain bench mlp", *words]), library_words())
-    show_values(tuple(about.items()))
     gauges = cuda_gauges(device, UNTIMED, STEPS)
+    about["energy"] = gauges.joules if isinstance(gauges.joules, str) else "NVML's counter"
+    show_values(tuple(about.items()))
     setting = Setting(options.rounds, options.mode, device)
     results: list[Result] = []
     for shape in options.shapes:

@@ -54,6 +54,10 @@ class Bar(RichProgressBar):
         self._loss: dict[str, int | str | float | dict[str, float]] = {}
         self._step = 0  # of that loss
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._loss, self._step = {}, 0  # were the last run's
+
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:

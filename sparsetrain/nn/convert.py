@@ -108,7 +108,7 @@ def sparsify(
         shape = tuple(linears[f"{name}.{fc}"].in_features for fc in ("fc1", "fc2"))
         reason = f"its activations stay dense: {reason}"
         skipped.append(LayerReport(name, shape, "dense", reason=reason))
-    fused = fuse_gelu(model) if sparsity.activation is None else 0
+    fused = fuse_gelu(model) if sparsity.activation is None else {}
     if not converted:
         why = "; ".join(f"{r.name}: {r.reason}" for r in skipped if r.name in included)
         raise ValueError(f"no included layer can become 2:4 ({why})")

@@ -23,7 +23,7 @@ class Report:
     """Converted and skipped layers of one `sparsify` call; prints as a table.
 
     notes: what the methods want of the training loop. kernels: why a GPU has no kernels and what
-    to do, else empty. fused: which layers run as one, else empty.
+    to do, else empty. fused: how many MLPs with GELU run as one function, and why others do not.
     """
 
     converted: tuple[LayerReport, ...]

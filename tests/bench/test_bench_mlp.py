@@ -44,7 +44,7 @@ def peak(run):
     return 2**29
 
 
-GAUGES = Gauges(clock, lambda: 0, peak, "no counter")
+GAUGES = Gauges(clock, lambda: 0, peak, lambda run, count: 1.5 * count)
 
 
 def leave_uncompiled(monkeypatch):
@@ -94,6 +94,10 @@ def test_speed_ups_and_rates_follow_from_the_times(result):
     assert set(result.rows[1].times) == {"forward", "backward", TOTAL}
     assert result.speed_up(weights) == pytest.approx(4 / 3)
     assert result.rate(weights) == pytest.approx(6 * 2 * 128 * 32 * 64 / 3e-3 / 1e12)
+    flops = replace(result, peak_flops=6 * 2 * 128 * 32 * 64 / 1e-3)
+    assert flops.mfu(weights) == pytest.approx(1 / 3)
+    assert result.mfu(weights) is None, "of a CPU it is not known"
+    assert weights.joules == 1.5
 
 
 def test_a_step_gives_new_gradients_of_the_input_and_of_every_parameter():
@@ -140,11 +144,15 @@ def test_a_result_with_nan_is_wrong(uncompiled, monkeypatch):
 
 def test_the_table_fits_120_columns(result):
     rows = [replace(row, name=name) for row, name in zip(result.rows, PEERS, strict=False)]
-    large = replace(result, rows=(*result.rows, *rows), shape=Shape(50432, 1280, 14336))
+    large = replace(
+        result, rows=(*result.rows, *rows), shape=Shape(50432, 1280, 14336), peak_flops=1e9
+    )
     text = text_of(large)
     assert "…" not in text
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 120
     assert "128 tokens, 32 features, 64 hidden" in text_of(result)
+    unknown = replace(result.rows[1], joules=None)
+    assert text_of(replace(result, rows=(unknown,))).split()[-2] == "–"
     assert text_of(result).splitlines()[-1].split()[:8] == [
         "all", "compiled", "1.00", "1.00", "1.00", "3.00", "0.0", "%",
     ]  # fmt: skip
@@ -163,6 +171,7 @@ def test_the_file_holds_every_number(result, tmp_path):
     assert shape["rows"][3]["speed_up"] == pytest.approx(4 / 3)
     assert shape["rows"][3]["times"][TOTAL]["median"] == 3000.0
     assert shape["rows"][3]["peak"] == 2**29
+    assert (shape["rows"][3]["joules"], shape["rows"][3]["mfu"]) == (1.5, None)
 
 
 def test_words_tell_engines_and_what_is_not_to_be_trusted(result):
@@ -219,9 +228,12 @@ def test_the_command_shows_tables_and_writes_json_and_picture(
 def test_the_command_times_every_variant_on_a_gpu(tmp_path):
     path = tmp_path / "mlp.json"
     bench(["mlp", "shapes=1024x256x512", "rounds=2", f"json={path}"])
-    (shape,) = json.loads(path.read_text("utf-8"))["shapes"]
+    content = json.loads(path.read_text("utf-8"))
+    (shape,) = content["shapes"]
     rows = {row["name"]: row for row in shape["rows"]}
     assert set(NAMES) <= set(rows)
     assert set(PEERS) <= {*rows, *shape["skipped"]}
     assert shape["recompiled"] == 0
     assert all(row["peak"] > 0 for row in rows.values())
+    metered = content["about"]["energy"] == "NVML's counter"
+    assert all((row["joules"] is not None) == metered for row in rows.values())

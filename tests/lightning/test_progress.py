@@ -75,15 +75,17 @@ def test_the_bar_reads_the_loss_of_the_steps_that_are_logged_alone(tmp_path):
             shown.append(metrics.get("train/loss"))
             return metrics
 
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        callbacks=[Reads()],
-        max_epochs=1,
-        log_every_n_steps=2,
-    )
-    trainer.fit(Counts(), vectors())
-    assert shown == [None, 2.0, 2.0, 4.0, 4.0]  # the last at the end of the epoch
+    bar = Reads()
+    for _ in range(2):  # a bar may be used again
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            default_root_dir=tmp_path,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            callbacks=[bar],
+            max_epochs=1,
+            log_every_n_steps=2,
+        )
+        trainer.fit(Counts(), vectors())
+    assert shown == 2 * [None, 2.0, 2.0, 4.0, 4.0]  # the last at the end of the epoch

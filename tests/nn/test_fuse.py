@@ -62,7 +62,7 @@ def test_a_fused_mlp_computes_what_its_layers_did(rule, approximate):
     masked, none = sparse(with_gelu(Mlp(8, 16), approximate), "masked", rule=rule)
     assert type(net.mlp) is SparseMlp
     assert report.fused == (
-        "1 MLPs run fc1, GELU and fc2 as one function: hooks put on these later do not run."
+        "1 MLP: fc1, GELU and fc2 as one function; hooks put on these later do not run."
     )
     assert report.fused in str(report)
     assert none.fused == ""
@@ -78,31 +78,46 @@ def hooked(name: str, register: str) -> Any:
     return mlp
 
 
+OTHER = "its forward is not fc2(act(fc1(x)))"
+
+
 @pytest.mark.parametrize(
-    "mlp",
+    ("mlp", "why"),
     [
-        with_gelu(Residual(8, 16)),
-        with_gelu(Dropping(8, 16)),
-        with_gelu(Scaled(8, 16)),
-        hooked("act", "register_forward_hook"),
-        hooked("fc1", "register_full_backward_hook"),
-        hooked("fc2", "register_forward_pre_hook"),
+        (with_gelu(Residual(8, 16)), OTHER),
+        (with_gelu(Dropping(8, 16)), OTHER),
+        (with_gelu(Scaled(8, 16)), OTHER),
+        (hooked("act", "register_forward_hook"), "act has hooks, which would not run"),
+        (hooked("fc1", "register_full_backward_hook"), "fc1 has hooks, which would not run"),
+        (hooked("fc2", "register_forward_pre_hook"), "fc2 has hooks, which would not run"),
     ],
     ids=["residual", "dropout", "argument", "act hook", "backward hook", "pre-hook"],
 )
-def test_an_mlp_that_does_something_else_keeps_its_forward(mlp):
+def test_an_mlp_that_does_something_else_keeps_its_forward_and_the_report_says_why(mlp, why):
     kind = type(mlp)
     net, report = sparse(mlp)
     assert type(net.mlp) is kind
-    assert report.fused == ""
+    assert report.fused == f"1 MLP: fc1, GELU and fc2 not as one function, so slower: {why}."
     assert net.mlp.training
 
 
 @pytest.mark.parametrize("method", [st.STE(mvue=True), st.SSTE()])
 def test_methods_with_products_of_their_own_are_not_fused(method):
     net = seeded(Net(with_gelu(Mlp(8, 16))))
-    st.sparsify(net, st.Sparsity(weight=method), engine="native")
+    report = st.sparsify(net, st.Sparsity(weight=method), engine="native")
     assert type(net.mlp) is Mlp
+    assert report.fused.endswith("slower: MVUE and S-STE have products of their own.")
+
+
+def test_the_report_counts_mlps_of_the_same_kind():
+    net = nn.Sequential(*(Net(with_gelu(kind(8, 16))) for kind in (Mlp, Residual, Mlp, Residual)))
+    report = st.sparsify(net, st.Sparsity(include=("*",)), engine="native")
+    assert [line.partition(":")[0] for line in report.fused.splitlines()] == ["2 MLPs", "2 MLPs"]
+
+
+def test_an_mlp_that_is_the_model_is_not_fused():
+    report = st.sparsify(with_gelu(Mlp(8, 16)), st.Sparsity(include=("*",)), engine="native")
+    assert report.fused.endswith("slower: it is the model itself, wrap it in another module.")
 
 
 def test_trying_an_mlp_leaves_random_numbers_and_modes_as_they_were():

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent
 
+_FEW = 16  # names that a line still lists, all of them
+_NEAREST = 8  # of more
+
 
 def data_folder(name: str) -> Path:
     """`configs`, `recipes` or `csrc`: inside an installed package, beside it in a checkout."""
@@ -30,12 +33,16 @@ def recipe_names() -> list[str]:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """'did you mean a, b?' where something is near, else everything there is."""
+    """'did you mean a, b?' where something is near, else what there is: the nearest of many."""
     candidates = list(dict.fromkeys(candidates))
-    near = difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
+    ends = [candidate for candidate in candidates if candidate.endswith(f".{name}")]
+    near = ends[:3] or difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
     if near:
         return f"did you mean {', '.join(near)}?"
-    return f"there are {', '.join(candidates)}" if candidates else "there are none"
+    if len(candidates) <= _FEW:
+        return f"there are {', '.join(candidates) or 'none'}"
+    near = difflib.get_close_matches(name, candidates, n=_NEAREST, cutoff=0.0)
+    return f"there are {', '.join(near)} and {len(candidates) - len(near)} more"
 
 
 def store_recipes() -> None:

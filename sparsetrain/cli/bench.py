@@ -18,7 +18,9 @@ _BENCHMARKS = {
 
 def bench(words: list[str]) -> None:
     """Run the benchmark named first with the key=value words after it."""
-    name = words[0] if words else ""
+    if not words:
+        raise ValueError(f"bench needs one of {', '.join(_BENCHMARKS)}")
+    name = words[0]
     if name not in _BENCHMARKS:
         raise ValueError(f"bench {name!r} is unknown: {nearest(name, _BENCHMARKS)}")
     _BENCHMARKS[name](words[1:])

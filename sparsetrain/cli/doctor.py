@@ -18,8 +18,10 @@ from sparsetrain.nn.flops import dense_peak_flops
 from sparsetrain.recipe import data_folder, recipe_names
 
 
-def doctor() -> None:
+def doctor(words: list[str]) -> None:
     """Print the versions, devices, engines, data and logging that `fit` would find."""
+    if words:
+        raise ValueError(f"doctor takes no words, and was given {' '.join(words)!r}")
     console.print("Versions", style="bold")
     show_values((("python", platform.python_version()), *_versions()))
     console.print("\nDevices", style="bold")

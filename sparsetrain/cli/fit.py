@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sparsetrain.cli.interrupt import resumable
 from sparsetrain.cli.overrides import NOTES
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.report import report_of_run
-from sparsetrain.cli.show import ShowLayers, show_banner, show_lines, show_summary
+from sparsetrain.cli.show import ShowLayers, relative, show_banner, show_lines, show_summary
 from sparsetrain.cli.workers import limit_workers
 from sparsetrain.lightning import (
     AtomicCheckpointIO,
@@ -56,11 +57,14 @@ def fit(config: DictConfig) -> None:
     save_config = SaveConfig(plain(config), words)
     show = ShowLayers(f"{config.model.name} on {data.name}")
     trainer = build_trainer(config, [sparsify, save_config, show])
+    run_dir = Path(config.run_dir)
+    if trainer.is_global_zero:
+        show_lines(keep_metrics(run_dir / "metrics.csv"))
     with resumable(trainer), own_wandb_run(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=config.checkpoint, weights_only=True)
+    check_trained(trainer, 0 if saved is None else saved["global_step"], config)
 
     if trainer.is_global_zero:
-        run_dir = Path(config.run_dir)
         report = report_of_run(config, trainer, module, data, notes)
         write_report(run_dir / "report.html", report)
         show_summary(report, run_dir)
@@ -72,6 +76,8 @@ def build_module(config: DictConfig, data: Any) -> Classifier:
         config.model.num_classes = data.num_classes
     network = instantiate(config.model, _convert_="all")
     module = classifier(network, config, data.num_classes)
+    if not isinstance(config.compile, bool):
+        raise ValueError(f"compile={config.compile!r}: give true or false")
     if config.compile:
         module.network.compile()
     return module
@@ -107,10 +113,40 @@ def check_same_model(module: nn.Module, saved: dict[str, Any], path: str) -> Non
         )
 
 
+def keep_metrics(path: Path) -> tuple[str, ...]:
+    """Rename what a run before left there, which this one's logger would delete; says so."""
+    if not path.is_file():
+        return ()
+    numbered = (path.with_name(f"{path.stem}.{i}{path.suffix}") for i in count(1))
+    kept = next(other for other in numbered if not other.exists())
+    path.rename(kept)
+    return (f"the metrics of the run before are kept in {relative(kept)}",)
+
+
+def check_trained(trainer: pl.Trainer, start: int, config: DictConfig) -> None:
+    """Raise ValueError if a run that began after `start` steps made none."""
+    if trainer.global_step > start:
+        return
+    ends = f"trainer.max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}"
+    if config.checkpoint is None:
+        raise ValueError(f"no step was trained: {ends}")
+    raise ValueError(
+        f"checkpoint={config.checkpoint} is of step {start}, where this run ends ({ends}): raise "
+        "what ends it, or use `validate`"
+    )
+
+
 def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
     """The trainer of a config. `first`: callbacks that come before the configured ones."""
     callbacks = [*first, *_instances(config.callbacks)]
     arguments = config.trainer.copy()
+    if arguments.get("limit_train_batches") == 0:
+        raise ValueError("trainer.limit_train_batches=0 trains nothing: leave it away")
+    if str(arguments.get("strategy")).endswith(("spawn", "fork", "notebook")):
+        raise ValueError(
+            f"trainer.strategy={arguments.strategy}: its processes do not hand the trained model "
+            "back; use ddp"
+        )
     elastic = torch.distributed.is_torchelastic_launched()
     if elastic and arguments.devices == "auto":
         with open_dict(arguments):

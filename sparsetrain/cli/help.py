@@ -114,9 +114,10 @@ Whole training steps of vision transformers, on one batch that stays on the devi
   python -m sparsetrain bench step models=vit_l variants=weights,all+attn batch=64 rounds=20
 
 models= vit_b (batch 256), vit_l (128), vit_h (64); variants= also weights+attn and all+attn, with
-qkv and proj; batch= for every model; rounds= that count. Energy needs nvidia-ml-py. Both take
-compile= default, reduce-overhead, max-autotune or max-autotune-no-cudagraphs (of torch.compile),
-json= the file for every number and picture= a PNG of bars."""
+qkv and proj; batch= for every model; rounds= that count. `mlp` and `step` read the energy where
+nvidia-ml-py is installed, and take compile= default, reduce-overhead, max-autotune or
+max-autotune-no-cudagraphs (of torch.compile), json= the file for every number and picture= a PNG
+of bars."""
 
 _TUNE = """\
 Measure what runs each 2:4 product fastest on this GPU, and keep it for every later run:
@@ -129,7 +130,7 @@ Measure what runs each 2:4 product fastest on this GPU, and keep it for every la
 shapes= TOKENSxFEATURESxHIDDEN with commas; dtype= bfloat16 or float16; rounds= calls of the fastest
 that count. Candidates are configs of the kernel, cuBLAS and cuSPARSELt; one that is less
 accurate than cuBLAS allows is not timed. The table is kept in ~/.cache/sparsetrain (as the kernels
-are) for this GPU, driver, torch and library; what is measured stays if you stop it."""
+are) for this GPU, driver, CUDA, torch and library; what is measured stays if you stop it."""
 
 _BUILD = """\
 Compile the GPU kernels; a model made sparse on a GPU does it by itself the first time.
@@ -138,7 +139,8 @@ Compile the GPU kernels; a model made sparse on a GPU does it by itself the firs
   python -m sparsetrain build arch=80,90a           for these: {archs}, or native
   python -m sparsetrain build output=sparsetrain/prebuilt     in a checkout: into its wheel
 
-It needs ninja, g++ and nvcc: that of CUDA_HOME, of PATH, or pip install 'sparsetrain[build]'.
+It needs ninja, g++ and nvcc: that of CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda, or
+pip install 'sparsetrain[build]'.
 The library is kept in ~/.cache/sparsetrain (SPARSETRAIN_CACHE or XDG_CACHE_HOME: elsewhere) and is
 compiled again only for other sources, another CUDA or other GPUs. It serves every torch >= 2.10."""
 

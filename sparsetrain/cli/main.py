@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import sparsetrain
 from sparsetrain.cli.explain import explained, stop
 from sparsetrain.cli.help import overview, verb_help
 
@@ -11,10 +12,14 @@ VERBS = ("fit", "validate", "export", "doctor", "build", "bench", "tune", "compl
 
 
 def main() -> None:
-    """Entry point. Exit status 0, 1 for an error that is explained, 2 for a wrong command line."""
+    """Entry point. Exit status 0; 1 for an error, wrong words after the command among them; 2 for
+    a command that does not exist; 130 after Ctrl-C."""
     args = sys.argv[1:]
     if not args or args[0] in ("-h", "--help", "help"):
         print(overview())
+        return
+    if args[0] == "--version":
+        print(f"sparsetrain {sparsetrain.__version__}")
         return
     verb, rest = args[0], args[1:]
     if verb not in VERBS:
@@ -60,4 +65,4 @@ def _run(verb: str, rest: list[str]) -> None:
     else:
         from sparsetrain.cli.doctor import doctor
 
-        doctor()
+        doctor(rest)

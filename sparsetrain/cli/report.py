@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from sparsetrain.cli.show import relative
-from sparsetrain.lightning import MaskSnapshots, SparsifyModel, SparsityMonitor
+from sparsetrain.lightning import MaskSnapshots, SaveLast, SparsifyModel, SparsityMonitor
 from sparsetrain.lightning.report import (
     Curve,
     LayerRow,
@@ -46,7 +46,8 @@ def report_of_run(
     notes: tuple[str, ...],
 ) -> RunReport:
     """Everything that report.html shows, from the run's metrics.csv, model and callbacks."""
-    metrics = read_metrics(Path(config.run_dir) / "metrics.csv")
+    path = Path(config.run_dir) / "metrics.csv"
+    metrics = read_metrics(path) if path.is_file() else {}  # a short run logs nothing
     sparsify = _find(trainer, SparsifyModel)
     return RunReport(
         title=f"{HydraConfig.get().runtime.choices['recipe']}: {config.model.name}",
@@ -62,23 +63,23 @@ def report_of_run(
 def _summary(
     trainer: pl.Trainer, module: pl.LightningModule, data: Any, metrics: Metrics
 ) -> tuple[tuple[str, str], ...]:
-    checkpoint = _find(trainer, ModelCheckpoint)
+    best, last = _find(trainer, ModelCheckpoint), _find(trainer, SaveLast)
     sparsify = _find(trainer, SparsifyModel)
     monitor = _find(trainer, SparsityMonitor)
     rows = [("data", data.name)]
     if "val/top1" in metrics:
-        last, best = metrics["val/top1"][1][-1], max(metrics["val/top1"][1])
-        rows.append(("top-1", f"{100 * last:.2f} % at the end, {100 * best:.2f} % at best"))
+        top1 = [100 * value for value in metrics["val/top1"][1]]
+        rows.append(("top-1", f"{top1[-1]:.2f} % at the end, {max(top1):.2f} % at best"))
     rows.append(("density", _density(sparsify, module)))
     if monitor is not None and monitor.images_per_s is not None:
         rows.append(("throughput", f"{monitor.images_per_s:,.0f} images/s"))
     rows.append(("optimizer steps", f"{trainer.global_step:,}"))
-    if checkpoint is not None:
-        for label, path in (
-            ("best checkpoint", checkpoint.best_model_path),
-            ("last checkpoint", checkpoint.last_model_path),
-        ):
-            rows.append((label, str(relative(path)) if path else "none: no validation ran"))
+    if best is not None:
+        path = best.best_model_path
+        rows.append(("best checkpoint", str(relative(path)) if path else "none: no validation ran"))
+    if last is not None:
+        path = "none" if last.step is None else str(relative(last.path))
+        rows.append(("last checkpoint", path))
     return tuple(rows)
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import hydra
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sparsetrain.cli.explain import explained
-from sparsetrain.cli.overrides import check, with_demo, with_recipe_file
+from sparsetrain.cli.overrides import check, split_word, swept, with_demo, with_recipe_file
 from sparsetrain.recipe import data_folder, store_recipes
 
 
@@ -25,13 +29,14 @@ def run_fit(args: list[str]) -> None:
     words = with_demo(words, has_gpu=torch.cuda.is_available())
     check(words)
     whole = sys.argv
+    sweep = _Sweep(swept(words))
 
     @hydra.main(version_base="1.3", config_path=str(data_folder("configs")), config_name="config")
     def task(config: DictConfig) -> None:
         # Lightning's launcher starts further processes with the whole command line.
         sys.argv = whole
         # Here, because Hydra would print a traceback first.
-        with explained():
+        with sweep.run(), explained():
             # Lightning takes seconds to import; a wrong word is told before.
             from sparsetrain.cli.fit import fit
 
@@ -39,14 +44,72 @@ def run_fit(args: list[str]) -> None:
 
     with _scratch_of_a_helper() as scratch:
         sys.argv = [whole[0], *flags, *words, *scratch]
-        task()
+        try:
+            task()
+        finally:
+            sweep.tell()
+    if sweep.failed:
+        raise SystemExit(1)
+
+
+@dataclass
+class _Sweep:
+    """The runs of `fit -m`: the next one starts after one that failed, too.
+
+    values: how many each swept key has.
+    """
+
+    values: dict[str, int]
+    started: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Note a run of a sweep that fails; an error that was explained ends here."""
+        job = HydraConfig.get()
+        if job.mode != RunMode.MULTIRUN:
+            yield
+            return
+        self.started += 1
+        words = [word for word in job.overrides.task if split_word(word)[0] in self.values]
+        name = f"{job.job.num} ({' '.join(words)})" if words else str(job.job.num)
+        try:
+            yield
+        except SystemExit as end:
+            if end.code != 1:
+                raise
+            self.failed.append(name)
+            # The other processes may be waiting for this one.
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                raise
+        except BaseException:  # Hydra keeps it to the end of the sweep
+            self.failed.append(name)
+            raise
+
+    def tell(self) -> None:
+        """Say in one line which runs failed, and how many never started."""
+        if not self.started or _is_helper():
+            return
+        total = max(math.prod(self.values.values()), self.started)
+        left = total - self.started
+        parts = []
+        if self.failed:
+            parts.append(f"{len(self.failed)} of {total} runs failed: {', '.join(self.failed)}")
+        if left:
+            parts.append(f"{left} of {total} runs did not start")
+        if parts:
+            print(f"sparsetrain: {'; '.join(parts)}", file=sys.stderr)
+
+
+def _is_helper() -> bool:
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
+    return any(int(os.environ.get(name, "0")) for name in ranks)
 
 
 @contextmanager
 def _scratch_of_a_helper() -> Iterator[list[str]]:
     """Overrides by which only the first process of a run makes a run folder."""
-    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
-    if all(int(os.environ.get(name, "0")) == 0 for name in ranks):
+    if not _is_helper():
         yield []
         return
     with tempfile.TemporaryDirectory(prefix="sparsetrain-") as folder:

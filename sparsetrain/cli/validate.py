@@ -10,20 +10,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from sparsetrain.cli.fit import classifier
 from sparsetrain.cli.load import load_trained
-from sparsetrain.cli.overrides import check, split_word, take, with_recipe_file
+from sparsetrain.cli.overrides import check, split_word, take, with_demo_off, with_recipe_file
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.show import console, show_lines, show_values
 from sparsetrain.cli.workers import limit_workers
 from sparsetrain.lightning import read_checkpoint
 from sparsetrain.nn import density
-from sparsetrain.recipe import compose
+from sparsetrain.recipe import compose, recipe_names
 
 
 def validate(words: list[str]) -> None:
     """Validate `checkpoint=…` on the data of its run, or on what further key=value say."""
     quiet_lightning()
-    path, rest = take(words, "checkpoint")
+    path, rest = take(with_demo_off(words), "checkpoint")
     if path is None:
+        _check_the_other_words(with_recipe_file(rest))
         raise ValueError("checkpoint= is missing: give a file that `fit` wrote")
     trained = load_trained(path)
     config = _config(trained.config, path, with_recipe_file(rest))
@@ -47,6 +48,14 @@ def validate(words: list[str]) -> None:
             ("throughput", f"{images / timer.seconds:,.0f} images/s"),
         )
     )
+
+
+def _check_the_other_words(words: list[str]) -> None:
+    """checkpoint= may be among them, misspelt."""
+    if take(words, "recipe")[0] is None:
+        # Every recipe has the same keys, but for those of its groups.
+        words = [f"recipe={recipe_names()[0]}", *words]
+    check(words)
 
 
 class _Timer(pl.Callback):

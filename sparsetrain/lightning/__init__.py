@@ -3,6 +3,7 @@
 from sparsetrain.lightning.callbacks import (
     EMA,
     MaskSnapshots,
+    SaveLast,
     SaveOnInterrupt,
     SparsifyModel,
     SparsityMonitor,
@@ -22,6 +23,7 @@ __all__ = [
     "Classifier",
     "MaskSnapshots",
     "Mix",
+    "SaveLast",
     "SaveOnInterrupt",
     "SparsifyModel",
     "SparsityMonitor",

@@ -227,7 +227,7 @@ def _choose_mlps(
         else:
             reasons[name] = reason or "it is the model itself: wrap it in another module"
     if not chosen:
-        found = "; ".join(f"{n}: {r}" for n, r in list(reasons.items())[:5])
+        found = "; ".join(f"{n or 'the model'}: {r}" for n, r in list(reasons.items())[:5])
         raise ValueError(
             f"activation={activation}: no MLP can take it ({found or 'no MLP is included'})"
         )

@@ -4,8 +4,8 @@
     aten     CUDA, compute capability 8.x, features in multiples of 64
     masked   anywhere; float32 on a GPU too, whatever the layer was given
 Where the number of tokens is known, a layer whose native products are no faster than dense ones,
-all together, is masked. On a CPU `native` is its definition in plain PyTorch: for tests, and only
-where it is asked for.
+all together, is masked; so is one of which not all is measured and less than LEAST_GAIN expected.
+On a CPU `native` is its definition in plain PyTorch: for tests, and only where it is asked for.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from sparsetrain import native
 from sparsetrain.autograd import ATEN_FEATURES, ENGINES, Engine
 from sparsetrain.choice import Entry, Problem, install, load_table, native_configs
+from sparsetrain.choice.problem import LEAST_GAIN
 from sparsetrain.native import Library
 from sparsetrain.native.machine import Version
 from sparsetrain.nn.gains import Products, gain_of
@@ -71,10 +72,14 @@ class Engines:
         sms = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
         gains = {what: gain_of(problem, self.entries, sms) for what, problem in products.items()}
         words = ", ".join(f"{what} {g.dense_us / g.native_us:.2f}×" for what, g in gains.items())
-        source = "measured" if all(g.measured for g in gains.values()) else "expected"
-        native_us = sum(g.native_us for g in gains.values())
-        if native_us >= sum(g.dense_us for g in gains.values()):
-            return "masked", f"masked: native is no faster here, {source}: {words}"
+        measured = all(g.measured for g in gains.values())
+        source = "measured" if measured else "expected"
+        gain = sum(g.dense_us for g in gains.values()) / sum(g.native_us for g in gains.values())
+        if measured and gain <= 1:
+            return "masked", f"masked: native is no faster here, measured: {words}"
+        if not measured and gain < LEAST_GAIN:
+            why = f"native may be no faster here, below {LEAST_GAIN}× in all expected"
+            return "masked", f"masked: {why}: {words}"
         return "native", f"native: {words}, {source}"
 
 

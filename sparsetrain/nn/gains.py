@@ -1,7 +1,7 @@
 """What the sparse products of a layer gain over dense ones, at its number of tokens.
 
 Measured where `tune` has timed exactly that product on this machine, else expected from its sizes
-(`choice.choose`): in bfloat16, as which float16 takes; without the time that packing takes.
+(`choice.expected_us`): in bfloat16, as which float16 takes; without the time that packing takes.
 
 Dimension key:  T tokens   I input   H hidden   O output features
 """

@@ -31,6 +31,10 @@ class Sparsity:
             if isinstance(value, str):
                 raise ValueError(f"{name}={value!r}: give a list of globs, as [{value!r}]")
             object.__setattr__(self, name, tuple(value))
+        for name in ("weight", "activation"):
+            value = getattr(self, name)
+            if isinstance(value, type):
+                raise ValueError(f"{name}={value.__name__}: give an instance, {value.__name__}()")
         if self.activation is None or self.weight is None:
             return
         if isinstance(self.weight, SSTE) or self.weight.mvue or self.weight.rule == "row":

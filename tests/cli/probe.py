@@ -23,14 +23,16 @@ class SaveMasks(pl.Callback):
 
 
 class PressCtrlC(pl.Callback):
-    """Send SIGINT to this process when an optimizer step begins."""
+    """Send SIGINT to this process when an optimizer step begins, once or more often."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, times: int = 1) -> None:
         self.step = step
+        self.times = times
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
 
 
 class PlantNaN(pl.Callback):

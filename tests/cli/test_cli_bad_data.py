@@ -81,13 +81,16 @@ def test_a_pattern_that_matches_nothing_is_named_with_the_layers_there_are(tmp_p
 def test_a_weight_that_becomes_nan_is_named_with_its_step(tmp_path):
     probe = ("+callbacks.probe._target_=probe.PlantNaN", "+callbacks.probe.step=5")
     complaint = fit(tmp_path, *probe).complaint
+    last = tmp_path / "checkpoints" / "last.ckpt"
     assert complaint.startswith("step 5: loss is nan; the weights network.")
-    assert (tmp_path / "checkpoints" / "last.ckpt").is_file(), "of the first epoch"
+    assert complaint.endswith(f"; the newest checkpoint is {last}, of step 4")
+    assert last.is_file()
 
 
 def test_a_learning_rate_that_blows_up_stops_the_run_in_one_line(tmp_path):
     complaint = fit(tmp_path, "optimizer.lr=1e30", "optimizer.warmup_epochs=0").complaint
     assert complaint.startswith("step 1: loss is nan; ")
+    assert complaint.endswith("; no checkpoint was written")
 
 
 def test_recipe_files_that_are_none_are_told_apart(tmp_path):
@@ -101,3 +104,17 @@ def test_recipe_files_that_are_none_are_told_apart(tmp_path):
 def test_a_trainer_argument_that_is_none_and_an_absent_gpu_are_named(tmp_path):
     assert "'foo'" in fit(tmp_path, "+trainer.foo=1").complaint
     assert "max_epochs=-1" in fit(tmp_path, "trainer.max_epochs=-1").complaint
+
+
+def test_a_run_that_would_train_nothing_says_so(tmp_path):
+    complaint = fit(tmp_path, "trainer.max_epochs=0").complaint
+    assert complaint == "no step was trained: trainer.max_epochs=0, max_steps=-1"
+    complaint = fit(tmp_path, "trainer.limit_train_batches=0").complaint
+    assert complaint == "trainer.limit_train_batches=0 trains nothing: leave it away"
+
+
+def test_a_switch_that_is_no_switch_and_processes_that_give_nothing_back_are_refused(tmp_path):
+    assert fit(tmp_path, "compile=no").complaint == "compile='no': give true or false"
+    complaint = fit(tmp_path, "trainer.strategy=ddp_spawn", "trainer.devices=2").complaint
+    assert complaint.startswith("trainer.strategy=ddp_spawn: ")
+    assert complaint.endswith("use ddp")

@@ -1,12 +1,14 @@
 """Every recipe with every sparsity: composed, built small, and run forward and backward."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
 from cli_helpers import ROOT
 from hydra.utils import instantiate
 
-from sparsetrain.cli.overrides import check, with_demo
+from sparsetrain.cli.overrides import check, with_demo, with_recipe_file
 from sparsetrain.nn import decay_pruned_weights, sparsify
 from sparsetrain.recipe import compose, instantiate_sparsity, recipe_names, store_recipes
 
@@ -64,3 +66,54 @@ def test_keys_can_be_set_added_and_swept():
     check(["recipe=vit_tiny_24", "optimizer.lr=1e-4,1e-3", "+trainer.fast_dev_run=true"])
     check(["recipe=vit_tiny_24", "sparsity=ste24", "sparsity.weight.mvue=true"])
     check(["recipe=vit_tiny_24", "callbacks=ema", "callbacks.ema.decay=0.9", "~logger.wandb"])
+    check(["recipe=vit_tiny_24", "callbacks.masks=null", "logger.wandb=null", "run_dir=/x"])
+    check(["recipe=vit_tiny_24", "optimizer.warmup_lr=${optimizer.min_lr}", "seed=range(3)"])
+
+
+@pytest.mark.parametrize(
+    ("word", "complaint"),
+    [
+        ("optimizer.lr=abc", "optimizer.lr=abc: give a number, as 0.003 is"),
+        ("optimizer.lr=1e-3,abc", "optimizer.lr=abc: give a number"),
+        ("optimizer.lr='1e-3'", "optimizer.lr=1e-3: give a number"),
+        ("optimizer.betas=[0.9,x]", "optimizer.betas=x: give a number"),
+        ("optimizer.layer_decay=abc", "optimizer.layer_decay=abc: give a number"),
+        ("++trainer.max_epochs=abc", "trainer.max_epochs=abc: give a number, as 30 is"),
+    ],
+)
+def test_text_for_a_number_is_refused_before_anything_runs(word, complaint):
+    store_recipes()
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        check(["recipe=vit_tiny_24", word])
+
+
+def test_text_for_a_number_in_a_recipe_file_is_refused(tmp_path):
+    (tmp_path / "of_text.yaml").write_text("optimizer:\n  lr: abc\n")
+    words = with_recipe_file([f"recipe={tmp_path}/of_text.yaml"])
+    with pytest.raises(ValueError, match=r"optimizer\.lr=abc: give a number"):
+        check(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["callbacks.ema.decay=0.9"], "it comes with callbacks=ema"),
+        (["logger=csv", "logger.wandb.project=x"], "it comes with logger=wandb"),
+        (["+callbacks.ema.decay=0.9"], "callbacks.ema has no _target_.*choose callbacks=ema"),
+        (["callbacks.ema=true"], "callbacks.ema has no _target_.*choose callbacks=ema"),
+        (["+callbacks.mine.x=1"], "callbacks.mine has no _target_.*give its class"),
+    ],
+    ids=str,
+)
+def test_a_key_of_an_option_that_was_not_chosen_names_the_option(words, complaint):
+    store_recipes()
+    with pytest.raises(ValueError, match=complaint):
+        check(["recipe=vit_tiny_24", *words])
+
+
+def test_adding_is_offered_where_something_reads_what_is_added():
+    store_recipes()
+    with pytest.raises(ValueError, match=r"\(or \+trainer\.fast_dev_run=true\)"):
+        check(["recipe=vit_tiny_24", "trainer.fast_dev_run=true"])
+    with pytest.raises(ValueError, match=r"^sede= (?!.*or \+)"):
+        check(["recipe=vit_tiny_24", "sede=1"])

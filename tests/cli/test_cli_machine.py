@@ -3,7 +3,7 @@
 import pytest
 from cli_helpers import fit
 
-from sparsetrain.cli.overrides import with_demo
+from sparsetrain.cli.overrides import check, with_demo
 from sparsetrain.cli.workers import limit_workers
 from sparsetrain.recipe import compose, store_recipes
 
@@ -37,8 +37,17 @@ def test_a_recipe_for_gpus_is_cut_to_a_cpu_unless_sizes_are_given():
     assert (config.model.img_size, config.data.batch_size) == (32, 32)
     assert config.data._target_.endswith("ImageNet")
     assert with_demo(IMAGENET, has_gpu=True) == IMAGENET
-    for word in ("model.img_size=64", "data.batch_size=16", "demo=null"):
+    for word in ("model.img_size=64", "data.batch_size=16"):
         assert with_demo([*IMAGENET, word], has_gpu=False) == [*IMAGENET, word]
+
+
+def test_demo_null_leaves_the_recipe_as_it_is():
+    store_recipes()
+    words = with_demo([*IMAGENET, "demo=null"], has_gpu=False)
+    check(words)
+    config = compose(words)
+    assert (config.model.img_size, config.data.batch_size) == (224, 512)
+    assert with_demo(words, has_gpu=False) == words
 
 
 def test_a_small_run_gets_no_advice(tmp_path):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from cli_helpers import call, environment, fit, metric
+from cli_helpers import call, environment, fit, metric, shown
 
 CTRL_C = ("+callbacks.probe._target_=probe.PressCtrlC", "+callbacks.probe.step=5")
 
@@ -36,11 +36,53 @@ def test_ctrl_c_prints_the_command_that_goes_on_exactly(trained, tmp_path):
     words = shlex.split(command.removeprefix("go on with: "))
     assert words[:2] == ["sparsetrain", "fit"]
     assert words[-1] == f"checkpoint={saved}"
+    assert not any(word.startswith("hydra.run.dir") for word in words), "it has a folder of its own"
     again = call(*words[1:], "~callbacks.probe", f"hydra.run.dir={tmp_path}/rest")
     assert again.status == 0, again.err
     whole, rest = (metric(run, "train/loss") for run in (trained.folder, tmp_path / "rest"))
     assert sorted(rest) == [6, 7]
     assert rest == {step: whole[step] for step in rest}
+
+
+def test_a_second_ctrl_c_names_the_checkpoint_there_is_and_its_step(tmp_path):
+    ended = fit(tmp_path, *CTRL_C, "+callbacks.probe.times=2")
+    assert ended.status == 130
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    line, command = ended.err.splitlines()
+    assert line == (
+        f"sparsetrain: interrupted after step 5; the newest checkpoint is {last}, of step 4"
+    )
+    assert command.endswith(f" checkpoint={last}")
+    words = (CTRL_C[0], "+callbacks.probe.times=2", "+callbacks.probe.step=1")
+    ended = fit(tmp_path / "early", *words)
+    assert ended.complaint == "interrupted after step 1; no checkpoint was written"
+
+
+def test_the_last_checkpoint_is_where_the_run_ended_and_there_is_nothing_to_go_on_with(tmp_path):
+    ended = fit(tmp_path, "trainer.max_steps=3", "trainer.log_every_n_steps=50")
+    assert ended.status == 0, ended.err
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert shown(ended.out, "last checkpoint") == str(last)
+    assert shown(ended.out, "best checkpoint") == "none: no validation ran"
+    assert (tmp_path / "report.html").is_file()
+    again = fit(tmp_path / "again", "trainer.max_steps=3", f"checkpoint={last}")
+    assert again.complaint == (
+        f"checkpoint={last} is of step 3, where this run ends (trainer.max_epochs=2, max_steps=3): "
+        "raise what ends it, or use `validate`"
+    )
+
+
+def test_going_on_in_the_same_folder_keeps_the_metrics_of_before(tmp_path):
+    assert fit(tmp_path, *CTRL_C).status == 130
+    saved = tmp_path / "checkpoints" / "interrupted.ckpt"
+    before = metric(tmp_path, "train/loss")
+    ended = fit(tmp_path, f"checkpoint={saved}")
+    assert ended.status == 0, ended.err
+    assert f"kept in {tmp_path}/metrics.1.csv" in ended.out
+    assert sorted(before) == [0, 1, 2, 3, 4]
+    assert sorted(metric(tmp_path, "train/loss")) == [6, 7]
+    (tmp_path / "metrics.1.csv").replace(tmp_path / "metrics.csv")
+    assert metric(tmp_path, "train/loss") == before
 
 
 def test_a_checkpoint_of_another_model_is_named_with_the_first_difference(trained, tmp_path):

@@ -3,6 +3,9 @@
 import pytest
 from cli_helpers import call, spawn
 
+from sparsetrain import __version__
+from sparsetrain.recipe import nearest
+
 VERBS = ("fit", "validate", "export", "doctor", "bench", "tune", "build", "complete")
 
 
@@ -31,7 +34,14 @@ VERBS = ("fit", "validate", "export", "doctor", "bench", "tune", "build", "compl
             ["data='parqet'", "did you mean parquet"],
         ),
         (["fit", "-m", "recipe=vit_tiny_24,vit_b", "seed=0,1"], ["'vit_b'", "vit_b_24"]),
+        (["fit", "recipe=vit_tiny_24", "ema=true"], ["ema=", "did you mean callbacks.ema?"]),
+        (["fit", "recipe=vit_tiny_24", "logger=null"], ["csv, wandb", "logger.NAME=null"]),
+        (["fit", "recipe=vit_tiny_24", "~callbacks"], ["default, ema", "callbacks.NAME=null"]),
         (["validate"], ["checkpoint= is missing"]),
+        (["validate", "chekpoint=x"], ["chekpoint= is no key", "did you mean checkpoint"]),
+        (["validate", "foo"], ["'foo'", "key=value"]),
+        (["doctor", "foo"], ["doctor takes no words", "'foo'"]),
+        (["bench"], ["bench needs one of sparsify, matmul, mlp, step"]),
         (["export"], ["checkpoint= is missing"]),
         (["export", "checkpiont=x"], ["checkpiont=", "did you mean checkpoint"]),
         (["export", "checkpoint=x", "format=onxx"], ["'onxx'", "safetensors, onnx"]),
@@ -52,9 +62,23 @@ def test_no_name_is_offered_twice():
     assert complaint.count("vit_b_24") == 1
 
 
+def test_of_many_keys_the_nearest_are_listed_and_the_others_counted():
+    complaint = call("fit", "recipe=vit_tiny_24", "xyzzy=1").complaint
+    listed, more = complaint.partition("there are ")[2].split(" and ")
+    assert len(listed.split(", ")) == 8
+    assert int(more.removesuffix(" more")) > 50
+    assert nearest("q", ["a", "b"]) == "there are a, b"
+
+
 def test_an_unknown_command_ends_with_status_2_and_an_explained_error_with_1():
     assert call("train").status == 2
     assert call("fit", "recipe=nope").status == 1
+    assert call("doctor", "foo").status == 1
+
+
+def test_the_version_is_printed():
+    ended = call("--version")
+    assert (ended.status, ended.out) == (0, f"sparsetrain {__version__}\n")
 
 
 def test_a_wrong_word_ends_a_process_without_traceback_or_output(tmp_path):

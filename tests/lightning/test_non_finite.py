@@ -1,6 +1,7 @@
 """StopOnNonFinite raises before a number that is not finite reaches the weights."""
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from breaking import (
     Breaks,
@@ -15,6 +16,7 @@ from lightning_helpers import CHATTER, Stranger, make_trainer, vectors
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
+from torch.utils.data import DataLoader
 
 from sparsetrain import STE, Schedule, SparsifyModel, Sparsity
 from sparsetrain.errors import NonFiniteError
@@ -74,6 +76,29 @@ def test_a_layer_that_recovers_by_a_second_forward_is_not_blamed(tmp_path):
 
     with pytest.raises(NonFiniteError, match="in a second forward every layer's output is finite"):
         fit(tmp_path, Breaks(nan_once))
+
+
+def test_a_batch_that_is_no_images_and_a_module_without_forward_get_the_step_alone(tmp_path):
+    class Dicts(Stranger):
+        def training_step(self, batch):
+            return super().training_step((batch["x"] * float("nan"), batch["y"]))
+
+    class NoForward(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 4)
+
+        def training_step(self, batch):
+            return self.layer(batch[0]).sum() * float("nan")
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    dicts = DataLoader([{"x": x, "y": y} for x, y in vectors()], batch_size=None)  # pyright: ignore[reportArgumentType]
+    for module, batches in ((Dicts(), dicts), (NoForward(), vectors())):
+        trainer = make_trainer(tmp_path, StopOnNonFinite())
+        with pytest.raises(NonFiniteError, match="step 0: loss is nan; where was not sought: "):
+            trainer.fit(module, batches)
 
 
 def half_precision():

@@ -256,6 +256,13 @@ def test_a_list_of_globs_may_not_be_a_string():
         Sparsity(include="mlp.*")  # pyright: ignore
 
 
+def test_a_method_that_was_not_made_is_refused():
+    with pytest.raises(ValueError, match=r"weight=STE: give an instance, STE\(\)"):
+        Sparsity(weight=STE)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"activation=Activation24: give an instance"):
+        Sparsity(activation=Activation24)  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize("weight", [SSTE(), STE("row"), STE(mvue=True)])
 def test_six_products_need_masks_for_both_orientations_and_exact_gradients(weight):
     with pytest.raises(ValueError, match="use STE or SRSTE with rule='transposable'"):

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 class SaveOnInterrupt(Checkpoint):
     """On Ctrl-C: finish the optimizer step, save `interrupted.ckpt`, stop. A second Ctrl-C stops
-    at once.
+    at once. saved: whether it did in the run that ended last.
 
     A `Checkpoint`, because Lightning runs those last: what other callbacks do at the end of a
     batch (averaging the weights) is in the file.
@@ -20,12 +20,13 @@ class SaveOnInterrupt(Checkpoint):
 
     def __init__(self, folder: str) -> None:
         self.path = Path(folder) / "interrupted.ckpt"
+        self.saved = False
         self._previous: Any = None
         self._asked = False
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._asked, self._step = False, trainer.global_step
+        self.saved, self._asked, self._step = False, False, trainer.global_step
         self._previous = signal.signal(signal.SIGINT, self._ask)
 
     def on_train_batch_end(
@@ -42,6 +43,7 @@ class SaveOnInterrupt(Checkpoint):
         self._step = trainer.global_step
         if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
             trainer.save_checkpoint(self.path)
+            self.saved = True
             raise KeyboardInterrupt
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

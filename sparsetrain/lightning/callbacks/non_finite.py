@@ -178,8 +178,12 @@ def _loss_error(
 ) -> NonFiniteError:
     if trainer.validating:
         pl_module.train()
-    with trainer.precision_plugin.forward_context():
-        where = first_non_finite(pl_module, batch[0])
+    images = batch[0] if isinstance(batch, (list, tuple)) and batch else None
+    if not isinstance(images, Tensor) or type(pl_module).forward is pl.LightningModule.forward:
+        where = "where was not sought: its batch does not begin with images, or it has no `forward`"
+    else:
+        with trainer.precision_plugin.forward_context():
+            where = first_non_finite(pl_module, images)
     return NonFiniteError(f"step {step}: loss is {loss.item()}; {where}")
 
 

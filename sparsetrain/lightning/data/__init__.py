@@ -8,6 +8,8 @@ number of workers, on how a global batch is split over processes, or on a restar
     loader.py       where a resumed run goes on          position in Lightning's progress counters
     base.py         the LightningDataModule around them
     imagenet.py parquet.py digits.py synthetic.py        where the images are
+    files.py shards.py                                   how they are found and read
+    augmented.py transforms.py                           how they are augmented
 """
 
 from sparsetrain.lightning.data.base import ImageData, Splits

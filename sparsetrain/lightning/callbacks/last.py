@@ -1,0 +1,55 @@
+"""The newest checkpoint of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.states import TrainerFn
+
+
+class SaveLast(Checkpoint):
+    """Write `last.ckpt` after each validation during training, at the end of an epoch without
+    one, and after the last step of `max_steps`. It is there whether or not it is the best:
+    Lightning's `save_last` (2.6) writes only what its ModelCheckpoint saves for another reason.
+
+    A `Checkpoint`, because Lightning runs those last. step: the optimizer step that it is of, None
+    before it was written.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.path = Path(folder) / "last.ckpt"
+        self.step: int | None = None
+        self._validated = -1  # optimizer step
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.step, self._validated = None, -1
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        # Not at the end of training: Lightning then takes the epoch for a whole one.
+        if trainer.global_step == trainer.max_steps:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._validated = trainer.global_step
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if whole and self._validated != trainer.global_step:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            trainer.save_checkpoint(self.path)
+            self.step = trainer.global_step

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from sparsetrain.lightning import SparsifyModel
+from sparsetrain.lightning import EMA, SparsifyModel
 from sparsetrain.lightning.report import RunReport
 from sparsetrain.nn import LayerReport, Report, grouped, shape_text
 from sparsetrain.schedule import Phase
@@ -53,6 +55,11 @@ class ShowLayers(pl.Callback):
         assert sparsify.report is not None, "setup comes before on_fit_start"
         show_layers(sparsify.report)
 
+    @rank_zero_only
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Not before: counting the steps makes the training loader, before a resumed run is there.
+        show_lines(tuple(_long_average(trainer)))
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -61,6 +68,19 @@ class ShowLayers(pl.Callback):
             compiled = any(m._compiled_call_impl for m in pl_module.modules())
             again = ": what is compiled compiles once for it" if compiled else ""
             show_lines((f"step {trainer.global_step}: phase {self._phase} begins{again}",))
+
+
+def _long_average(trainer: pl.Trainer) -> Iterator[str]:
+    """That the average of the weights would hold little but the first ones to the end."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    steps = trainer.estimated_stepping_batches
+    for ema in (callback for callback in callbacks if isinstance(callback, EMA)):
+        length = 1 / (1 - ema.decay) if ema.decay < 1 else math.inf
+        if steps < length:
+            yield (
+                f"callbacks.ema.decay={ema.decay} averages the weights of {length:,.0f} steps, and "
+                f"this run has {steps:,.0f}: what is validated stays near the first weights"
+            )
 
 
 def _sparsify_of(trainer: pl.Trainer) -> SparsifyModel:

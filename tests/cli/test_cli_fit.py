@@ -86,6 +86,12 @@ def test_a_dense_run_says_that_every_layer_is_dense(tmp_path):
 def test_averaged_weights_and_bf16_train_on_a_cpu(tmp_path):
     ended = fit(tmp_path, "callbacks=ema", "trainer.precision=bf16-mixed", "trainer.max_epochs=1")
     assert ended.status == 0, ended.err
+    assert (
+        "callbacks.ema.decay=0.9999 averages the weights of 10,000 steps, and this run has 4: what "
+        "is validated stays near the first weights" in ended.out
+    )
+    short = fit(tmp_path / "b", "callbacks=ema", "callbacks.ema.decay=0.5", "trainer.max_epochs=1")
+    assert "averages the weights" not in short.out
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     averaged = saved["state_dict"]["network.head.weight"]
     current = saved["current_model_state"]["network.head.weight"]

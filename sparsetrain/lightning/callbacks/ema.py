@@ -23,6 +23,7 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
+        self.decay = decay
         self._blend = get_ema_multi_avg_fn(decay)
         super().__init__(use_buffers=False, multi_avg_fn=self._blend)
         self._begun = False

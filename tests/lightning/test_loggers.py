@@ -110,5 +110,5 @@ def test_an_offline_run_is_written_without_a_question(tmp_path, nobody):
     try:
         logger.log_metrics({"train/loss": 1.0}, step=0)
     finally:
-        wandb.teardown()
+        wandb.finish()  # not teardown: no run of this process could start after it
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -103,6 +104,8 @@ def _mask_of_tile(results: tuple[Tensor, ...], x: Tensor) -> Tensor:
 
 
 def first_line(error: BaseException) -> str:
-    """Kind of error and the first line of what it says."""
+    """Kind of error and the first line of what it says; without, the line that raised."""
     line = next(iter(str(error).strip().splitlines()), "")
+    if not line and (frames := traceback.extract_tb(error.__traceback__)):
+        line = frames[-1].line or ""
     return f"{type(error).__name__}: {line[:160]}" if line else type(error).__name__

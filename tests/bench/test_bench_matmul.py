@@ -21,6 +21,7 @@ from sparsetrain.bench.matmul_report import (
     summary_lines,
     write_products,
 )
+from sparsetrain.bench.peers import first_line
 from sparsetrain.bench.products import PRODUCTS, Product, Shape, make_product
 from sparsetrain.bench.roofline import draw_roofline
 from sparsetrain.bench.timing import Clocks, Times
@@ -151,6 +152,21 @@ def test_a_peer_that_refuses_is_listed_with_the_first_line_of_its_reason():
     assert set(row.skipped) == set(DEFAULT_PEERS)
     assert "CPU" in row.skipped["cusparselt"]
     assert all("\n" not in reason for reason in row.skipped.values())
+
+
+def test_an_error_without_words_is_told_by_the_line_that_raised_it():
+    def refuses(version):
+        if version < 6:
+            raise NotImplementedError
+
+    reasons = []
+    for run in (lambda: refuses(version=5), lambda: int("a")):
+        try:
+            run()
+        except (NotImplementedError, ValueError) as error:
+            reasons.append(first_line(error))
+    assert reasons[0] == "NotImplementedError: raise NotImplementedError"
+    assert reasons[1].startswith("ValueError: invalid literal")
 
 
 @pytest.mark.parametrize("name", PRODUCTS)

@@ -20,8 +20,8 @@ class Logs(Stranger):
         return loss
 
 
-def printed(folder, capsys, bar, **settings):
-    trainer = pl.Trainer(
+def trainer(folder, bar, **settings):
+    return pl.Trainer(
         accelerator="cpu",
         default_root_dir=folder,
         logger=False,
@@ -30,8 +30,11 @@ def printed(folder, capsys, bar, **settings):
         callbacks=[bar],
         **settings,
     )
+
+
+def printed(folder, capsys, bar, **settings):
     capsys.readouterr()
-    trainer.fit(Logs(), vectors())
+    trainer(folder, bar, **settings).fit(Logs(), vectors())
     return capsys.readouterr().out.splitlines()
 
 
@@ -77,15 +80,5 @@ def test_the_bar_reads_the_loss_of_the_steps_that_are_logged_alone(tmp_path):
 
     bar = Reads()
     for _ in range(2):  # a bar may be used again
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            default_root_dir=tmp_path,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            callbacks=[bar],
-            max_epochs=1,
-            log_every_n_steps=2,
-        )
-        trainer.fit(Counts(), vectors())
+        trainer(tmp_path, bar, max_epochs=1, log_every_n_steps=2).fit(Counts(), vectors())
     assert shown == 2 * [None, 2.0, 2.0, 4.0, 4.0]  # the last at the end of the epoch

@@ -97,3 +97,7 @@ def __getattr__(name: str) -> object:
 
         return getattr(lightning, name)
     raise AttributeError(f"module 'sparsetrain' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

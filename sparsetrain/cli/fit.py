@@ -141,7 +141,7 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
     callbacks = [*first, *_instances(config.callbacks)]
     arguments = config.trainer.copy()
     if arguments.get("limit_train_batches") == 0:
-        raise ValueError("trainer.limit_train_batches=0 trains nothing: leave it away")
+        raise ValueError("trainer.limit_train_batches=0 trains nothing: leave it out")
     if str(arguments.get("strategy")).endswith(("spawn", "fork", "notebook")):
         raise ValueError(
             f"trainer.strategy={arguments.strategy}: its processes do not hand the trained model "

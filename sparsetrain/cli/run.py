@@ -16,8 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from sparsetrain.cli.check import check
 from sparsetrain.cli.explain import explained
-from sparsetrain.cli.overrides import check, split_word, swept, with_demo, with_recipe_file
+from sparsetrain.cli.overrides import split_word, swept, with_demo, with_recipe_file
 from sparsetrain.recipe import data_folder, store_recipes
 
 

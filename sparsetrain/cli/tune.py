@@ -24,7 +24,8 @@ from sparsetrain.choice import (
     write_table,
 )
 from sparsetrain.cli.bench_matmul import parse as parse_bench
-from sparsetrain.cli.overrides import check, split_word, take, with_recipe_file
+from sparsetrain.cli.check import check
+from sparsetrain.cli.overrides import split_word, take, with_recipe_file
 from sparsetrain.cli.show import console, relative, show_lines, show_values
 from sparsetrain.cli.tune_layers import Named, products_of_recipe
 from sparsetrain.nn.engine import why_not_native

@@ -8,9 +8,10 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from sparsetrain.cli.check import check
 from sparsetrain.cli.fit import classifier
 from sparsetrain.cli.load import load_trained
-from sparsetrain.cli.overrides import check, split_word, take, with_demo_off, with_recipe_file
+from sparsetrain.cli.overrides import split_word, take, with_demo_off, with_recipe_file
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.show import console, show_lines, show_values
 from sparsetrain.cli.workers import limit_workers

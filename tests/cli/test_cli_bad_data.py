@@ -110,7 +110,7 @@ def test_a_run_that_would_train_nothing_says_so(tmp_path):
     complaint = fit(tmp_path, "trainer.max_epochs=0").complaint
     assert complaint == "no step was trained: trainer.max_epochs=0, max_steps=-1"
     complaint = fit(tmp_path, "trainer.limit_train_batches=0").complaint
-    assert complaint == "trainer.limit_train_batches=0 trains nothing: leave it away"
+    assert complaint == "trainer.limit_train_batches=0 trains nothing: leave it out"
 
 
 def test_a_switch_that_is_no_switch_and_processes_that_give_nothing_back_are_refused(tmp_path):

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from cli_helpers import ROOT
 from hydra.utils import instantiate
 
-from sparsetrain.cli.overrides import check, with_demo, with_recipe_file
+from sparsetrain.cli.check import check
+from sparsetrain.cli.overrides import with_demo, with_recipe_file
 from sparsetrain.nn import decay_pruned_weights, sparsify
 from sparsetrain.recipe import compose, instantiate_sparsity, recipe_names, store_recipes
 
@@ -68,6 +69,7 @@ def test_keys_can_be_set_added_and_swept():
     check(["recipe=vit_tiny_24", "callbacks=ema", "callbacks.ema.decay=0.9", "~logger.wandb"])
     check(["recipe=vit_tiny_24", "callbacks.masks=null", "logger.wandb=null", "run_dir=/x"])
     check(["recipe=vit_tiny_24", "optimizer.warmup_lr=${optimizer.min_lr}", "seed=range(3)"])
+    check(["recipe=vit_tiny_24", "optimizer.lr_batch=null", "optimizer.layer_decay=null"])
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,8 @@ def test_keys_can_be_set_added_and_swept():
         ("optimizer.lr=1e-3,abc", "optimizer.lr=abc: give a number"),
         ("optimizer.lr='1e-3'", "optimizer.lr=1e-3: give a number"),
         ("optimizer.betas=[0.9,x]", "optimizer.betas=x: give a number"),
+        ("optimizer.lr=null", "optimizer.lr=null: give a number, as 0.003 is"),
+        ("optimizer.betas=null", "optimizer.betas=null: give a number, as [0.9, 0.999] is"),
         ("optimizer.layer_decay=abc", "optimizer.layer_decay=abc: give a number"),
         ("++trainer.max_epochs=abc", "trainer.max_epochs=abc: give a number, as 30 is"),
     ],

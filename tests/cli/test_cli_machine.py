@@ -3,7 +3,8 @@
 import pytest
 from cli_helpers import fit
 
-from sparsetrain.cli.overrides import check, with_demo
+from sparsetrain.cli.check import check
+from sparsetrain.cli.overrides import with_demo
 from sparsetrain.cli.workers import limit_workers
 from sparsetrain.recipe import compose, store_recipes
 

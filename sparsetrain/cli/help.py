@@ -130,7 +130,8 @@ Measure what runs each 2:4 product fastest on this GPU, and keep it for every la
 shapes= TOKENSxFEATURESxHIDDEN with commas; dtype= bfloat16 or float16; rounds= calls of the fastest
 that count. Candidates are configs of the kernel, cuBLAS and cuSPARSELt; one that is more than twice
 as far from float64 as cuBLAS is not timed. The table is kept in ~/.cache/sparsetrain (as the
-kernels are) for this GPU, driver, CUDA, torch and library; what is measured stays if you stop it."""
+kernels are) for this GPU, driver, CUDA, torch and library; what is measured stays if you stop
+it."""
 
 _BUILD = """\
 Compile the GPU kernels; a model made sparse on a GPU does it by itself the first time.

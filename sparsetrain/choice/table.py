@@ -118,7 +118,7 @@ def write_table(table: Table) -> Path:
     path = table_path(table.key)
     rows = [{"problem": _plain(p), "entry": asdict(e)} for p, e in table.entries.items()]
     content = {"format": FORMAT, "key": asdict(table.key), "units": "µs", "entries": rows}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    native.make_folder(path.parent)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
     os.replace(unfinished, path)

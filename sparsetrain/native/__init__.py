@@ -11,6 +11,7 @@ from sparsetrain.native.find import Built, cache_folder, source_folder
 from sparsetrain.native.load import Library, load, require
 from sparsetrain.native.machine import ARCHS, Machine, archs_for, dotted, look, sm
 from sparsetrain.native.toolkit import BuildError, Toolkit, find_ninja, find_toolkit
+from sparsetrain.native.trust import make_folder
 
 __all__ = [
     "ARCHS",
@@ -27,6 +28,7 @@ __all__ = [
     "find_toolkit",
     "load",
     "look",
+    "make_folder",
     "require",
     "sm",
     "source_folder",

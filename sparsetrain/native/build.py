@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from sparsetrain.native.toolkit import (
     check_host_compiler,
     find_ninja,
 )
+from sparsetrain.native.trust import make_folder, trusted, trusted_library
 
 _LEFT_BEHIND = 3600.0
 """Seconds after which a build's temporary folder that nothing was written to is nobody's."""
@@ -41,7 +43,8 @@ def build(archs: tuple[str, ...], toolkit: Toolkit, folder: Path) -> Built:
 
     Returns at once what is there already. One process compiles, others wait for it; the result
     appears whole or not at all. Says on standard error what takes the time. Raises BuildError for
-    what is missing, does not compile or cannot be written.
+    what is missing, does not compile or cannot be written, and for a folder that other users may
+    write.
     """
     try:
         return _build(archs, toolkit, folder)
@@ -56,6 +59,7 @@ def _build(archs: tuple[str, ...], toolkit: Toolkit, folder: Path) -> Built:
     source, folder = source_folder(), folder.resolve()
     built = Built(folder / build_name(source, toolkit.cuda, archs) / LIBRARY, toolkit.cuda, archs)
     if built.path.is_file():
+        trusted_library(built.path)
         return built
     ninja = find_ninja()
     _check(source)
@@ -71,6 +75,7 @@ def _build(archs: tuple[str, ...], toolkit: Toolkit, folder: Path) -> Built:
             _compile(source, built, toolkit, ninja)
     finally:
         lock.release()
+    trusted_library(built.path)
     return built
 
 
@@ -84,9 +89,10 @@ def _check(source: Path) -> None:
 
 def _make(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise BuildError(f"{folder} cannot be made ({error.strerror})", ELSEWHERE) from error
+    trusted(folder)
     if not os.access(folder, os.W_OK):
         raise BuildError(f"{folder} cannot be written", ELSEWHERE)
 
@@ -109,6 +115,8 @@ def _compile(source: Path, built: Built, toolkit: Toolkit, ninja: Path) -> None:
             log = home.with_name(f"{home.name}.failed.log")
             os.replace(result / built.log.name, log)
             raise CompileError(f"the kernels do not compile with {toolkit.nvcc}", _complaint(log))
+        for path in (result, *result.iterdir()):
+            path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o022)  # whatever the umask is
         if home.is_dir():  # without its library: someone removed that alone
             shutil.rmtree(home)
         os.rename(result, home)

@@ -20,6 +20,7 @@ from sparsetrain.native.machine import (
     sm,
 )
 from sparsetrain.native.toolkit import BuildError, CompileError, find_toolkit
+from sparsetrain.native.trust import trusted_library
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Library:
     reason: str = ""
     fix: str = ""
 
+
+NOT_BUILT = Library(reason="the kernel library is not built", fix="python -m sparsetrain build")
 
 _library: Library | None = None
 _compiles = True
@@ -67,7 +70,8 @@ def require() -> Library:
         _library = _open(_build(machine, archs))
     except BuildError as error:
         _compiles = not isinstance(error, CompileError)
-        _library = Library(reason=error.reason, fix=error.fix)
+        if not _compiles or _library == NOT_BUILT:  # else the build that is there comes first
+            _library = Library(reason=error.reason, fix=error.fix)
     return _library
 
 
@@ -99,17 +103,19 @@ def _load_built(machine: Machine) -> Library:
     except OSError as error:
         fix = f"{error}; {ELSEWHERE}"
         failed = failed or Library(reason="the cache of builds cannot be read", fix=fix)
-    not_built = Library(reason="the kernel library is not built", fix="python -m sparsetrain build")
-    return failed or not_built
+    return failed or NOT_BUILT
 
 
 def _open(built: Built) -> Library:
     try:
-        torch.ops.load_library(str(built.path))
+        path = trusted_library(built.path)
+        torch.ops.load_library(str(path))
+    except BuildError as error:
+        return Library(reason=error.reason, fix=error.fix)
     except OSError as error:
         fix = f"{error}; remove {built.path.parent} and build it again"
         return Library(reason="the kernel library does not load", fix=fix)
-    return Library(built.path, built.archs)
+    return Library(path, built.archs)
 
 
 def _why_useless(machine: Machine) -> Library | None:

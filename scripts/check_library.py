@@ -1,7 +1,9 @@
 """Build the kernel library for one architecture, load it, and check what is in it. Needs no GPU.
 
-    python scripts/check_library.py [arch] [folder]     sm_90a, in a temporary folder
+    python scripts/check_library.py [arch] [folder]     sm_90a, in the cache of builds
 
+A build of the same sources, flags, CUDA and architecture is not compiled again: its log, which
+tells registers and spills, lies beside it. An empty folder has it compiled.
 Every op has a kernel for CUDA whose C++ signature is its schema's, and no kernel spills registers
 or keeps an array in local memory (a stack frame), but for what SPILLED allows.
 Prints a table of the kernels; ends with status 1 and the reasons if something does not hold.
@@ -13,7 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,19 +119,19 @@ def main() -> None:
     missing = [name for name in ("nm", "c++filt") if shutil.which(name) is None]
     if missing:
         sys.exit(f"no {' and no '.join(missing)} found: apt-get install binutils")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(sys.argv[2] if len(sys.argv) > 2 else temporary)
-        try:
-            toolkit = native.find_toolkit(native.Machine((), (0, 0)), (arch,))
-            built = native.build((arch,), toolkit, folder)
-        except native.BuildError as error:
-            sys.exit(str(error))
-        torch.ops.load_library(str(built.path))
-        table = kernels(built.log.read_text("utf-8"))
-        print("registers  spills  stack  shared  kernel")
-        for k in table:
-            print(f"{k.registers:9}  {k.spills:6}  {k.stack:5}  {k.shared:6}  {k.name}")
-        lines = complaints(built.path, table)
+    try:
+        folder = Path(sys.argv[2]) if len(sys.argv) > 2 else native.cache_folder()
+        toolkit = native.find_toolkit(native.Machine((), (0, 0)), (arch,))
+        built = native.build((arch,), toolkit, folder)
+    except native.BuildError as error:
+        sys.exit(str(error))
+    print(f"{built.path}, {toolkit.nvcc}")
+    torch.ops.load_library(str(built.path))
+    table = kernels(built.log.read_text("utf-8"))
+    print("registers  spills  stack  shared  kernel")
+    for k in table:
+        print(f"{k.registers:9}  {k.spills:6}  {k.stack:5}  {k.shared:6}  {k.name}")
+    lines = complaints(built.path, table)
     good = f"every op has its kernel; none of {len(table)} kernels spills more than it may"
     print("\n".join(lines) or good)
     sys.exit(bool(lines))

@@ -65,19 +65,19 @@ def test_a_step_that_breaks_off_in_the_second_block_leaves_the_model_sound(place
 
 
 @contextmanager
-def only(room: int) -> Iterator[None]:
-    """Let the allocator have `room` bytes more than what is in use."""
+def at_most(size: int) -> Iterator[None]:
+    """Let this process reserve `size` bytes in all, whatever others have on the GPU."""
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(DEVICE).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + room) / total)
+    torch.cuda.set_per_process_memory_fraction(size / total)
     try:
         yield
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def runs_out_of_memory(run: Run, data: Batch, room: int) -> bool:
-    with only(room):
+def runs_out_of_memory(run: Run, data: Batch, size: int) -> bool:
+    with at_most(size):
         try:
             run.gradients(*data)
         except RuntimeError as error:
@@ -90,21 +90,22 @@ def runs_out_of_memory(run: Run, data: Batch, room: int) -> bool:
 
 @kinds
 def test_a_step_may_run_out_of_memory_anywhere(kind):
-    """With a little more memory each time, a large step fails later and later, then not at all."""
+    """With a twelfth more of the memory that a large step takes each time, it fails later."""
     run = Run(kind)
-    run.gradients(*batch())  # so that libraries have their workspaces
-    run.optimizer.zero_grad()
     masters = [p.detach().clone() for p in run.model.parameters()]
     large = batch(7, size=2048)
-    st.release_weights(run.model)
-    before = memory_in_use()
-    failures, room = 0, 2 * MB
-    while runs_out_of_memory(run, large, room):
-        run.optimizer.zero_grad()
-        failures += 1
-        room = room * 5 // 4
+    run.gradients(*large)  # so that libraries have their workspaces
     run.optimizer.zero_grad()
-    assert failures > 8
+    st.release_weights(run.model)
+    before, held = memory_in_use(), torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run.gradients(*large)
+    needed = torch.cuda.max_memory_allocated() - held
+    for twelfth in range(1, 12):
+        run.optimizer.zero_grad()
+        st.release_weights(run.model)
+        assert runs_out_of_memory(run, large, held + needed * twelfth // 12), twelfth
+    run.optimizer.zero_grad()
     st.release_weights(run.model)
     assert memory_in_use() < before + MB
     for parameter, master in zip(run.model.parameters(), masters, strict=True):

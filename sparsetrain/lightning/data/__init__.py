@@ -10,6 +10,7 @@ number of workers, on how a global batch is split over processes, or on a restar
     imagenet.py parquet.py digits.py synthetic.py        where the images are
     files.py shards.py                                   how they are found and read
     augmented.py transforms.py                           how they are augmented
+    cached.py batch_augment.py batch_ops.py draws.py     the same for small sets on the device
 """
 
 from sparsetrain.lightning.data.base import ImageData, Splits

@@ -4,8 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparsetrain.lightning.data.base import ImageData, Splits
+from sparsetrain.lightning.data.cached import Fixed
 from sparsetrain.lightning.data.dataset import SeededImages, Source
-from sparsetrain.lightning.data.transforms import Augment, eval_transform, train_transform
+from sparsetrain.lightning.data.transforms import (
+    Augment,
+    as_it_is,
+    before_tensor,
+    eval_transform,
+    resize,
+    train_transform,
+)
 
 
 class AugmentedData(ImageData):
@@ -31,6 +39,7 @@ class AugmentedData(ImageData):
         prefetch_factor: int = 2,
         augment: Augment | None = None,
         crop_pct: float = 0.875,
+        cache: str | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -41,10 +50,17 @@ class AugmentedData(ImageData):
             std=std,
             seed=seed,
             prefetch_factor=prefetch_factor,
+            cache=cache,
         )
         self.root = root
         self.augment = Augment() if augment is None else augment
         self.crop_pct = crop_pct
+
+    def fixed(self) -> Fixed:
+        interpolation = self.augment.interpolation
+        val = eval_transform(self.img_size, self.crop_pct, interpolation, self.mean, self.std)
+        train = as_it_is if self.augment.scale else resize(self.img_size, interpolation)
+        return Fixed(train, before_tensor(val), self.augment)
 
     def transformed(
         self, train: Source, val: Source, names: Sequence[str] | None, num_classes: int

@@ -3,13 +3,21 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from sparsetrain.lightning.data.batch_augment import BatchAugment
+from sparsetrain.lightning.data.cached import (
+    CachedEvalLoader,
+    CachedImages,
+    CachedTrainLoader,
+    Fixed,
+    decode_all,
+)
 from sparsetrain.lightning.data.dataset import SeededImages
 from sparsetrain.lightning.data.loader import TrainLoader, settle_finished_epoch, train_position
 from sparsetrain.lightning.data.sampler import EpochSampler, EvalBatches
@@ -39,6 +47,8 @@ class ImageData(pl.LightningDataModule, ABC):
         mean, std: of each channel, subtracted from and divided into values in [0, 1].
         seed: with epoch and index it decides order and augmentation.
         prefetch_factor: batches loaded ahead per worker.
+        cache: "gpu" decodes every image once, in `num_workers` processes, and keeps it on the
+            trainer's device (a GPU, else the CPU), where batches are augmented. None is off.
 
     Raises:
         ValueError, FileNotFoundError: one line that names the argument, its value and what to do.
@@ -57,8 +67,11 @@ class ImageData(pl.LightningDataModule, ABC):
         std: Sequence[float],
         seed: int,
         prefetch_factor: int = 2,
+        cache: str | None = None,
     ) -> None:
         super().__init__()
+        if cache not in (None, "gpu"):
+            raise ValueError(f"data.cache={cache!r}: give gpu or null")
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("num_workers", num_workers, 0),
@@ -77,11 +90,19 @@ class ImageData(pl.LightningDataModule, ABC):
         self.std = tuple(std)
         self.seed = seed
         self.prefetch_factor = prefetch_factor
+        self.cache = cache
         self._splits: Splits | None = None
+        self._cached: dict[str, CachedImages] = {}  # by split
 
     @abstractmethod
     def load(self) -> Splits:
         """Open the data set; called once per process."""
+
+    def fixed(self) -> Fixed:
+        """What of the transforms is done once, for data sets that can be cached."""
+        raise ValueError(
+            f"data.cache={self.cache} is not offered for {type(self).__name__}; set data.cache=null"
+        )
 
     def setup(self, stage: str | None = None) -> None:
         """Open both splits. Further calls, for any stage, do nothing."""
@@ -113,7 +134,7 @@ class ImageData(pl.LightningDataModule, ABC):
         """As "digits (1,437 train / 360 val)"."""
         return f"{self.label} ({self.num_train:,} train / {len(self.splits.val):,} val)"
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader | CachedTrainLoader:
         """Whole shuffled batches, from where the trainer stands."""
         rank, world_size = self._place()
         sampler = EpochSampler(
@@ -128,6 +149,8 @@ class ImageData(pl.LightningDataModule, ABC):
             position = train_position(self.trainer)
             sampler.set_epoch(position.epoch)
             sampler.skip(position.epoch, position.batch)
+        if self.cache:
+            return self._cached_train(sampler)
         return TrainLoader(
             self.splits.train,
             batch_size=self.batch_size,
@@ -136,13 +159,46 @@ class ImageData(pl.LightningDataModule, ABC):
             **self._options(),
         )
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader | CachedEvalLoader:
         """Every validation sample once across processes, in order."""
         rank, world_size = self._place()
         batches = EvalBatches(
             len(self.splits.val), batch_size=self.batch_size, rank=rank, world_size=world_size
         )
+        if self.cache:
+            cached = self._on_device("val")
+            mean, std = (torch.tensor(v, device=self._device()) for v in (self.mean, self.std))
+            return CachedEvalLoader(cached, batches, mean, std)
         return DataLoader(self.splits.val, batch_sampler=batches, **self._options())
+
+    def _cached_train(self, sampler: EpochSampler) -> CachedTrainLoader:
+        cached, device = self._on_device("train"), self._device()
+        height, width = cached.images.shape[2:]
+        augment = BatchAugment(
+            self.fixed().augment,
+            (height, width),
+            self.img_size,
+            self.mean,
+            self.std,
+            self.seed,
+            device,
+        )
+        return CachedTrainLoader(cached, sampler, augment)
+
+    def _on_device(self, split: Literal["train", "val"]) -> CachedImages:
+        """The images of a split on the trainer's device, decoded at the first call."""
+        if split not in self._cached:
+            fixed = self.fixed()
+            prepare = fixed.train if split == "train" else fixed.val
+            source = getattr(self.splits, split).source
+            self._cached[split] = decode_all(source, prepare, self.num_workers)
+        self._cached[split] = self._cached[split].to(self._device())
+        return self._cached[split]
+
+    def _device(self) -> torch.device:
+        if self.trainer is not None:
+            return self.trainer.strategy.root_device
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def _place(self) -> tuple[int, int]:
         """(rank, world size); a module without a trainer is alone."""

@@ -11,8 +11,9 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from sparsetrain.lightning.data.base import ImageData, Splits, check_labels
+from sparsetrain.lightning.data.cached import Fixed
 from sparsetrain.lightning.data.dataset import SeededImages
-from sparsetrain.lightning.data.transforms import Augment, resize_transform
+from sparsetrain.lightning.data.transforms import Augment, resize, resize_transform
 
 CLASSES = 10
 SPLIT_SEED = 0
@@ -56,6 +57,7 @@ class Digits(ImageData):
         seed: int,
         prefetch_factor: int = 2,
         augment: Augment | None = None,
+        cache: str | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -66,9 +68,14 @@ class Digits(ImageData):
             std=std,
             seed=seed,
             prefetch_factor=prefetch_factor,
+            cache=cache,
         )
         unused = augment is not None and augment != Augment(interpolation=augment.interpolation)
         self.label = "digits, not augmented" if unused else "digits"
+
+    def fixed(self) -> Fixed:
+        whole = resize(self.img_size, "bilinear")
+        return Fixed(whole, whole, Augment())
 
     def load(self) -> Splits:
         images, labels = load_digits(return_X_y=True)

@@ -53,12 +53,14 @@ def settle_finished_epoch(trainer: pl.Trainer) -> None:
         loop.epoch_loop.restarting = False
 
 
-class TrainLoader(DataLoader):
-    """A DataLoader over an `EpochSampler` that a mid-epoch checkpoint can be resumed with.
+class Resumable:
+    """What of an `EpochSampler` a checkpoint in the middle of an epoch must find again.
 
-    Its place comes from the trainer's counters, so the state it saves is only what must be the
-    same for that place to mean the same samples.
+    The place comes from the trainer's counters, so the state is only what must be the same for
+    that place to mean the same samples.
     """
+
+    sampler: Any
 
     def state_dict(self) -> dict[str, int]:
         """Samples, seed and global batch size that the order of this epoch rests on."""
@@ -92,3 +94,7 @@ class TrainLoader(DataLoader):
                 f"be resumed exactly: {', '.join(changed)}; restore these (global_batch = "
                 "data.batch_size x processes) or resume from a checkpoint of an epoch's end"
             )
+
+
+class TrainLoader(Resumable, DataLoader):
+    """A DataLoader over an `EpochSampler` that a mid-epoch checkpoint can be resumed with."""

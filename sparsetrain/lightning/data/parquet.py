@@ -18,8 +18,11 @@ from sparsetrain.lightning.data.augmented import AugmentedData
 from sparsetrain.lightning.data.base import Splits, check_class_count, check_labels
 from sparsetrain.lightning.data.dataset import decode
 from sparsetrain.lightning.data.files import existing_root, listing, some, split_files
+from sparsetrain.lightning.data.sampler import epoch_order
 from sparsetrain.lightning.data.transforms import Augment
 
+SPLIT_SEED = 0
+"""Of what is held out for validation: fixed, as the digits' is."""
 WANTED = "*train*.parquet and *val*.parquet or *test*.parquet"
 
 
@@ -70,9 +73,10 @@ class ParquetSource:
         if self.columns is not None:
             column = self.columns[number]
         else:
-            if self.last is None or self.last[0] != number:
-                self.last = (number, self._read_group(number))
-            column = self.last[1]
+            last = self.last  # another thread may set it meanwhile
+            if last is None or last[0] != number:
+                last = self.last = (number, self._read_group(number))
+            column = last[1]
         data = column[row].as_buffer()
         if data is None:
             raise ValueError(
@@ -97,12 +101,29 @@ class ParquetSource:
         return f"in row {in_file:,} of {self.files[self.groups[number, 0]]}"
 
 
+class Part:
+    """Some samples of a source, by their indices."""
+
+    def __init__(self, source: ParquetSource, indices: np.ndarray) -> None:
+        self.source = source
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        return self.source.read(int(self.indices[index]))
+
+
 class Parquet(AugmentedData):
     """Image classification from Parquet files below `root`.
 
     Args (besides those of `ImageData` and `AugmentedData`):
         image_column, label_column: their names in the files.
         memory_gb: a split of up to so many GiB of files is kept in memory, per training process.
+        val_split: this fraction of the training images is validated on, and not trained on,
+            instead of the files for validation. Which ones depends on their number alone, so that
+            runs with different seeds are compared on the same images.
 
     Raises:
         FileNotFoundError: `root`, or a split of it, is not there.
@@ -127,6 +148,8 @@ class Parquet(AugmentedData):
         image_column: str = "image",
         label_column: str = "label",
         memory_gb: float = 4.0,
+        cache: str | None = None,
+        val_split: float = 0.0,
     ) -> None:
         super().__init__(
             root,
@@ -140,7 +163,11 @@ class Parquet(AugmentedData):
             prefetch_factor=prefetch_factor,
             augment=augment,
             crop_pct=crop_pct,
+            cache=cache,
         )
+        if not 0 <= val_split < 1:
+            raise ValueError(f"data.val_split={val_split} is not a fraction in [0, 1)")
+        self.val_split = val_split
         self.image_column = image_column
         self.label_column = label_column
         self.memory_gb = memory_gb
@@ -166,7 +193,24 @@ class Parquet(AugmentedData):
         classes = self.wanted_classes or counted
         for source in (train, val):
             check_labels(source.labels, classes, f"{source.files[0]}…")
+        if self.val_split:
+            return self.transformed(*held_out(train, self.val_split), names, classes)
         return self.transformed(train, val, names, classes)
+
+
+def held_out(source: ParquetSource, fraction: float) -> tuple[Part, Part]:
+    """(the rest, a random `fraction`) of a source, the same ones whatever the seed of the run.
+
+    Raises ValueError where one of the two would be empty.
+    """
+    order = epoch_order(len(source), SPLIT_SEED, 0)
+    count = round(fraction * len(source))
+    if not 0 < count < len(source):
+        raise ValueError(
+            f"data.val_split={fraction} of {len(source):,} training images holds out {count:,}; "
+            "some have to be left on each side"
+        )
+    return Part(source, np.sort(order[count:])), Part(source, np.sort(order[:count]))
 
 
 def check_columns(schema: pa.Schema, image_column: str, label_column: str, path: Path) -> str:

@@ -85,10 +85,19 @@ class EpochSampler(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         epoch = self.epoch
-        order = epoch_order(self.length, self.seed, epoch) if self.shuffle else range(self.length)
-        start = self.skipped[1] * self.batch_size if self.skipped[0] == epoch else 0
-        mine = order[self.rank :: self.world_size][start : len(self)]
+        mine = self.order(epoch)[self.first_batch(epoch) * self.batch_size :]
         return ((epoch, int(index)) for index in mine)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Indices of this process in a whole epoch, int64 [len(self)]."""
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = epoch_order(self.length, self.seed, epoch)
+        return order[self.rank :: self.world_size][: len(self)]
+
+    def first_batch(self, epoch: int) -> int:
+        """The batch that `iter` begins with in an epoch: not 0 in the one that is resumed."""
+        return self.skipped[1] if self.skipped[0] == epoch else 0
 
     def __len__(self) -> int:
         return self.batches * self.batch_size

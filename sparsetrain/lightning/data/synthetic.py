@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sparsetrain.lightning.data.base import ImageData, Splits
 from sparsetrain.lightning.data.dataset import SeededImages
-from sparsetrain.lightning.data.transforms import Augment
+from sparsetrain.lightning.data.transforms import Augment, as_it_is
 
 POOL = 64
 """Distinct images: 37 MiB at 224 pixels, made once per process."""
@@ -80,7 +80,3 @@ class Synthetic(ImageData):
             None,
             classes,
         )
-
-
-def as_it_is(image: Tensor) -> Tensor:
-    return image

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -127,6 +128,17 @@ def eval_transform(
         std=tuple(std),
     )
     return transform
+
+
+def before_tensor(transform: Any) -> tv.Compose:
+    """What a composed transform does to the image before it becomes a tensor."""
+    return tv.Compose(
+        list(takewhile(lambda step: not isinstance(step, tv.ToTensor), transform.transforms))
+    )
+
+
+def as_it_is(image: Any) -> Any:
+    return image
 
 
 def resize_transform(img_size: int, mean: Sequence[float], std: Sequence[float]) -> Transform:

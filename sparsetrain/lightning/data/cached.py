@@ -1,0 +1,149 @@
+"""Small sets on the device: decoded once, kept as uint8, augmented in batches (`data.cache=gpu`).
+
+Random numbers are functions of (seed, epoch, index) as for single images, but other ones. A chunk
+of several batches is augmented at once, always the same batches of an epoch and always as many
+images, so a resumed run computes what the uninterrupted one did, bit for bit.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sparsetrain.lightning.data.batch_augment import BatchAugment
+from sparsetrain.lightning.data.dataset import Source
+from sparsetrain.lightning.data.loader import Resumable
+from sparsetrain.lightning.data.sampler import EpochSampler, EvalBatches
+from sparsetrain.lightning.data.transforms import Augment
+
+Batch = tuple[Tensor, Tensor]
+Prepare = Callable[[Any], Image.Image]
+
+PART = 512
+"""Images that are decoded together."""
+CHUNK_PIXELS = 8192 * 32 * 32
+"""Augmented at once: enough that launching kernels costs little; about 1 GiB while it runs."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The part of both transforms that is the same in each epoch, and the random rest."""
+
+    train: Prepare
+    val: Prepare
+    augment: Augment
+
+
+@dataclass(frozen=True)
+class CachedImages:
+    """uint8 [N, 3, h, w] and labels int64 [N], on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "CachedImages":
+        return CachedImages(self.images.to(device), self.labels.to(device))
+
+
+def decode_all(source: Source, prepare: Prepare, workers: int) -> CachedImages:
+    """Read every image of a source in so many processes; 0, or a small source: in this one.
+
+    Raises ValueError unless `prepare` leaves all images in one size.
+    """
+    parts = DataLoader(
+        _Decoded(source, prepare),
+        batch_size=PART,
+        collate_fn=_stacked,
+        num_workers=workers if len(source) > 4 * PART else 0,
+        generator=torch.Generator(),  # its own: the global one stays as it is
+    )
+    images, labels = zip(*parts, strict=True)
+    odd = next((part for part in images if part.shape[1:] != images[0].shape[1:]), None)
+    if odd is not None:
+        raise ValueError(_other_size(images[0][0], odd[0]))
+    return CachedImages(torch.cat(images), torch.cat(labels))
+
+
+class _Decoded(Dataset[Batch]):
+    def __init__(self, source: Source, prepare: Prepare) -> None:
+        self.source = source
+        self.prepare = prepare
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Batch:
+        image, label = self.source.read(index)
+        pixels = torch.from_numpy(np.array(self.prepare(image)))
+        return pixels.permute(2, 0, 1), torch.tensor(label)
+
+
+def _stacked(samples: list[Batch]) -> Batch:
+    images, labels = zip(*samples, strict=True)
+    odd = next((image for image in images if image.shape != images[0].shape), None)
+    if odd is not None:
+        raise ValueError(_other_size(images[0], odd))
+    return torch.stack(images), torch.stack(labels)
+
+
+def _other_size(first: Tensor, other: Tensor) -> str:
+    """What to do about two images [3, h, w] of different sizes."""
+    sizes = " and ".join(f"{image.shape[2]}x{image.shape[1]}" for image in (first, other))
+    return (
+        f"data.cache=gpu keeps images of one size, but there are {sizes}; set "
+        "data.augment.scale=null, which resizes them, or data.cache=null"
+    )
+
+
+class CachedTrainLoader(Resumable):
+    """Augmented batches (float32 [B, 3, H, W], int64 [B]) on the device of the cached images."""
+
+    def __init__(self, cached: CachedImages, sampler: EpochSampler, augment: BatchAugment) -> None:
+        self.cached = cached
+        self.sampler = sampler
+        self.augment = augment
+        self.batch_size = sampler.batch_size
+        pixels = self.batch_size * augment.img_size**2
+        self.chunk = min(max(1, CHUNK_PIXELS // pixels), sampler.batches)
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, also in one that is resumed, as Lightning wants it."""
+        return self.sampler.batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = self.sampler.epoch
+        first, size = self.sampler.first_batch(epoch), self.batch_size
+        order = torch.from_numpy(self.sampler.order(epoch)).to(self.cached.labels.device)
+        for start in range(first - first % self.chunk, len(self), self.chunk):
+            places = torch.arange(start * size, (start + self.chunk) * size, device=order.device)
+            index = order[places % len(order)]  # the last chunk is filled up, to be as large
+            images = self.augment(self.cached.images[index], epoch, index)
+            labels = self.cached.labels[index]
+            batches = list(zip(images.split(size), labels.split(size), strict=True))
+            yield from batches[max(first - start, 0) : len(self) - start]
+
+
+class CachedEvalLoader:
+    """Normalised batches of the images as they are, every one once across processes, in order."""
+
+    def __init__(
+        self, cached: CachedImages, batches: EvalBatches, mean: Tensor, std: Tensor
+    ) -> None:
+        self.cached = cached
+        self.batches = batches
+        self.mean_C11 = mean.view(-1, 1, 1)
+        self.std_C11 = std.view(-1, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for keys in self.batches:
+            index = torch.tensor([index for _, index in keys], device=self.cached.labels.device)
+            images = self.cached.images[index].float() / 255
+            yield (images - self.mean_C11) / self.std_C11, self.cached.labels[index]

@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from cli_helpers import ROOT, environment
+from cli_helpers import ROOT, call, environment
 
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+SPARSITIES = sorted(
+    f"sparsity={path.stem}" for path in (ROOT / "configs" / "sparsity").glob("*.yaml")
+)
 
 DRIVE = """\
 set -e
@@ -50,6 +52,24 @@ def completions(folder, *lines):
     return [[word for word in line.split("|") if word] for line in found]
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sparsetrain f", ["fit", "validate", "export"]),
+        ("sparsetrain export format=", ["format=safetensors", "format=onnx"]),
+        ("sparsetrain validate checkpoint=x recipe=vit_t", ["recipe=vit_tiny_24"]),
+        ("sparsetrain fit recipe=vit_tiny_24 sparsity=", SPARSITIES),
+    ],
+)
+def test_a_query_is_answered_with_the_words_that_go_on(line, words, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", line)
+    ended = call("complete", "query")
+    assert ended.status == 0, ended.err
+    assert set(words) <= set(ended.out.split())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_verbs_keys_values_and_files_are_completed(folder):
     found = completions(
         folder,
@@ -60,8 +80,7 @@ def test_verbs_keys_values_and_files_are_completed(folder):
         "sparsetrain export checkpoint=runs/a",
     )
     assert found[0] == ["fit "]
-    sparsities = (path.stem for path in (ROOT / "configs" / "sparsity").glob("*.yaml"))
-    assert sorted(found[1]) == sorted(f"sparsity={name}" for name in sparsities)
+    assert sorted(found[1]) == SPARSITIES
     assert found[2] == ["recipe=vit_tiny_24 "]
     assert found[3] == ["format=safetensors", "format=onnx"]
     assert sorted(found[4]) == ["checkpoint=runs/a.ckpt", "checkpoint=runs/a/"]

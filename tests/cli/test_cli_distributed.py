@@ -4,6 +4,8 @@ import pytest
 import torch
 from cli_helpers import TINY, fit, metric, shown, spawn
 
+pytestmark = pytest.mark.slow
+
 SHORT = (*TINY, "model.options.depth=1", "trainer.max_epochs=1", "trainer.accelerator=cpu")
 HALF = "data.batch_size=32"
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from cli_helpers import call, environment, fit, metric, shown
 
 CTRL_C = ("+callbacks.probe._target_=probe.PressCtrlC", "+callbacks.probe.step=5")
@@ -91,6 +92,7 @@ def test_a_checkpoint_of_another_model_is_named_with_the_first_difference(traine
     assert "network.blocks.1." in complaint
 
 
+@pytest.mark.slow
 def test_at_a_terminal_there_is_a_bar_and_ctrl_c_ends_it_without_traceback(tmp_path):
     words = ("recipe=vit_tiny_24", "model.options.depth=1", "trainer.max_epochs=500")
     terminal, other = pty.openpty()

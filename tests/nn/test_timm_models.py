@@ -66,11 +66,19 @@ SPARSE = {
 }
 
 
+def slow_but(*names):
+    """Every model that is expected to be sparse, all but these marked slow."""
+    return [n if n in names else pytest.param(n, marks=pytest.mark.slow) for n in SPARSE]
+
+
+SWIN2 = pytest.param("swinv2_tiny_window8_256", marks=pytest.mark.slow)
+
+
 def image(name):
     return normal(2, 3, *(28, 28) if name.startswith("eva") else (32, 32), seed=1)
 
 
-@pytest.mark.parametrize("name", SPARSE)
+@pytest.mark.parametrize("name", slow_but("vit_tiny_patch16_224"))
 def test_the_expected_layers_are_sparse_both_ways_and_train(name):
     model = create(name)
     dense = model(image(name)).detach()
@@ -81,7 +89,7 @@ def test_the_expected_layers_are_sparse_both_ways_and_train(name):
     assert_trains(model, image(name))
 
 
-@pytest.mark.parametrize("name", [*SPARSE, "swinv2_tiny_window8_256"])
+@pytest.mark.parametrize("name", [*slow_but("vit_tiny_patch16_224"), SWIN2])
 def test_every_sparse_layer_is_really_called(name):
     # A parent that reads the weight would run dense without a word.
     model, called = create(name), set()
@@ -93,7 +101,12 @@ def test_every_sparse_layer_is_really_called(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["beit_base_patch16_224", "eva02_tiny_patch14_224", "swinv2_tiny_window8_256"]
+    "name",
+    [
+        "beit_base_patch16_224",
+        pytest.param("eva02_tiny_patch14_224", marks=pytest.mark.slow),
+        SWIN2,
+    ],
 )
 def test_a_qkv_whose_weight_is_read_directly_stays_dense_with_the_reason(name):
     skipped = {row.name: row.reason for row in sparsify(create(name), Sparsity()).skipped}

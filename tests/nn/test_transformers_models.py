@@ -16,6 +16,8 @@ from transformers import (
 from sparsetrain.methods import Activation24
 from sparsetrain.nn import SparseLinear, Sparsity, sparsify
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "hidden_size": 16,
     "num_hidden_layers": 2,

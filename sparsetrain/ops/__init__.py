@@ -3,10 +3,10 @@
 No autograd here: a backward through an op warns and gives no gradient. The functions with gradients
 are in sparsetrain/autograd.
 
-One file per op: schema, check, fake, kernel, documented function. The kernel here is the reference
-and serves every device; a kernel built for CUDA takes the place of it there (csrc/). Matrices are
-2-D, strides are free, results are contiguous. Values are float32, bfloat16, float16 or float64;
-kernels for CUDA have no float64. The packed form is described in reference/pack24.py.
+One file per op: check, schema, fake, kernel, documented function (register.py). The kernel here is
+the reference and serves every device; a kernel built for CUDA takes the place of it there (csrc/).
+Matrices are 2-D, strides are free, results are contiguous. Values are float32, bfloat16, float16 or
+float64; kernels for CUDA have no float64. The packed form is described in reference/pack24.py.
 """
 
 from sparsetrain import native

@@ -4,62 +4,40 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import (
+    check_alike,
     check_cuda,
     check_device,
     check_groups,
     check_mask,
-    check_same_dtype,
     check_scalar,
     check_shape,
 )
+from sparsetrain.ops.register import nothing, register
 from sparsetrain.reference.add_mask24_ import add_mask24_ as reference
 
-torch.library.define(
-    "sparsetrain::add_mask24_",
-    "(Tensor(a!) out, Tensor x, Tensor mask, float kept=0.0, float pruned=1.0,"
-    " Tensor? scale=None) -> ()",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
-
-def _check(out: Tensor, x: Tensor, mask: Tensor, scale: Tensor | None) -> None:
+def _check(
+    out: Tensor, x: Tensor, mask: Tensor, kept: float, pruned: float, scale: Tensor | None
+) -> None:
     check_groups("out", out)
     check_cuda("out", out)
     if any(size > 1 and stride == 0 for size, stride in zip(out.shape, out.stride(), strict=True)):
         raise ValueError("out: an expanded tensor shares its elements; pass out.contiguous()")
     check_shape("x", x, tuple(out.shape), "that of out")
-    check_same_dtype("x", x, "out", out)
-    check_device("x", x, "out", out)
+    check_alike("x", x, "out", out)
     check_mask("mask", mask, x)
     if scale is not None:
         check_scalar("scale", scale, torch.float32)
         check_device("scale", scale, "out", out)
 
 
-@torch.library.register_fake("sparsetrain::add_mask24_")
-def _fake(
-    out: Tensor,
-    x: Tensor,
-    mask: Tensor,
-    kept: float = 0.0,
-    pruned: float = 1.0,
-    scale: Tensor | None = None,
-) -> None:
-    return None
-
-
-@torch.library.impl("sparsetrain::add_mask24_", "default")
-@torch.no_grad()
-def _kernel(
-    out: Tensor,
-    x: Tensor,
-    mask: Tensor,
-    kept: float = 0.0,
-    pruned: float = 1.0,
-    scale: Tensor | None = None,
-) -> None:
-    _check(out, x, mask, scale)
-    reference(out, x, mask, kept, pruned, scale)
+_op = register(
+    "add_mask24_(Tensor(a!) out, Tensor x, Tensor mask, float kept=0.0, float pruned=1.0,"
+    " Tensor? scale=None) -> ()",
+    check=_check,
+    fake=nothing,
+    kernel=reference,
+)
 
 
 def add_mask24_(
@@ -81,6 +59,5 @@ def add_mask24_(
     and infinities too. Kernels for CUDA take float32, bfloat16 and float16.
     Raises ValueError for what it does not take.
     """
-    _check(out, x, mask, scale)
-    torch.ops.sparsetrain.add_mask24_(out, x, mask, kept, pruned, scale)
+    _op(out, x, mask, kept, pruned, scale)
     return out

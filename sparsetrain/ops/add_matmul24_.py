@@ -10,12 +10,8 @@ from sparsetrain.ops.checks import (
     check_shape,
     product_shape,
 )
+from sparsetrain.ops.register import nothing, register
 from sparsetrain.reference.add_matmul24_ import add_matmul24_ as reference
-
-_SCHEMA = "(Tensor(a!) out, Tensor values, Tensor meta, Tensor b, bool transpose_out=False) -> ()"
-torch.library.define("sparsetrain::add_matmul24_", _SCHEMA, tags=torch.Tag.pt2_compliant_tag)
-# What the kernel for CUDA calls where it has none, for float32.
-torch.library.define("sparsetrain::_add_matmul24_reference_", _SCHEMA)
 
 
 def _check(out: Tensor, values: Tensor, meta: Tensor, b: Tensor, transpose_out: bool) -> None:
@@ -36,23 +32,10 @@ def _check(out: Tensor, values: Tensor, meta: Tensor, b: Tensor, transpose_out: 
         )
 
 
-@torch.library.register_fake("sparsetrain::add_matmul24_")
-def _fake(
-    out: Tensor, values: Tensor, meta: Tensor, b: Tensor, transpose_out: bool = False
-) -> None:
-    return None
-
-
-@torch.no_grad()
-def _kernel(
-    out: Tensor, values: Tensor, meta: Tensor, b: Tensor, transpose_out: bool = False
-) -> None:
-    _check(out, values, meta, b, transpose_out)
-    reference(out, values, meta, b, transpose_out)
-
-
-for _name in ("add_matmul24_", "_add_matmul24_reference_"):
-    torch.library.impl(f"sparsetrain::{_name}", "default", _kernel)
+_SCHEMA = "(Tensor(a!) out, Tensor values, Tensor meta, Tensor b, bool transpose_out=False) -> ()"
+_op = register(f"add_matmul24_{_SCHEMA}", check=_check, fake=nothing, kernel=reference)
+# The kernel for CUDA calls this one for float32.
+register(f"_add_matmul24_reference_{_SCHEMA}", check=_check, fake=nothing, kernel=reference)
 
 
 def add_matmul24_(
@@ -70,6 +53,5 @@ def add_matmul24_(
     for float64) and rounded once. Dtypes on CUDA and what is not finite: as in matmul24.
     Raises ValueError for what it does not take.
     """
-    _check(out, values, meta, b, transpose_out)
-    torch.ops.sparsetrain.add_matmul24_(out, values, meta, b, transpose_out)
+    _op(out, values, meta, b, transpose_out)
     return out

@@ -4,46 +4,25 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_cuda, check_dtype, check_groups, check_mask
+from sparsetrain.ops.pack_into24 import empty_forms24
+from sparsetrain.ops.register import register
 from sparsetrain.reference.apply24 import apply24 as reference
-from sparsetrain.reference.pack24 import meta_shape24, padded_rows
-
-torch.library.define(
-    "sparsetrain::apply24",
-    "(Tensor x, Tensor mask, ScalarType? dtype=None)"
-    " -> (Tensor values, Tensor meta, Tensor values_t, Tensor meta_t)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 def _check(x: Tensor, mask: Tensor, dtype: torch.dtype | None) -> None:
     check_groups("x", x)
     check_cuda("x", x)
     check_mask("mask", mask, x)
-    if dtype is not None:
-        check_dtype("dtype", dtype)
+    check_dtype("dtype", dtype)
 
 
-@torch.library.register_fake("sparsetrain::apply24")
-def _fake(
-    x: Tensor, mask: Tensor, dtype: torch.dtype | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    R, C = x.shape
-    R128 = padded_rows(R)
-    return (
-        x.new_empty(R, C // 2, dtype=dtype or x.dtype),
-        x.new_empty(meta_shape24(R, C), dtype=torch.uint8),
-        x.new_empty(C, R128 // 2, dtype=dtype or x.dtype),
-        x.new_empty(meta_shape24(C, R128), dtype=torch.uint8),
-    )
-
-
-@torch.library.impl("sparsetrain::apply24", "default")
-@torch.no_grad()
-def _kernel(
-    x: Tensor, mask: Tensor, dtype: torch.dtype | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check(x, mask, dtype)
-    return reference(x, mask, dtype)
+_op = register(
+    "apply24(Tensor x, Tensor mask, ScalarType? dtype=None)"
+    " -> (Tensor values, Tensor meta, Tensor values_t, Tensor meta_t)",
+    check=_check,
+    fake=lambda x, mask, dtype: empty_forms24(x, dtype, rows=True, columns=True)[:4],
+    kernel=reference,
+)
 
 
 def apply24(
@@ -63,5 +42,4 @@ def apply24(
     of the other two. On CUDA tensors with the kernel library the mask is not checked, which would
     wait for the device: the two lowest of a crowded group are kept.
     """
-    _check(x, mask, dtype)
-    return torch.ops.sparsetrain.apply24(x, mask, dtype)
+    return _op(x, mask, dtype)

@@ -13,9 +13,9 @@ from sparsetrain.reference.pack24 import PADDED, meta_shape24, padded_rows
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def check_dtype(name: str, dtype: torch.dtype) -> None:
-    """Refuse what is not float32, bfloat16, float16 or float64."""
-    if dtype not in FLOATS:
+def check_dtype(name: str, dtype: torch.dtype | None) -> None:
+    """Refuse what is not float32, bfloat16, float16 or float64; None is no choice."""
+    if dtype not in (None, *FLOATS):
         raise ValueError(
             f"{name}: {dtype} is not supported; use float32, bfloat16, float16 or float64"
         )
@@ -102,8 +102,7 @@ def check_product(values: Tensor, meta: Tensor, b: Tensor) -> None:
             f"b: {b.shape[0]} rows do not fit a packed matrix of {columns} columns; pass {columns},"
             f" or the rows of the matrix whose transpose was padded to a multiple of {PADDED}"
         )
-    check_same_dtype("b", b, "values", values)
-    check_device("b", b, "values", values)
+    check_alike("b", b, "values", values)
 
 
 def product_shape(values: Tensor, b: Tensor, transpose_out: bool) -> tuple[int, int]:
@@ -117,8 +116,7 @@ def check_bias(bias: Tensor | None, values: Tensor, b: Tensor, transpose_out: bo
     if bias is not None:
         length = product_shape(values, b, transpose_out)[1]
         check_shape("bias", bias, (length,), "the last dimension of what is returned")
-        check_same_dtype("bias", bias, "values", values)
-        check_device("bias", bias, "values", values)
+        check_alike("bias", bias, "values", values)
 
 
 def check_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
@@ -133,6 +131,12 @@ def check_same_dtype(name: str, x: Tensor, other_name: str, other: Tensor) -> No
     """Refuse two tensors of different dtypes."""
     if x.dtype != other.dtype:
         raise ValueError(f"{name}: {x.dtype}, but {other_name} is {other.dtype}; cast one of them")
+
+
+def check_alike(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuse two tensors of different dtypes or on different devices."""
+    check_same_dtype(name, x, other_name, other)
+    check_device(name, x, other_name, other)
 
 
 def check_scalar(name: str, x: Tensor, dtype: torch.dtype) -> None:
@@ -161,5 +165,5 @@ def check_cuda(name: str, x: Tensor) -> None:
 @cache
 def _tell_of_missing_kernels(reason: str, fix: str) -> None:
     warnings.warn(
-        f"ops on CUDA tensors run in plain PyTorch, slowly: {reason}; {fix}", stacklevel=4
+        f"ops on CUDA tensors run in plain PyTorch, slowly: {reason}; {fix}", stacklevel=6
     )

@@ -4,11 +4,8 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_cuda, check_matrix
+from sparsetrain.ops.register import register
 from sparsetrain.reference.column_sums import column_sums as reference
-
-torch.library.define(
-    "sparsetrain::column_sums", "(Tensor x) -> Tensor", tags=torch.Tag.pt2_compliant_tag
-)
 
 
 def _check(x: Tensor) -> None:
@@ -16,16 +13,12 @@ def _check(x: Tensor) -> None:
     check_cuda("x", x)
 
 
-@torch.library.register_fake("sparsetrain::column_sums")
-def _fake(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
-
-
-@torch.library.impl("sparsetrain::column_sums", "default")
-@torch.no_grad()
-def _kernel(x: Tensor) -> Tensor:
-    _check(x)
-    return reference(x)
+_op = register(
+    "column_sums(Tensor x) -> Tensor",
+    check=_check,
+    fake=lambda x: x.new_empty(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32)),
+    kernel=reference,
+)
 
 
 def column_sums(x: Tensor) -> Tensor:
@@ -38,5 +31,4 @@ def column_sums(x: Tensor) -> Tensor:
     (docs/performance.md). Kernels for CUDA take float32, bfloat16 and float16.
     Raises ValueError for what it does not take.
     """
-    _check(x)
-    return torch.ops.sparsetrain.column_sums(x)
+    return _op(x)

@@ -4,13 +4,8 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_bytes, check_device
+from sparsetrain.ops.register import register
 from sparsetrain.reference.flips24 import flips24 as reference
-
-torch.library.define(
-    "sparsetrain::flips24",
-    "(Tensor mask, Tensor previous) -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 def _check(mask: Tensor, previous: Tensor) -> None:
@@ -19,16 +14,12 @@ def _check(mask: Tensor, previous: Tensor) -> None:
     check_device("previous", previous, "mask", mask)
 
 
-@torch.library.register_fake("sparsetrain::flips24")
-def _fake(mask: Tensor, previous: Tensor) -> Tensor:
-    return mask.new_empty((), dtype=torch.int64)
-
-
-@torch.library.impl("sparsetrain::flips24", "default")
-@torch.no_grad()
-def _kernel(mask: Tensor, previous: Tensor) -> Tensor:
-    _check(mask, previous)
-    return reference(mask, previous)
+_op = register(
+    "flips24(Tensor mask, Tensor previous) -> Tensor",
+    check=_check,
+    fake=lambda mask, previous: mask.new_empty((), dtype=torch.int64),
+    kernel=reference,
+)
 
 
 def flips24(mask: Tensor, previous: Tensor) -> Tensor:
@@ -39,5 +30,4 @@ def flips24(mask: Tensor, previous: Tensor) -> Tensor:
     Returns an int64 scalar tensor; divided by the number of elements it is the flip rate of
     Hu et al., ICML 2024. Raises ValueError for what it does not take.
     """
-    _check(mask, previous)
-    return torch.ops.sparsetrain.flips24(mask, previous)
+    return _op(mask, previous)

@@ -1,17 +1,11 @@
 """gelu: z Φ(z), in one pass at the speed of memory."""
 
-import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_cuda, check_matrix
+from sparsetrain.ops.register import register
 from sparsetrain.reference.gelu import APPROXIMATIONS, Approximate
 from sparsetrain.reference.gelu import gelu as reference
-
-torch.library.define(
-    "sparsetrain::gelu",
-    "(Tensor z, str approximate='none') -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 def check_approximate(approximate: str) -> None:
@@ -28,16 +22,12 @@ def _check(z: Tensor, approximate: str) -> None:
     check_approximate(approximate)
 
 
-@torch.library.register_fake("sparsetrain::gelu")
-def _fake(z: Tensor, approximate: Approximate = "none") -> Tensor:
-    return z.new_empty(z.shape)
-
-
-@torch.library.impl("sparsetrain::gelu", "default")
-@torch.no_grad()
-def _kernel(z: Tensor, approximate: Approximate = "none") -> Tensor:
-    _check(z, approximate)
-    return reference(z, approximate)
+_op = register(
+    "gelu(Tensor z, str approximate='none') -> Tensor",
+    check=_check,
+    fake=lambda z, approximate: z.new_empty(z.shape),
+    kernel=reference,
+)
 
 
 def gelu(z: Tensor, approximate: Approximate = "none") -> Tensor:
@@ -51,5 +41,4 @@ def gelu(z: Tensor, approximate: Approximate = "none") -> Tensor:
     where 1 + erf has lost its digits (csrc/common/gelu.cuh).
     Raises ValueError for what it does not take.
     """
-    _check(z, approximate)
-    return torch.ops.sparsetrain.gelu(z, approximate)
+    return _op(z, approximate)

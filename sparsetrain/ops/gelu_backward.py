@@ -1,55 +1,37 @@
 """gelu_backward: the gradient of GELU, the activation again, and the gradient of the bias."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.checks import (
-    check_cuda,
-    check_device,
-    check_matrix,
-    check_same_dtype,
-    check_shape,
-)
+from sparsetrain.ops.checks import check_alike, check_cuda, check_matrix, check_shape
 from sparsetrain.ops.gelu import check_approximate
+from sparsetrain.ops.register import register
 from sparsetrain.reference.gelu import Approximate
 from sparsetrain.reference.gelu_backward import gelu_backward as reference
-
-torch.library.define(
-    "sparsetrain::gelu_backward",
-    "(Tensor grad_h, Tensor z, str approximate='none')"
-    " -> (Tensor grad_z, Tensor h, Tensor column_sums)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 def _check(grad_h: Tensor, z: Tensor, approximate: str) -> None:
     check_matrix("grad_h", grad_h)
     check_cuda("grad_h", grad_h)
     check_approximate(approximate)
-    check_same_dtype("z", z, "grad_h", grad_h)
+    check_alike("z", z, "grad_h", grad_h)
     check_shape("z", z, tuple(grad_h.shape), "that of grad_h")
-    check_device("z", z, "grad_h", grad_h)
 
 
-@torch.library.register_fake("sparsetrain::gelu_backward")
-def _fake(
-    grad_h: Tensor, z: Tensor, approximate: Approximate = "none"
-) -> tuple[Tensor, Tensor, Tensor]:
-    sums_dtype = torch.promote_types(z.dtype, torch.float32)
-    return (
-        z.new_empty(z.shape),
-        z.new_empty(z.shape),
-        z.new_empty(z.shape[1], dtype=sums_dtype),
-    )
+def _fake(grad_h: Tensor, z: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    sums = z.new_empty(z.shape[1], dtype=torch.promote_types(z.dtype, torch.float32))
+    return z.new_empty(z.shape), z.new_empty(z.shape), sums
 
 
-@torch.library.impl("sparsetrain::gelu_backward", "default")
-@torch.no_grad()
-def _kernel(
-    grad_h: Tensor, z: Tensor, approximate: Approximate = "none"
-) -> tuple[Tensor, Tensor, Tensor]:
-    _check(grad_h, z, approximate)
-    return reference(grad_h, z, approximate)
+_op = register(
+    "gelu_backward(Tensor grad_h, Tensor z, str approximate='none')"
+    " -> (Tensor grad_z, Tensor h, Tensor column_sums)",
+    check=_check,
+    fake=_fake,
+    kernel=reference,
+)
 
 
 def gelu_backward(
@@ -66,5 +48,4 @@ def gelu_backward(
     take float32, bfloat16 and float16.
     Raises ValueError for what it does not take.
     """
-    _check(grad_h, z, approximate)
-    return torch.ops.sparsetrain.gelu_backward(grad_h, z, approximate)
+    return _op(grad_h, z, approximate)

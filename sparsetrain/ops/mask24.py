@@ -4,45 +4,24 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_cuda, check_dtype, check_groups, check_mask
+from sparsetrain.ops.register import register
 from sparsetrain.reference.mask24 import mask24 as reference
 
-torch.library.define(
-    "sparsetrain::mask24",
-    "(Tensor x, Tensor mask, float kept=1.0, float pruned=0.0, ScalarType? dtype=None) -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
-
-def _check(x: Tensor, mask: Tensor, dtype: torch.dtype | None) -> None:
+def _check(x: Tensor, mask: Tensor, kept: float, pruned: float, dtype: torch.dtype | None) -> None:
     check_groups("x", x)
     check_cuda("x", x)
     check_mask("mask", mask, x)
-    if dtype is not None:
-        check_dtype("dtype", dtype)
+    check_dtype("dtype", dtype)
 
 
-@torch.library.register_fake("sparsetrain::mask24")
-def _fake(
-    x: Tensor,
-    mask: Tensor,
-    kept: float = 1.0,
-    pruned: float = 0.0,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    return x.new_empty(x.shape, dtype=dtype or x.dtype)
-
-
-@torch.library.impl("sparsetrain::mask24", "default")
-@torch.no_grad()
-def _kernel(
-    x: Tensor,
-    mask: Tensor,
-    kept: float = 1.0,
-    pruned: float = 0.0,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    _check(x, mask, dtype)
-    return reference(x, mask, kept, pruned).to(dtype or x.dtype)
+_op = register(
+    "mask24(Tensor x, Tensor mask, float kept=1.0, float pruned=0.0, ScalarType? dtype=None)"
+    " -> Tensor",
+    check=_check,
+    fake=lambda x, mask, kept, pruned, dtype: x.new_empty(x.shape, dtype=dtype or x.dtype),
+    kernel=reference,
+)
 
 
 def mask24(
@@ -62,5 +41,4 @@ def mask24(
     exactly, rounded to dtype. Kernels for CUDA take float32, bfloat16 and float16, and as dtype x's
     own, or from float32 one of the other two. Raises ValueError for what it does not take.
     """
-    _check(x, mask, dtype)
-    return torch.ops.sparsetrain.mask24(x, mask, kept, pruned, dtype)
+    return _op(x, mask, kept, pruned, dtype)

@@ -1,5 +1,7 @@
 """matmul24: a packed 2:4 matrix times a dense one, with bias, activation and residual."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,16 +12,9 @@ from sparsetrain.ops.checks import (
     check_shape,
     product_shape,
 )
+from sparsetrain.ops.register import register
 from sparsetrain.reference.matmul24 import ACTIVATIONS, Activation
 from sparsetrain.reference.matmul24 import matmul24 as reference
-
-_SCHEMA = (
-    "(Tensor values, Tensor meta, Tensor b, Tensor? bias=None, bool transpose_out=False,"
-    " ScalarType? out_dtype=None, str activation='none', Tensor? residual=None) -> Tensor"
-)
-torch.library.define("sparsetrain::matmul24", _SCHEMA, tags=torch.Tag.pt2_compliant_tag)
-# What the kernel for CUDA calls where it has none, for float32.
-torch.library.define("sparsetrain::_matmul24_reference", _SCHEMA)
 
 
 def _check(
@@ -57,39 +52,26 @@ def _check(
         check_device("residual", residual, "values", values)
 
 
-@torch.library.register_fake("sparsetrain::matmul24")
 def _fake(
     values: Tensor,
     meta: Tensor,
     b: Tensor,
-    bias: Tensor | None = None,
-    transpose_out: bool = False,
-    out_dtype: torch.dtype | None = None,
-    activation: Activation = "none",
-    residual: Tensor | None = None,
+    bias: Tensor | None,
+    transpose_out: bool,
+    out_dtype: torch.dtype | None,
+    *_: Any,
 ) -> Tensor:
-    return values.new_empty(
-        product_shape(values, b, transpose_out), dtype=out_dtype or values.dtype
-    )
+    dtype = out_dtype or values.dtype
+    return values.new_empty(product_shape(values, b, transpose_out), dtype=dtype)
 
 
-@torch.no_grad()
-def _kernel(
-    values: Tensor,
-    meta: Tensor,
-    b: Tensor,
-    bias: Tensor | None = None,
-    transpose_out: bool = False,
-    out_dtype: torch.dtype | None = None,
-    activation: Activation = "none",
-    residual: Tensor | None = None,
-) -> Tensor:
-    _check(values, meta, b, bias, transpose_out, out_dtype, activation, residual)
-    return reference(values, meta, b, bias, transpose_out, out_dtype, activation, residual)
-
-
-for _name in ("matmul24", "_matmul24_reference"):
-    torch.library.impl(f"sparsetrain::{_name}", "default", _kernel)
+_SCHEMA = (
+    "(Tensor values, Tensor meta, Tensor b, Tensor? bias=None, bool transpose_out=False,"
+    " ScalarType? out_dtype=None, str activation='none', Tensor? residual=None) -> Tensor"
+)
+_op = register(f"matmul24{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
+# The kernel for CUDA calls this one for float32.
+register(f"_matmul24_reference{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
 
 
 def matmul24(
@@ -120,7 +102,4 @@ def matmul24(
     The kernel for CUDA takes bfloat16 and float16 on compute capability 9.0; float32 keeps the
     reference there. Raises ValueError for what it does not take.
     """
-    _check(values, meta, b, bias, transpose_out, out_dtype, activation, residual)
-    return torch.ops.sparsetrain.matmul24(
-        values, meta, b, bias, transpose_out, out_dtype, activation, residual
-    )
+    return _op(values, meta, b, bias, transpose_out, out_dtype, activation, residual)

@@ -4,15 +4,8 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_bias, check_product, product_shape
+from sparsetrain.ops.register import register
 from sparsetrain.reference.matmul24_sums import matmul24_sums as reference
-
-_SCHEMA = (
-    "(Tensor values, Tensor meta, Tensor b, Tensor? bias=None, bool transpose_out=False)"
-    " -> (Tensor out, Tensor column_sums)"
-)
-torch.library.define("sparsetrain::matmul24_sums", _SCHEMA, tags=torch.Tag.pt2_compliant_tag)
-# What the kernel for CUDA calls where it has none, for float32.
-torch.library.define("sparsetrain::_matmul24_sums_reference", _SCHEMA)
 
 
 def _check(
@@ -22,25 +15,21 @@ def _check(
     check_bias(bias, values, b, transpose_out)
 
 
-@torch.library.register_fake("sparsetrain::matmul24_sums")
 def _fake(
-    values: Tensor, meta: Tensor, b: Tensor, bias: Tensor | None = None, transpose_out: bool = False
+    values: Tensor, meta: Tensor, b: Tensor, bias: Tensor | None, transpose_out: bool
 ) -> tuple[Tensor, Tensor]:
     rows, columns = product_shape(values, b, transpose_out)
     sums_dtype = torch.promote_types(values.dtype, torch.float32)
     return values.new_empty(rows, columns), values.new_empty(columns, dtype=sums_dtype)
 
 
-@torch.no_grad()
-def _kernel(
-    values: Tensor, meta: Tensor, b: Tensor, bias: Tensor | None = None, transpose_out: bool = False
-) -> tuple[Tensor, Tensor]:
-    _check(values, meta, b, bias, transpose_out)
-    return reference(values, meta, b, bias, transpose_out)
-
-
-for _name in ("matmul24_sums", "_matmul24_sums_reference"):
-    torch.library.impl(f"sparsetrain::{_name}", "default", _kernel)
+_SCHEMA = (
+    "(Tensor values, Tensor meta, Tensor b, Tensor? bias=None, bool transpose_out=False)"
+    " -> (Tensor out, Tensor column_sums)"
+)
+_op = register(f"matmul24_sums{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
+# The kernel for CUDA calls this one for float32.
+register(f"_matmul24_sums_reference{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
 
 
 def matmul24_sums(
@@ -59,5 +48,4 @@ def matmul24_sums(
     layer below. Dtypes on CUDA and what is not finite: as in matmul24.
     Raises ValueError for what it does not take.
     """
-    _check(values, meta, b, bias, transpose_out)
-    return torch.ops.sparsetrain.matmul24_sums(values, meta, b, bias, transpose_out)
+    return _op(values, meta, b, bias, transpose_out)

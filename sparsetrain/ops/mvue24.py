@@ -4,14 +4,9 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_cuda, check_device, check_groups, check_scalar
+from sparsetrain.ops.pack_into24 import empty_forms24
+from sparsetrain.ops.register import register
 from sparsetrain.reference.mvue24 import mvue24 as reference
-from sparsetrain.reference.pack24 import meta_shape24, padded_rows
-
-torch.library.define(
-    "sparsetrain::mvue24",
-    "(Tensor x, Tensor seed) -> (Tensor values_t, Tensor meta_t)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 def _check(x: Tensor, seed: Tensor) -> None:
@@ -21,19 +16,12 @@ def _check(x: Tensor, seed: Tensor) -> None:
     check_device("seed", seed, "x", x)
 
 
-@torch.library.register_fake("sparsetrain::mvue24")
-def _fake(x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-    R, C = x.shape
-    R128 = padded_rows(R)
-    meta_t = x.new_empty(meta_shape24(C, R128), dtype=torch.uint8)
-    return x.new_empty(C, R128 // 2), meta_t
-
-
-@torch.library.impl("sparsetrain::mvue24", "default")
-@torch.no_grad()
-def _kernel(x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-    _check(x, seed)
-    return reference(x, seed)
+_op = register(
+    "mvue24(Tensor x, Tensor seed) -> (Tensor values_t, Tensor meta_t)",
+    check=_check,
+    fake=lambda x, seed: empty_forms24(x, columns=True)[2:4],
+    kernel=reference,
+)
 
 
 def mvue24(x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,5 +37,4 @@ def mvue24(x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
     Kernels for CUDA take float32, bfloat16 and float16.
     Raises ValueError for what it does not take.
     """
-    _check(x, seed)
-    return torch.ops.sparsetrain.mvue24(x, seed)
+    return _op(x, seed)

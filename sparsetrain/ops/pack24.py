@@ -1,17 +1,11 @@
 """pack24: pack a matrix along its rows with a given mask."""
 
-import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_groups, check_mask
-from sparsetrain.reference.pack24 import meta_shape24
+from sparsetrain.ops.pack_into24 import empty_forms24
+from sparsetrain.ops.register import register
 from sparsetrain.reference.pack24 import pack24 as reference
-
-torch.library.define(
-    "sparsetrain::pack24",
-    "(Tensor x, Tensor mask) -> (Tensor values, Tensor meta)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 def _check(x: Tensor, mask: Tensor) -> None:
@@ -19,17 +13,12 @@ def _check(x: Tensor, mask: Tensor) -> None:
     check_mask("mask", mask, x)
 
 
-@torch.library.register_fake("sparsetrain::pack24")
-def _fake(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    R, C = x.shape
-    return x.new_empty(R, C // 2), x.new_empty(meta_shape24(R, C), dtype=torch.uint8)
-
-
-@torch.library.impl("sparsetrain::pack24", "default")
-@torch.no_grad()
-def _kernel(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    _check(x, mask)
-    return reference(x, mask)
+_op = register(
+    "pack24(Tensor x, Tensor mask) -> (Tensor values, Tensor meta)",
+    check=_check,
+    fake=lambda x, mask: empty_forms24(x, rows=True)[:2],
+    kernel=reference,
+)
 
 
 def pack24(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,5 +32,4 @@ def pack24(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     Raises ValueError for what it does not take, and for a group that keeps more than two. It has no
     CUDA kernel; apply24 has one.
     """
-    _check(x, mask)
-    return torch.ops.sparsetrain.pack24(x, mask)
+    return _op(x, mask)

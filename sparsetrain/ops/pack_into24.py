@@ -16,16 +16,10 @@ from sparsetrain.ops.checks import (
     check_same_dtype,
     check_shape,
 )
+from sparsetrain.ops.register import nothing, register
 from sparsetrain.pattern import Rule
 from sparsetrain.reference.pack24 import meta_shape24, padded_rows
 from sparsetrain.reference.pack_into24 import pack_into24 as reference
-
-torch.library.define(
-    "sparsetrain::pack_into24",
-    "(Tensor x, Tensor? mask, str rule, Tensor(a!)? values, Tensor(b!)? meta,"
-    " Tensor(c!)? values_t, Tensor(d!)? meta_t, Tensor(e!)? dense) -> ()",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 class Forms24(NamedTuple):
@@ -63,7 +57,8 @@ def empty_forms24(
     )
 
 
-def _check(x: Tensor, mask: Tensor | None, rule: str, forms: Forms24) -> None:
+def _check(x: Tensor, mask: Tensor | None, rule: str, *given: Tensor | None) -> None:
+    forms = Forms24(*given)
     check_groups("x", x)
     check_cuda("x", x)
     if mask is not None:
@@ -100,35 +95,13 @@ def _check(x: Tensor, mask: Tensor | None, rule: str, forms: Forms24) -> None:
             raise ValueError(f"{name}: values without metadata, or the reverse; pass both")
 
 
-@torch.library.register_fake("sparsetrain::pack_into24")
-def _fake(
-    x: Tensor,
-    mask: Tensor | None,
-    rule: str,
-    values: Tensor | None,
-    meta: Tensor | None,
-    values_t: Tensor | None,
-    meta_t: Tensor | None,
-    dense: Tensor | None,
-) -> None:
-    return None
-
-
-@torch.library.impl("sparsetrain::pack_into24", "default")
-@torch.no_grad()
-def _kernel(
-    x: Tensor,
-    mask: Tensor | None,
-    rule: Rule,
-    values: Tensor | None,
-    meta: Tensor | None,
-    values_t: Tensor | None,
-    meta_t: Tensor | None,
-    dense: Tensor | None,
-) -> None:
-    forms = Forms24(values, meta, values_t, meta_t, dense)
-    _check(x, mask, rule, forms)
-    reference(x, mask, rule, forms)
+_op = register(
+    "pack_into24(Tensor x, Tensor? mask, str rule, Tensor(a!)? values, Tensor(b!)? meta,"
+    " Tensor(c!)? values_t, Tensor(d!)? meta_t, Tensor(e!)? dense) -> ()",
+    check=_check,
+    fake=nothing,
+    kernel=lambda x, mask, rule, *forms: reference(x, mask, rule, forms),
+)
 
 
 def pack_into24(
@@ -154,6 +127,5 @@ def pack_into24(
     checked, as in apply24. Raises ValueError for what it does not take.
     """
     forms = Forms24(values, meta, values_t, meta_t, dense)
-    _check(x, mask, rule, forms)
-    torch.ops.sparsetrain.pack_into24(x, mask, rule, *forms)
+    _op(x, mask, rule, *forms)
     return forms

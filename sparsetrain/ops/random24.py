@@ -4,13 +4,8 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_scalar, check_size
+from sparsetrain.ops.register import register
 from sparsetrain.reference.random24 import random24 as reference
-
-torch.library.define(
-    "sparsetrain::random24",
-    "(int rows, int columns, Tensor seed) -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 def _check(rows: int, columns: int, seed: Tensor) -> None:
@@ -18,16 +13,12 @@ def _check(rows: int, columns: int, seed: Tensor) -> None:
     check_scalar("seed", seed, torch.int64)
 
 
-@torch.library.register_fake("sparsetrain::random24")
-def _fake(rows: int, columns: int, seed: Tensor) -> Tensor:
-    return seed.new_empty(rows, (columns + 7) // 8, dtype=torch.uint8)
-
-
-@torch.library.impl("sparsetrain::random24", "default")
-@torch.no_grad()
-def _kernel(rows: int, columns: int, seed: Tensor) -> Tensor:
-    _check(rows, columns, seed)
-    return reference(rows, columns, seed)
+_op = register(
+    "random24(int rows, int columns, Tensor seed) -> Tensor",
+    check=_check,
+    fake=lambda rows, columns, seed: seed.new_empty(rows, (columns + 7) // 8, dtype=torch.uint8),
+    kernel=reference,
+)
 
 
 def random24(rows: int, columns: int, seed: Tensor) -> Tensor:
@@ -47,5 +38,4 @@ def random24(rows: int, columns: int, seed: Tensor) -> Tensor:
     The same arguments give the same mask (reference/random24.py). Under torch.compile another size
     compiles anew. Raises ValueError for what it does not take.
     """
-    _check(rows, columns, seed)
-    return torch.ops.sparsetrain.random24(rows, columns, seed)
+    return _op(rows, columns, seed)

@@ -4,12 +4,9 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_cuda, check_groups, check_rule
+from sparsetrain.ops.register import register
 from sparsetrain.pattern import Rule
 from sparsetrain.reference.masks24 import select24 as reference
-
-torch.library.define(
-    "sparsetrain::select24", "(Tensor x, str rule) -> Tensor", tags=torch.Tag.pt2_compliant_tag
-)
 
 
 def _check(x: Tensor, rule: str) -> None:
@@ -18,16 +15,12 @@ def _check(x: Tensor, rule: str) -> None:
     check_rule(rule)
 
 
-@torch.library.register_fake("sparsetrain::select24")
-def _fake(x: Tensor, rule: Rule) -> Tensor:
-    return x.new_empty(x.shape[0], (x.shape[1] + 7) // 8, dtype=torch.uint8)
-
-
-@torch.library.impl("sparsetrain::select24", "default")
-@torch.no_grad()
-def _kernel(x: Tensor, rule: Rule) -> Tensor:
-    _check(x, rule)
-    return reference(x, rule)
+_op = register(
+    "select24(Tensor x, str rule) -> Tensor",
+    check=_check,
+    fake=lambda x, rule: x.new_empty(x.shape[0], (x.shape[1] + 7) // 8, dtype=torch.uint8),
+    kernel=reference,
+)
 
 
 def select24(x: Tensor, rule: Rule) -> Tensor:
@@ -44,5 +37,4 @@ def select24(x: Tensor, rule: Rule) -> Tensor:
     Scores, ties, NaN and infinities: reference/masks24.py. Kernels for CUDA take float32, bfloat16
     and float16. Raises ValueError for what it does not take.
     """
-    _check(x, rule)
-    return torch.ops.sparsetrain.select24(x, rule)
+    return _op(x, rule)

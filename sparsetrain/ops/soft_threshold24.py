@@ -4,13 +4,8 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_cuda, check_device, check_groups, check_scalar
+from sparsetrain.ops.register import register
 from sparsetrain.reference.soft_threshold24 import soft_threshold24 as reference
-
-torch.library.define(
-    "sparsetrain::soft_threshold24",
-    "(Tensor x, Tensor scale) -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 def _check(x: Tensor, scale: Tensor) -> None:
@@ -20,16 +15,12 @@ def _check(x: Tensor, scale: Tensor) -> None:
     check_device("scale", scale, "x", x)
 
 
-@torch.library.register_fake("sparsetrain::soft_threshold24")
-def _fake(x: Tensor, scale: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-@torch.library.impl("sparsetrain::soft_threshold24", "default")
-@torch.no_grad()
-def _kernel(x: Tensor, scale: Tensor) -> Tensor:
-    _check(x, scale)
-    return reference(x, scale)
+_op = register(
+    "soft_threshold24(Tensor x, Tensor scale) -> Tensor",
+    check=_check,
+    fake=lambda x, scale: x.new_empty(x.shape),
+    kernel=reference,
+)
 
 
 def soft_threshold24(x: Tensor, scale: Tensor) -> Tensor:
@@ -43,5 +34,4 @@ def soft_threshold24(x: Tensor, scale: Tensor) -> Tensor:
     Kernels for CUDA take float32, bfloat16 and float16.
     Raises ValueError for what it does not take.
     """
-    _check(x, scale)
-    return torch.ops.sparsetrain.soft_threshold24(x, scale)
+    return _op(x, scale)

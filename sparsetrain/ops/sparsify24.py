@@ -1,60 +1,39 @@
 """sparsify24: choose a 2:4 mask and pack, in both orientations at once."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_cuda, check_dtype, check_groups, check_mask, check_rule
+from sparsetrain.ops.pack_into24 import empty_forms24
+from sparsetrain.ops.register import register
 from sparsetrain.pattern import Rule
-from sparsetrain.reference.pack24 import meta_shape24, padded_rows
 from sparsetrain.reference.sparsify24 import sparsify24 as reference
-
-torch.library.define(
-    "sparsetrain::sparsify24",
-    '(Tensor x, str rule="transposable", ScalarType? dtype=None, Tensor? previous=None)'
-    " -> (Tensor values, Tensor meta, Tensor values_t, Tensor meta_t, Tensor mask, Tensor flips)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 def _check(x: Tensor, rule: str, dtype: torch.dtype | None, previous: Tensor | None) -> None:
     check_groups("x", x)
     check_cuda("x", x)
     check_rule(rule)
-    if dtype is not None:
-        check_dtype("dtype", dtype)
+    check_dtype("dtype", dtype)
     if previous is not None:
         check_mask("previous", previous, x)
 
 
-@torch.library.register_fake("sparsetrain::sparsify24")
-def _fake(
-    x: Tensor,
-    rule: Rule = "transposable",
-    dtype: torch.dtype | None = None,
-    previous: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    R, C = x.shape
-    R128 = padded_rows(R)
-    return (
-        x.new_empty(R, C // 2, dtype=dtype or x.dtype),
-        x.new_empty(meta_shape24(R, C), dtype=torch.uint8),
-        x.new_empty(C, R128 // 2, dtype=dtype or x.dtype),
-        x.new_empty(meta_shape24(C, R128), dtype=torch.uint8),
-        x.new_empty(R, (C + 7) // 8, dtype=torch.uint8),
-        x.new_empty((), dtype=torch.int64),
-    )
+def _fake(x: Tensor, rule: str, dtype: torch.dtype | None, *_: Any) -> tuple[Tensor | None, ...]:
+    mask = x.new_empty(x.shape[0], (x.shape[1] + 7) // 8, dtype=torch.uint8)
+    flips = x.new_empty((), dtype=torch.int64)
+    return *empty_forms24(x, dtype, rows=True, columns=True)[:4], mask, flips
 
 
-@torch.library.impl("sparsetrain::sparsify24", "default")
-@torch.no_grad()
-def _kernel(
-    x: Tensor,
-    rule: Rule = "transposable",
-    dtype: torch.dtype | None = None,
-    previous: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    _check(x, rule, dtype, previous)
-    return reference(x, rule, dtype, previous)
+_op = register(
+    'sparsify24(Tensor x, str rule="transposable", ScalarType? dtype=None, Tensor? previous=None)'
+    " -> (Tensor values, Tensor meta, Tensor values_t, Tensor meta_t, Tensor mask, Tensor flips)",
+    check=_check,
+    fake=_fake,
+    kernel=reference,
+)
 
 
 def sparsify24(
@@ -78,5 +57,4 @@ def sparsify24(
     Kernels for CUDA take float32, bfloat16 and float16, and as dtype x's own, or from float32 one
     of the other two. Raises ValueError for what it does not take.
     """
-    _check(x, rule, dtype, previous)
-    return torch.ops.sparsetrain.sparsify24(x, rule, dtype, previous)
+    return _op(x, rule, dtype, previous)

@@ -1,19 +1,12 @@
 """squared_relu24: relu(z)² made 2:4 and packed, in both orientations at once."""
 
-import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_cuda, check_groups, check_rule
+from sparsetrain.ops.pack_into24 import empty_forms24
+from sparsetrain.ops.register import register
 from sparsetrain.pattern import Rule
-from sparsetrain.reference.pack24 import meta_shape24, padded_rows
 from sparsetrain.reference.squared_relu24 import squared_relu24 as reference
-
-torch.library.define(
-    "sparsetrain::squared_relu24",
-    '(Tensor z, str rule="transposable")'
-    " -> (Tensor values, Tensor meta, Tensor values_t, Tensor meta_t)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 def _check(z: Tensor, rule: str) -> None:
@@ -22,23 +15,13 @@ def _check(z: Tensor, rule: str) -> None:
     check_rule(rule)
 
 
-@torch.library.register_fake("sparsetrain::squared_relu24")
-def _fake(z: Tensor, rule: Rule = "transposable") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    R, C = z.shape
-    R128 = padded_rows(R)
-    return (
-        z.new_empty(R, C // 2),
-        z.new_empty(meta_shape24(R, C), dtype=torch.uint8),
-        z.new_empty(C, R128 // 2),
-        z.new_empty(meta_shape24(C, R128), dtype=torch.uint8),
-    )
-
-
-@torch.library.impl("sparsetrain::squared_relu24", "default")
-@torch.no_grad()
-def _kernel(z: Tensor, rule: Rule = "transposable") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check(z, rule)
-    return reference(z, rule)
+_op = register(
+    'squared_relu24(Tensor z, str rule="transposable")'
+    " -> (Tensor values, Tensor meta, Tensor values_t, Tensor meta_t)",
+    check=_check,
+    fake=lambda z, rule: empty_forms24(z, rows=True, columns=True)[:4],
+    kernel=reference,
+)
 
 
 def squared_relu24(z: Tensor, rule: Rule = "transposable") -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -52,5 +35,4 @@ def squared_relu24(z: Tensor, rule: Rule = "transposable") -> tuple[Tensor, Tens
     squared_relu24_backward needs. Kernels for CUDA take float32, bfloat16 and float16.
     Raises ValueError for what it does not take.
     """
-    _check(z, rule)
-    return torch.ops.sparsetrain.squared_relu24(z, rule)
+    return _op(z, rule)

@@ -1,26 +1,15 @@
 """squared_relu24_backward: the gradient of relu(z)², packed where the activation lies."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.checks import (
-    check_cuda,
-    check_device,
-    check_groups,
-    check_packed,
-    check_rule,
-    check_same_dtype,
-)
+from sparsetrain.ops.checks import check_alike, check_cuda, check_groups, check_packed, check_rule
+from sparsetrain.ops.register import register
 from sparsetrain.pattern import Rule
 from sparsetrain.reference.pack24 import padded_rows
 from sparsetrain.reference.squared_relu24 import squared_relu24_backward as reference
-
-torch.library.define(
-    "sparsetrain::squared_relu24_backward",
-    "(Tensor grad_h, Tensor values, Tensor meta, Tensor values_t, Tensor meta_t, str rule)"
-    " -> (Tensor values, Tensor values_t, Tensor column_sums)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 def _check(
@@ -32,30 +21,25 @@ def _check(
     R, C = grad_h.shape
     check_packed("values", values, "meta", meta, R, C)
     check_packed("values_t", values_t, "meta_t", meta_t, C, padded_rows(R))
-    for name, packed in (("values", values), ("values_t", values_t)):
-        check_same_dtype(name, packed, "grad_h", grad_h)
-        check_device(name, packed, "grad_h", grad_h)
+    check_alike("values", values, "grad_h", grad_h)
+    check_alike("values_t", values_t, "grad_h", grad_h)
 
 
-@torch.library.register_fake("sparsetrain::squared_relu24_backward")
 def _fake(
-    grad_h: Tensor, values: Tensor, meta: Tensor, values_t: Tensor, meta_t: Tensor, rule: Rule
+    grad_h: Tensor, values: Tensor, meta: Tensor, values_t: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     sums_dtype = torch.promote_types(grad_h.dtype, torch.float32)
-    return (
-        values.new_empty(values.shape),
-        values_t.new_empty(values_t.shape),
-        grad_h.new_empty(grad_h.shape[1], dtype=sums_dtype),
-    )
+    sums = grad_h.new_empty(grad_h.shape[1], dtype=sums_dtype)
+    return values.new_empty(values.shape), values_t.new_empty(values_t.shape), sums
 
 
-@torch.library.impl("sparsetrain::squared_relu24_backward", "default")
-@torch.no_grad()
-def _kernel(
-    grad_h: Tensor, values: Tensor, meta: Tensor, values_t: Tensor, meta_t: Tensor, rule: Rule
-) -> tuple[Tensor, Tensor, Tensor]:
-    _check(grad_h, values, meta, values_t, meta_t, rule)
-    return reference(grad_h, values, meta, values_t, meta_t)
+_op = register(
+    "squared_relu24_backward(Tensor grad_h, Tensor values, Tensor meta, Tensor values_t,"
+    " Tensor meta_t, str rule) -> (Tensor values, Tensor values_t, Tensor column_sums)",
+    check=_check,
+    fake=_fake,
+    kernel=lambda *given: reference(*given[:-1]),  # without the rule
+)
 
 
 def squared_relu24_backward(
@@ -75,7 +59,4 @@ def squared_relu24_backward(
     reference/squared_relu24.py. Kernels for CUDA take float32, bfloat16 and float16.
     Raises ValueError for what it does not take.
     """
-    _check(grad_h, values, meta, values_t, meta_t, rule)
-    return torch.ops.sparsetrain.squared_relu24_backward(
-        grad_h, values, meta, values_t, meta_t, rule
-    )
+    return _op(grad_h, values, meta, values_t, meta_t, rule)

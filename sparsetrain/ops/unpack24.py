@@ -1,16 +1,10 @@
 """unpack24: the dense matrix of a packed one."""
 
-import torch
 from torch import Tensor
 
 from sparsetrain.ops.checks import check_matrix, check_packed
+from sparsetrain.ops.register import register
 from sparsetrain.reference.pack24 import unpack24 as reference
-
-torch.library.define(
-    "sparsetrain::unpack24",
-    "(Tensor values, Tensor meta) -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 def _check(values: Tensor, meta: Tensor) -> None:
@@ -22,16 +16,12 @@ def _check(values: Tensor, meta: Tensor) -> None:
     check_packed("values", values, "meta", meta, values.shape[0], 2 * values.shape[1])
 
 
-@torch.library.register_fake("sparsetrain::unpack24")
-def _fake(values: Tensor, meta: Tensor) -> Tensor:
-    return values.new_empty(values.shape[0], 2 * values.shape[1])
-
-
-@torch.library.impl("sparsetrain::unpack24", "default")
-@torch.no_grad()
-def _kernel(values: Tensor, meta: Tensor) -> Tensor:
-    _check(values, meta)
-    return reference(values, meta)
+_op = register(
+    "unpack24(Tensor values, Tensor meta) -> Tensor",
+    check=_check,
+    fake=lambda values, meta: values.new_empty(values.shape[0], 2 * values.shape[1]),
+    kernel=reference,
+)
 
 
 def unpack24(values: Tensor, meta: Tensor) -> Tensor:
@@ -43,5 +33,4 @@ def unpack24(values: Tensor, meta: Tensor) -> Tensor:
 
     Returns [R, C] in the dtype of values. Raises ValueError for what it does not take.
     """
-    _check(values, meta)
-    return torch.ops.sparsetrain.unpack24(values, meta)
+    return _op(values, meta)

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from sparsetrain import native, ops
 from sparsetrain.bench.environment import commit, environment
-from sparsetrain.pattern import Rule
 from sparsetrain.reference.masks24 import PATTERNS, select24, tiles24, unpack_bits
+from sparsetrain.select import Rule
 
 LEAST, LEAST_MEAN = 0.999, 0.99999
 COLUMNS = 4096

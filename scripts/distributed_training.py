@@ -63,7 +63,6 @@ class Training:
         wrap = self._ddp if options.strategy == "ddp" else self._fsdp2
         self.forward = wrap(options, device)
         st.update_masks(self.model)
-        self.packs = options.strategy == "ddp" and VARIANTS[options.variant].sparsity is not None
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         torch.manual_seed(1 + dist.get_rank())
         _, height, width = self.model.default_cfg["input_size"]
@@ -73,8 +72,6 @@ class Training:
     def step(self) -> torch.Tensor:
         """Returns the loss before it, of this rank's batch."""
         with self.autocast():
-            if self.packs:
-                st.pack_weights(self.model)
             logits = self.forward(self.images)
         loss = F.cross_entropy(logits.float(), self.labels)
         loss.backward()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain import native, ops
-from sparsetrain.pattern import RULES
+from sparsetrain.select import RULES
 
 SIZES = ((1, 4), (37, 132), (130, 264), (65, 520))
 """Less than a tile of a block, with parts of tiles, and rows that are whole vectors."""

@@ -14,28 +14,30 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from sparsetrain import ops
-from sparsetrain.autograd import Engine, linear24
+from sparsetrain.autograd import linear24
 from sparsetrain.methods import SRSTE, SSTE, STE, Activation24
 from sparsetrain.nn import (
+    Part,
     Report,
     SparseLinear,
     SparseMlp,
     Sparsity,
+    attach,
     count_tokens,
-    decay_pruned_weights,
     densify,
     density,
     inspect,
     load_sparse_state,
-    pack_weights,
-    release_weights,
+    packed_once,
     set_sparse,
     sparse_state,
     update_masks,
 )
 from sparsetrain.nn import sparsify as _sparsify
-from sparsetrain.pattern import NM
+from sparsetrain.patterns import NM
+from sparsetrain.products import Engine
 from sparsetrain.schedule import Schedule
+from sparsetrain.select import Selection
 
 if TYPE_CHECKING:
     from sparsetrain.lightning import SparsifyModel, SparsityMonitor
@@ -48,23 +50,24 @@ __all__ = [
     "SSTE",
     "STE",
     "Activation24",
+    "Part",
     "Report",
     "Schedule",
+    "Selection",
     "SparseLinear",
     "SparseMlp",
     "SparsifyModel",
     "Sparsity",
     "SparsityMonitor",
+    "attach",
     "count_tokens",
-    "decay_pruned_weights",
     "densify",
     "density",
     "inspect",
     "linear24",
     "load_sparse_state",
     "ops",
-    "pack_weights",
-    "release_weights",
+    "packed_once",
     "set_sparse",
     "sparse_state",
     "sparsify",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,21 +40,34 @@ class Schedule:
             raise ValueError(f"schedule.mask_every={self.mask_every}: give a whole number ≥ 1")
 
 
-def sparse_span(schedule: Schedule, total: int) -> tuple[int, int]:
+def check_total(schedule: Schedule, total: int | None) -> None:
+    """Refuse a run without an end whose schedule is in fractions of it. Raises ValueError."""
+    if total is None and (schedule.dense_warmup or schedule.dense_tail or schedule.freeze_at):
+        raise ValueError(
+            "total_steps=None: the run has no end that dense_warmup, dense_tail and freeze_at of "
+            "the schedule could be a fraction of; give the number of optimizer steps"
+        )
+    if total is not None and total < 1:
+        raise ValueError(f"total_steps={total}: give the number of optimizer steps, at least 1")
+
+
+def sparse_span(schedule: Schedule, total: int | None) -> tuple[int, int]:
     """First sparse step and first step of the dense tail, of `total` optimizer steps."""
+    if total is None:
+        return 0, sys.maxsize
     return round(schedule.dense_warmup * total), total - round(schedule.dense_tail * total)
 
 
-def phase(schedule: Schedule, step: int, total: int) -> Phase:
+def phase(schedule: Schedule, step: int, total: int | None) -> Phase:
     """The phase of optimizer step `step` (0-based) of `total`; past the end, the last one's."""
     start, stop = sparse_span(schedule, total)
-    step = min(step, total - 1)
+    step = step if total is None else min(step, total - 1)
     if step < start:
         return "dense_warmup"
     return "sparse" if step < stop else "dense_tail"
 
 
-def mask_due(schedule: Schedule, step: int, total: int) -> bool:
+def mask_due(schedule: Schedule, step: int, total: int | None) -> bool:
     """Whether the masks are chosen anew before optimizer step `step`.
 
     Dense phases keep a virtual mask at the same pace, so that its flip rate can be watched.
@@ -61,5 +75,11 @@ def mask_due(schedule: Schedule, step: int, total: int) -> bool:
     start, _ = sparse_span(schedule, total)
     if step in (0, start):
         return True
-    freeze = total if schedule.freeze_at is None else round(schedule.freeze_at * total)
-    return step % schedule.mask_every == 0 and step < freeze
+    return step % schedule.mask_every == 0 and not frozen(schedule, step, total)
+
+
+def frozen(schedule: Schedule, step: int, total: int | None) -> bool:
+    """Whether masks stay as they are from optimizer step `step` on."""
+    if schedule.freeze_at is None:
+        return False
+    return step >= (0 if total is None else round(schedule.freeze_at * total))

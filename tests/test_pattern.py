@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsetrain.pattern import NM
+from sparsetrain.patterns import NM
 
 
 def test_the_default_is_two_of_four_at_density_one_half():

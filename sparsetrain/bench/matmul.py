@@ -13,7 +13,7 @@ from sparsetrain.bench.matmul_peers import Contender, usable_peers
 from sparsetrain.bench.products import Product, Shape
 from sparsetrain.bench.sparsify import NO_KERNEL, has_kernel
 from sparsetrain.bench.timing import Clock, Run, Times, measure
-from sparsetrain.choice import Config, Problem, tile_names
+from sparsetrain.products import Config, Problem, tile_names
 
 NATIVE = "sparsetrain"
 DENSE = "cublas"

@@ -14,7 +14,7 @@ from sparsetrain.bench.matmul import no_kernel, why_wrong
 from sparsetrain.bench.matmul_peers import cusparselt_call
 from sparsetrain.bench.products import Product, Shape, problem_of
 from sparsetrain.bench.timing import Clock, Run, Times, measure
-from sparsetrain.choice import Choice, Problem
+from sparsetrain.products import Choice, Problem
 
 TOKENS = (64, 65536)
 FEATURES = (256, 16384)

@@ -122,10 +122,10 @@ def _start(
     """The variant of a copy of the block; or why its results are wrong."""
     model = copy.deepcopy(block)
     report = prepare(model, variant, setting.engine, tensors[0])
-    step = MlpStep(model, compiled(model, variant, setting.mode), report is not None, *tensors)
+    step = MlpStep(model, compiled(model, variant, setting.mode), *tensors)
     reference = copy.deepcopy(block)
     prepare(reference, variant, "masked")
-    error = _error(step, MlpStep(reference, reference, False, *tensors))
+    error = _error(step, MlpStep(reference, reference, *tensors))
     chooses = variant.sparsity is not None and variant.sparsity.activation is not None
     bound = ERROR_OF_CHOICE if chooses else ERROR
     if not error <= bound:
@@ -149,10 +149,10 @@ def _start_peer(
             # Graph breaks are allowed: a peer may need them.
             mode = None if setting.mode == "default" else setting.mode
             forward = torch.compile(model, mode=mode) if runs == "compiled" else model
-            step = MlpStep(model, forward, False, *tensors)
+            step = MlpStep(model, forward, *tensors)
             reference = copy.deepcopy(block)
             reference.mlp.act = model.mlp.act
-            error = _error(step, MlpStep(reference, reference, False, *tensors))
+            error = _error(step, MlpStep(reference, reference, *tensors))
             if error <= ERROR_OF_PEER:
                 return _Ready(step, runs, error, {})
             reasons[runs] = f"wrong result: {error:.2f} from dense, where {ERROR_OF_PEER} may be"

@@ -15,7 +15,7 @@ from sparsetrain.bench.report import write_content
 from sparsetrain.bench.rounds import TOTAL
 from sparsetrain.bench.step_report import bar, milliseconds
 
-PARTS = ("pack", "forward", "backward")
+PARTS = ("forward", "backward")
 
 LEGEND = """\
 ms, medians, of fc1, activation, fc2 and their backward, gradient of the input included; float32

@@ -1,7 +1,6 @@
 """An MLP and its backward, in parts: all six products run.
 
-pack       the 2:4 weights (st.pack_weights); dense: no such part, its cast is in the forward
-forward    y = act(x w1.T + b1) w2.T + b2, under bfloat16 autocast
+forward    y = act(x w1.T + b1) w2.T + b2, under bfloat16 autocast; 2:4 weights are packed in it
 backward   gradients of x, weights and biases, each new
 
 T tokens   d features in and out   h hidden features
@@ -12,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-import sparsetrain as st
 from sparsetrain.bench.rounds import Parts, run_parts
 from sparsetrain.bench.variants import Forward
 
@@ -44,18 +42,15 @@ class Block(nn.Module):
 class MlpStep:
     """A block with an input and a gradient that stay on the device; `parts` is what a step does.
 
-    forward: the block, or what torch.compile made of it. packs: it is 2:4 and ours.
+    forward: the block, or what torch.compile made of it.
     x: bfloat16 [T, d], requires grad; grad: bfloat16 [T, d].
     """
 
-    def __init__(
-        self, block: nn.Module, forward: Forward, packs: bool, x: Tensor, grad: Tensor
-    ) -> None:
+    def __init__(self, block: nn.Module, forward: Forward, x: Tensor, grad: Tensor) -> None:
         self.block, self.forward, self.x, self.grad = block, forward, x, grad
         self._nothing = torch.zeros(())
         self.y = self._nothing
-        pack = {"pack": self._pack} if packs else {}
-        self.parts: Parts = {**pack, "forward": self._forward, "backward": self._backward}
+        self.parts: Parts = {"forward": self._forward, "backward": self._backward}
 
     def run(self) -> None:
         run_parts(self.parts)
@@ -74,10 +69,6 @@ class MlpStep:
         """Let go of y and the gradients."""
         self.y, self.x.grad = self._nothing, None
         self.block.zero_grad(set_to_none=True)
-
-    def _pack(self) -> None:
-        with self._autocast():
-            st.pack_weights(self.block)
 
     def _forward(self) -> None:
         torch.compiler.cudagraph_mark_step_begin()

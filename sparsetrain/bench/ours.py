@@ -10,8 +10,8 @@ from torch import Tensor
 from sparsetrain import ops
 from sparsetrain.bench.candidate import Candidate, Layout
 from sparsetrain.bench.peers import APPLY, TILE
-from sparsetrain.pattern import RULES
 from sparsetrain.reference.masks24 import unpack_bits
+from sparsetrain.select import RULES
 
 OPS = (
     "sparsify24",

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain import ops
-from sparsetrain.choice import BLayout, Problem
+from sparsetrain.products import BLayout, Problem
 from sparsetrain.reference.pack24 import padded_rows
 
 SAMPLES = 512

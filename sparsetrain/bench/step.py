@@ -108,7 +108,7 @@ def _start(
     model = copy.deepcopy(model)
     report = prepare(model, variant, setting.engine, batch[0])
     forward = compiled(model, variant, setting.mode)
-    step = TrainStep(model, forward, report is not None, *batch)
+    step = TrainStep(model, forward, *batch)
     losses: list[float] = []
     for _ in range(_FIRST_STEPS):
         step.run()

@@ -15,7 +15,7 @@ from sparsetrain.bench.rounds import TOTAL
 from sparsetrain.bench.step_rows import Result, Row
 from sparsetrain.bench.timing import Times
 
-PARTS = ("pack", "forward", "backward", "optimizer")
+PARTS = ("forward", "backward", "optimizer")
 
 LEGEND = """\
 ms, medians: pack: every 2:4 weight under its mask, which was chosen once, before; forward: model

@@ -1,7 +1,6 @@
 """One training step of a vision transformer, in parts.
 
-pack        every 2:4 weight, once per optimizer step (st.pack_weights); dense: no such part
-forward     model and cross-entropy, under bfloat16 autocast
+forward     model and cross-entropy, under bfloat16 autocast; 2:4 weights are packed in it
 backward
 optimizer   fused AdamW on float32 parameters, then gradients set to None
 """
@@ -12,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import sparsetrain as st
 from sparsetrain.bench.rounds import Parts, run_parts
 from sparsetrain.bench.variants import Forward
 
@@ -22,19 +20,15 @@ _LR = 1e-4
 class TrainStep:
     """A model, its optimizer and a batch that stays on the device; `parts` is what a step does.
 
-    forward: the model, or what torch.compile made of it. packs: it has 2:4 weights.
+    forward: the model, or what torch.compile made of it.
     images: float32 [B, 3, H, W]; labels: int64 [B]. loss: float32 scalar of the last step.
     """
 
-    def __init__(
-        self, model: nn.Module, forward: Forward, packs: bool, images: Tensor, labels: Tensor
-    ) -> None:
+    def __init__(self, model: nn.Module, forward: Forward, images: Tensor, labels: Tensor) -> None:
         self.model, self.forward, self.images, self.labels = model, forward, images, labels
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=_LR, fused=True)
         self.loss = torch.zeros(())
-        pack = {"pack": self._pack} if packs else {}
         self.parts: Parts = {
-            **pack,
             "forward": self._forward,
             "backward": self._backward,
             "optimizer": self._update,
@@ -42,10 +36,6 @@ class TrainStep:
 
     def run(self) -> None:
         run_parts(self.parts)
-
-    def _pack(self) -> None:
-        with self._autocast():
-            st.pack_weights(self.model)
 
     def _forward(self) -> None:
         torch.compiler.cudagraph_mark_step_begin()

@@ -18,7 +18,7 @@ from sparsetrain.bench.matmul import why_wrong
 from sparsetrain.bench.matmul_peers import usable_peers
 from sparsetrain.bench.products import Product
 from sparsetrain.bench.timing import Clock, Run, measure
-from sparsetrain.choice import Config, Entry, Problem
+from sparsetrain.products import Config, Entry, Problem
 
 Stages = tuple[tuple[int, int], ...]
 """Rounds that are timed, and how many configs go on: of each stage."""

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import sparsetrain as st
-from sparsetrain.autograd import Engine
 from sparsetrain.nn import Report, SquaredReLU, grouped
-from sparsetrain.nn.mlp import is_mlp
+from sparsetrain.nn.structure import is_mlp
+from sparsetrain.products import Engine
 
 Forward = Callable[[Tensor], Tensor]
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]

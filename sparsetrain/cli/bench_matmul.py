@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sparsetrain import choice
+from sparsetrain import products as choice
 from sparsetrain.bench.environment import environment
 from sparsetrain.bench.matmul import SHAPES, Row, bench_product
 from sparsetrain.bench.matmul_auto import AutoRow, bench_auto, draw
@@ -27,7 +27,6 @@ from sparsetrain.bench.products import PRODUCTS, Shape, make_product
 from sparsetrain.bench.roofline import draw_roofline, figure_class
 from sparsetrain.bench.sparsify import copy_rate
 from sparsetrain.bench.timing import Clock, cuda_clocks
-from sparsetrain.choice.problem import DTYPES
 from sparsetrain.cli.bench_words import (
     check_name,
     cuda_device,
@@ -39,6 +38,7 @@ from sparsetrain.cli.bench_words import (
     split_list,
 )
 from sparsetrain.cli.show import console, relative, show_lines, show_values
+from sparsetrain.products.problem import DTYPES
 
 _KEYS = ("shapes", "products", "dtype", "rounds", "peers", "json", "picture", "random", "seed")
 _ONLY_SHAPES = ("shapes", "peers", "picture")

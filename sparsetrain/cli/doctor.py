@@ -9,12 +9,12 @@ import platform
 import torch
 
 from sparsetrain import native
-from sparsetrain.choice import load_table
 from sparsetrain.cli.show import console, show_values
 from sparsetrain.lightning.attention import load_memory_efficient_attention
 from sparsetrain.lightning.loggers import has_key
 from sparsetrain.nn.engine import sm, why_not_native
 from sparsetrain.nn.flops import dense_peak_flops
+from sparsetrain.products import load_table
 from sparsetrain.recipe import data_folder, recipe_names
 
 

@@ -14,7 +14,7 @@ from sparsetrain.cli.overrides import split_word
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.show import relative, show_values
 from sparsetrain.nn import SparseLinear, densify, set_sparse, sparse_linears
-from sparsetrain.pattern import NM
+from sparsetrain.patterns import NM
 from sparsetrain.recipe import nearest
 
 _KEYS = ("checkpoint", "format", "out", "prune")

@@ -13,7 +13,13 @@ from sparsetrain.bench.matmul import geometric_mean
 from sparsetrain.bench.products import PRODUCTS, Shape, make_product, problem_of
 from sparsetrain.bench.timing import cuda_clocks
 from sparsetrain.bench.tune import Tuned, tune_product
-from sparsetrain.choice import (
+from sparsetrain.cli.bench_matmul import parse as parse_bench
+from sparsetrain.cli.check import check
+from sparsetrain.cli.overrides import split_word, take, with_recipe_file
+from sparsetrain.cli.show import console, relative, show_lines, show_values
+from sparsetrain.cli.tune_layers import Named, products_of_recipe
+from sparsetrain.nn.engine import why_not_native
+from sparsetrain.products import (
     Table,
     install,
     load_table,
@@ -23,12 +29,6 @@ from sparsetrain.choice import (
     tile_names,
     write_table,
 )
-from sparsetrain.cli.bench_matmul import parse as parse_bench
-from sparsetrain.cli.check import check
-from sparsetrain.cli.overrides import split_word, take, with_recipe_file
-from sparsetrain.cli.show import console, relative, show_lines, show_values
-from sparsetrain.cli.tune_layers import Named, products_of_recipe
-from sparsetrain.nn.engine import why_not_native
 from sparsetrain.recipe import compose, nearest
 
 _KEYS = ("recipe", "shapes", "dtype", "rounds")

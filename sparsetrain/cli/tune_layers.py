@@ -63,7 +63,7 @@ def _of_weight(sparsity: Sparsity) -> Iterable[str]:
     method = sparsity.weight
     assert method is not None, "only then a linear layer is converted"
     yield "W24 forward"
-    if method.rule != "row" and not isinstance(method, SSTE):
+    if sparsity.selection.both and not isinstance(method, SSTE):
         yield "W24 dX"
     if method.mvue:
         yield "dz24 dW"

@@ -1,11 +1,10 @@
 """Training methods: one file each, a frozen type, what it computes, and a card."""
 
 from sparsetrain.methods.activation24 import Activation24
-from sparsetrain.methods.gelu_mlp import GeluMlp
 from sparsetrain.methods.s_ste import SSTE
 from sparsetrain.methods.sr_ste import SRSTE, add_pruned_decay
 from sparsetrain.methods.ste import STE
 
 WeightMethod = STE | SRSTE | SSTE
 
-__all__ = ["SRSTE", "SSTE", "STE", "Activation24", "GeluMlp", "WeightMethod", "add_pruned_decay"]
+__all__ = ["SRSTE", "SSTE", "STE", "Activation24", "WeightMethod", "add_pruned_decay"]

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsetrain.autograd import Engine, Packed, pack_soft_linear24, packed_soft_linear24
 from sparsetrain.ops import soft_threshold24
-from sparsetrain.pattern import Rule
+from sparsetrain.products import BOTH, Forms, Packed, Product, pack
+from sparsetrain.select import ROW, Selection
 
 
 @dataclass(frozen=True)
@@ -28,40 +28,33 @@ class SSTE:
 
     mvue: bool = True
 
-    @property
-    def rule(self) -> Rule:
-        return "row"
-
     def pack(
         self,
         weight: Tensor,
         mask: Tensor | None,
         scale: Tensor | None,
+        selection: Selection,
+        product: Product,
         dtype: torch.dtype,
-        engine: Engine,
-        into: Packed | None = None,
+        forms: Forms = BOTH,
     ) -> Packed:
-        """The weight as `linear` multiplies it, in the dtype of the products. into: what this
-        returned before, to write into where it can."""
-        return pack_soft_linear24(weight, _known(scale), dtype, engine)
-
-    def linear(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, packed: Packed, engine: Engine
-    ) -> Tensor:
-        return packed_soft_linear24(x, weight, bias, packed, mvue=self.mvue, engine=engine)
+        """The weight as its products read it, in their dtype. The threshold makes the zeros: mask
+        and selection are not used."""
+        soft = soft_threshold24(weight, _known(scale).float())
+        return pack(soft, None, ROW, product, dtype, forms)
 
     def weight24(self, weight: Tensor, mask: Tensor, scale: Tensor | None) -> Tensor:
         """The weight that the products use, dense with zeros; S makes them, not the mask."""
         return soft_threshold24(weight, _known(scale).float())
 
-    def describe(self) -> str:
+    def describe(self, selection: Selection) -> str:
         return "2:4 weight, soft threshold, S-STE" + (", MVUE" if self.mvue else "")
 
 
 def _known(scale: Tensor | None) -> Tensor:
     if scale is None:
         raise ValueError(
-            "S-STE has no β yet, because the model was converted on the meta device; load its "
-            "weights, then call set_sparse(model, False) and set_sparse(model, True)"
+            "S-STE has no β yet, because the model was converted on the meta device: load its "
+            "weights, then call sparsetrain.attach(model, optimizer)"
         )
     return scale

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sparsetrain.methods.ste import STE
 from sparsetrain.ops import add_mask24_
+from sparsetrain.select import Selection
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,11 @@ class SRSTE(STE):
     decay: float = 2e-4
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not self.decay >= 0:
             raise ValueError(f"decay={self.decay}: λ of SR-STE must be ≥ 0")
 
-    def describe(self) -> str:
-        return super().describe().replace("STE", f"SR-STE {self.decay:g}", 1)
+    def describe(self, selection: Selection) -> str:
+        return super().describe(selection).replace("STE", f"SR-STE {self.decay:g}", 1)
 
 
 @torch.no_grad()

@@ -1,41 +1,38 @@
-"""Sparse layers, and functions that make a model sparse, undo it, and look at it."""
+"""Sparse layers, and functions that make a model sparse, undo it, train it and look at it."""
 
-from sparsetrain.nn.convert import densify, sparse_linears, sparsify
+from sparsetrain.nn.attach import Attached, attach
+from sparsetrain.nn.convert import densify, sparsify
 from sparsetrain.nn.gains import count_tokens
 from sparsetrain.nn.inspect import LayerStats, density, inspect
-from sparsetrain.nn.linear import SparseLinear
+from sparsetrain.nn.linear import SparseLinear, sparse_linears
+from sparsetrain.nn.masks import phased_layers, set_sparse, update_masks
 from sparsetrain.nn.mlp import SparseMlp, SquaredReLU
-from sparsetrain.nn.phase import (
-    AttachedDecay,
-    decay_pruned_weights,
-    load_sparse_state,
-    pack_weights,
-    release_weights,
-    set_sparse,
-    sparse_state,
-    update_masks,
-)
+from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.report import LayerReport, Report, grouped, shape_text
-from sparsetrain.nn.sparsity import Sparsity
+from sparsetrain.nn.scope import packed_once
+from sparsetrain.nn.sparsity import Part, Sparsity
+from sparsetrain.nn.state import load_sparse_state, sparse_state
 
 __all__ = [
-    "AttachedDecay",
+    "Attached",
     "LayerReport",
     "LayerStats",
+    "Part",
+    "Phase",
     "Report",
     "SparseLinear",
     "SparseMlp",
     "Sparsity",
     "SquaredReLU",
+    "attach",
     "count_tokens",
-    "decay_pruned_weights",
     "densify",
     "density",
     "grouped",
     "inspect",
     "load_sparse_state",
-    "pack_weights",
-    "release_weights",
+    "packed_once",
+    "phased_layers",
     "set_sparse",
     "shape_text",
     "sparse_linears",

@@ -17,12 +17,21 @@ from typing import Literal
 import torch
 
 from sparsetrain import native
-from sparsetrain.autograd import ATEN_FEATURES, ENGINES, Engine
-from sparsetrain.choice import Entry, Problem, install, load_table, native_configs
-from sparsetrain.choice.problem import LEAST_GAIN
 from sparsetrain.native import Library
 from sparsetrain.native.machine import Version
-from sparsetrain.nn.gains import Products, gain_of
+from sparsetrain.nn.gains import gain_of
+from sparsetrain.nn.recorded import Products
+from sparsetrain.products import (
+    ENGINES,
+    Engine,
+    Entry,
+    Problem,
+    install,
+    load_table,
+    native_configs,
+)
+from sparsetrain.products.aten import FEATURES as ATEN_FEATURES
+from sparsetrain.products.problem import LEAST_GAIN
 
 HOPPER: Version = (9, 0)
 
@@ -40,11 +49,10 @@ class Engines:
     entries: Mapping[Problem, Entry] = field(default_factory=dict)
 
     def of_layer(
-        self, name: str, *features: int, slow: str = "", products: Products | None = None
+        self, name: str, *features: int, products: Products | None = None
     ) -> tuple[Engine, str]:
         """The engine of a layer of these features, and a line that says which and why.
 
-        slow: why packing it would take longer than it gains, for `auto`.
         products: those that would be sparse, where the number of tokens is known.
         Raises ValueError where `aten` was asked for and cannot multiply them.
         """
@@ -61,7 +69,6 @@ class Engines:
             return "masked", f"masked: {self.library.reason or 'no CUDA device'}"
         engine: Engine = "aten" if self.gpu[0] == 8 else "native"
         why = obstacle if engine == "aten" else why_not_native(self.gpu, self.library)
-        why = why or slow
         if why:
             return "masked", f"masked: {why}"
         if engine == "native" and products:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsetrain.nn.linear import SparseLinear
-from sparsetrain.nn.mlp import SparseMlp
+from sparsetrain.nn.phase import all_dense
 
 # Dense bf16 tensor-core FLOP/s from the vendors' datasheets (SXM parts where they differ).
 _PEAKS = {
@@ -40,15 +39,10 @@ def training_flops_per_image(module: nn.Module, images: Tensor) -> float:
     compiled = {m: m._compiled_call_impl for m in module.modules() if m._compiled_call_impl}
     for part in compiled:
         part._compiled_call_impl = None
-    sparse = [m for m in module.modules() if isinstance(m, (SparseLinear, SparseMlp)) and m.sparse]
     modes = {part: part.training for part in module.modules()}
     module.eval()
-    for layer in sparse:
-        layer.sparse = False
-    with FlopCounterMode(display=False) as counter:
+    with all_dense(module), FlopCounterMode(display=False) as counter:
         module(images[:1])
-    for layer in sparse:
-        layer.sparse = True
     for part, mode in modes.items():
         part.training = mode
     for part, call in compiled.items():

@@ -1,9 +1,8 @@
 """What the sparse products of a layer gain over dense ones, at its number of tokens.
 
 Measured where `tune` has timed exactly that product on this machine, else expected from its sizes
-(`choice.expected_us`): in bfloat16, as which float16 takes; without the time that packing takes.
-
-Dimension key:  T tokens   I input   H hidden   O output features
+(`products.expected_us`): in bfloat16, as long as which float16 takes; without the time that packing
+takes.
 """
 
 from __future__ import annotations
@@ -15,12 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.choice import BLayout, Entry, Problem, expected_us
-from sparsetrain.choice.problem import DENSE_FLOPS_PER_US, LAUNCH_US
-from sparsetrain.reference.pack24 import padded_rows
-
-Products = dict[str, Problem]
-"""The sparse products of a layer, by what they compute."""
+from sparsetrain.products import Entry, Problem, expected_us
+from sparsetrain.products.problem import DENSE_FLOPS_PER_US, LAUNCH_US
 
 
 @dataclass(frozen=True)
@@ -30,32 +25,6 @@ class Gain:
     native_us: float
     dense_us: float
     measured: bool
-
-
-def linear_products(tokens: int, shape: tuple[int, int], *, both: bool, mvue: bool) -> Products:
-    """Of a linear layer (O, I) with a 2:4 weight (autograd/linear.py).
-
-    both: the weight is 2:4 in both orientations. mvue: grad weight is sparse as well.
-    """
-    O, I = shape  # noqa: E741
-    products = {"forward": _problem(O, tokens, I, "columns", transpose_out=True)}
-    if both:
-        products["grad input"] = _problem(I, tokens, padded_rows(O), "columns", transpose_out=True)
-    if mvue:
-        products["grad weight"] = _problem(O, I, padded_rows(tokens), "rows")
-    return products
-
-
-def mlp_products(tokens: int, shape: tuple[int, int, int]) -> Products:
-    """Of an MLP (I, H, O) whose hidden activations are the sparse operand (autograd/mlp.py)."""
-    I, H, O = shape  # noqa: E741
-    padded = padded_rows(tokens)
-    return {
-        "fc2 forward": _problem(tokens, O, H, "columns"),
-        "fc1 grad input": _problem(tokens, I, H, "rows"),
-        "fc1 grad weight": _problem(H, I, padded, "rows"),
-        "fc2 grad weight": _problem(H, O, padded, "rows", transpose_out=True),
-    }
 
 
 def gain_of(problem: Problem, entries: Mapping[Problem, Entry], multiprocessors: int) -> Gain:
@@ -100,7 +69,3 @@ def count_tokens(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
         for hook in hooks:
             hook.remove()
     return tokens
-
-
-def _problem(M: int, N: int, K: int, b_layout: BLayout, transpose_out: bool = False) -> Problem:
-    return Problem(torch.bfloat16, M, N, K, b_layout, transpose_out)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sparsetrain.nn.convert import sparse_linears
+from sparsetrain.nn.linear import sparse_linears
 from sparsetrain.nn.sharded import reshard, whole
 from sparsetrain.ops import mask24
 

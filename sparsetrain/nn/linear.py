@@ -1,4 +1,4 @@
-"""A linear layer whose weight is 2:4 in the products."""
+"""A linear layer whose weight is sparse in the products."""
 
 from __future__ import annotations
 
@@ -11,91 +11,118 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from sparsetrain.autograd import Engine, Packed, compute_dtype
+from sparsetrain.autograd import compute_dtype, packed_linear
 from sparsetrain.methods import SRSTE, SSTE, WeightMethod
-from sparsetrain.nn.packing import PackingLayer
-from sparsetrain.nn.sharded import whole
+from sparsetrain.nn.phase import Phase
+from sparsetrain.nn.sharded import is_sharded, whole
 from sparsetrain.nn.swap import with_class
+from sparsetrain.nn.watch import Watch, watched
 from sparsetrain.ops import flips24, select24
+from sparsetrain.products import BOTH, Forms, Packed, Product
 from sparsetrain.reference.soft_threshold24 import soft_scale24
+from sparsetrain.select import Selection
 
 
-class SparseLinear(PackingLayer, nn.Linear):
+class SparseLinear(nn.Linear):
     """`nn.Linear` that multiplies by a 2:4 version of its weight.
 
     The parameters are the dense layer's own, under the same names; what is sparse is made from
-    them in the forward. Made by `from_dense`, undone by `to_dense`.
+    them in each forward. Made by `from_dense`, undone by `to_dense`.
 
-    method: how the weight becomes 2:4 and what gradient it gets.
-    engine: `masked`, `native` or `aten`, see `autograd.operands`.
-    sparse: False runs the dense layer (dense phases of a schedule).
-    mask: bits [O, ceil(I/8)], or None to choose from the weight in every forward. Set by
-        `update_mask`.
-    scale: float32 [1], β of S-STE, else None.
-    flipped: mask bits that changed at the last `update_mask` (int64 scalar), or None.
+    method: what gradient the weight gets; selection: how its mask is chosen; product: what
+        multiplies it.
+    phase: whether it runs sparse now; the layers of one optimizer share it.
+    mask: bits [O, ceil(I/8)] that `update_mask` chose, or None to choose from the weight in every
+        forward. Evaluation chooses anew, so that averaged or loaded weights have masks of their
+        own, unless the masks are frozen. Loading a state dict drops it.
+    scale: float32 [1], β of S-STE, else None. flipped: mask bits that changed at the last
+        `update_mask` (int64 scalar), or None.
+    held: the weight packed for several forwards (`nn.scope`), else None.
+    watch: what the first sparse step sees of the layer (`nn.watch`), else None.
 
     mask, scale and flipped follow the module to its device but are no buffers: DDP would
     broadcast them in every forward, weight averaging would average them, and the state dict
-    must stay the dense one. `phase.sparse_state` saves them.
+    must stay the dense one. `nn.state` saves them.
     """
 
     method: WeightMethod
-    engine: Engine
-    decay_attached: bool
+    selection: Selection
+    product: Product
+    phase: Phase
     mask: Tensor | None
     scale: Tensor | None
     flipped: Tensor | None
+    held: Packed | None
+    watch: Watch | None
 
     @classmethod
-    def from_dense(cls, dense: nn.Linear, method: WeightMethod, engine: Engine) -> SparseLinear:
+    def from_dense(
+        cls,
+        dense: nn.Linear,
+        method: WeightMethod,
+        selection: Selection,
+        product: Product,
+        phase: Phase,
+    ) -> SparseLinear:
         """The sparse layer on the parameters (shared), hooks and mode of `dense`."""
         layer = with_class(dense, cls)
-        layer.method, layer.engine, layer.sparse = method, engine, True
-        layer.decay_attached, layer.flipped = False, None
-        layer.mask = layer.scale = layer.held = layer.memory = None
-        layer.held_of = layer.held_state = layer.memory_for = ()
+        layer.method, layer.selection, layer.product = method, selection, product
+        layer.phase = phase
+        layer.mask = layer.scale = layer.flipped = layer.held = layer.watch = None
         layer.start()
         return layer
 
     def to_dense(self) -> nn.Linear:
         """The dense layer on the same parameters."""
         layer = with_class(self, nn.Linear)
-        for name in (*SparseLinear.__annotations__, *PackingLayer.__annotations__):
+        for name in SparseLinear.__annotations__:
             del layer.__dict__[name]
         return layer
 
+    @property
+    def sparse(self) -> bool:
+        """Whether it runs sparse now; False in dense phases of a schedule."""
+        return self.phase.sparse
+
     def forward(self, input: Tensor) -> Tensor:
-        if not self.sparse:
+        if not self.phase.sparse:
             return F.linear(input, self.weight, self.bias)
-        self.expect_decay()
         packed = self.packed(compute_dtype(input, self.weight))
-        return self.method.linear(input, self.weight, self.bias, packed, self.engine)
+        return packed_linear(input, watched(self), self.bias, packed, mvue=self.method.mvue)
 
-    def weights(self) -> tuple[Tensor, ...]:
-        return (self.weight,)
+    def packed(self, dtype: torch.dtype, forms: Forms = BOTH) -> Packed:
+        """The weight as it is now under its mask, as products in `dtype` read it.
 
-    def masks(self) -> tuple[Tensor, ...]:
-        return () if self.mask is None else (self.mask,)
+        Raises ValueError where the weight is not whole.
+        """
+        self.expect_decay()
+        check_whole(self.weight)
+        if self.held is not None and self.held.dtype == dtype:
+            return self.held
+        return self.method.pack(
+            self.weight.detach(), self.kept, self.scale, self.selection, self.product, dtype, forms
+        )
 
-    def how(self) -> tuple[Any, ...]:
-        return self.method, self.engine
-
-    def pack(self, dtype: torch.dtype, into: Packed | None = None) -> Packed:
-        return self.method.pack(self.weight, self.mask, self.scale, dtype, self.engine, into)
+    @property
+    def kept(self) -> Tensor | None:
+        """The mask that the next forward must use; None lets it choose."""
+        return self.mask if self.training or self.phase.frozen else None
 
     @torch.no_grad()
     def start(self) -> None:
-        """What a method fixes when training starts to be sparse: β of S-STE."""
-        if isinstance(self.method, SSTE) and not self.weight.is_meta:
-            with torch.inference_mode(False), torch.no_grad():
-                self.scale = soft_scale24(whole(self.weight))
+        """What a method fixes when training starts to be sparse: β of S-STE, in its place."""
+        if not isinstance(self.method, SSTE) or self.weight.is_meta:
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            scale = soft_scale24(whole(self.weight))
+            self.scale = scale if self.scale is None else self.scale.copy_(scale)
 
     @torch.no_grad()
     def update_mask(self) -> None:
         """Choose the mask from the weight as it is now, and count what changed."""
         # Training changes it in place, which it may not with one made in inference mode.
         with torch.inference_mode(False), torch.no_grad():
-            mask = select24(whole(self.weight), self.method.rule)
+            mask = select24(whole(self.weight), self.selection.rule)
             if self.mask is None:
                 self.mask = mask
             else:
@@ -105,12 +132,11 @@ class SparseLinear(PackingLayer, nn.Linear):
     def current_mask(self) -> Tensor:
         """The mask the next forward uses (or would use, in a dense phase).
 
-        Chosen from the master weight, where `update_mask` chose none: FSDP2 with a param_dtype
-        gives the forward a rounded weight, which may hold other ties.
+        Chosen from the master weight, where none is kept: FSDP2 with a param_dtype gives the
+        forward a rounded weight, which may hold other ties.
         """
-        if self.mask is not None:
-            return self.mask
-        return select24(whole(self.weight), self.method.rule)
+        kept = self.kept
+        return select24(whole(self.weight), self.selection.rule) if kept is None else kept
 
     @torch.no_grad()
     def used_weight(self) -> Tensor:
@@ -119,26 +145,66 @@ class SparseLinear(PackingLayer, nn.Linear):
             return whole(self.weight)
         return self.method.weight24(whole(self.weight), self.current_mask(), self.scale)
 
+    def evaluated_weight(self) -> Tensor:
+        """[O, I]: what an evaluation multiplies by, whose masks are chosen anew unless frozen."""
+        training = self.training
+        self.training = False
+        try:
+            return self.used_weight()
+        finally:
+            self.training = training
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if f"{prefix}weight" in state_dict:
+            self.mask = self.flipped = None  # it was chosen from other weights
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
         for name in ("mask", "scale", "flipped"):
             value = getattr(self, name)
             # To the device only: β stays the float32 number it is in a bfloat16 model.
             setattr(self, name, None if value is None else value.to(fn(value).device))
+        self.held = None
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has a weight of its own.
+        return self.__dict__ | {"held": None, "watch": None}
 
     def extra_repr(self) -> str:
         state = "" if self.sparse else ", now dense"
-        return f"{super().extra_repr()}, {self.method.describe()}, engine={self.engine}{state}"
+        what = self.method.describe(self.selection)
+        return f"{super().extra_repr()}, {what}, engine={self.product.name}{state}"
 
     def expect_decay(self) -> None:
         """Warn where SR-STE trains without the part that lives in the optimizer step."""
-        method = self.method
-        if torch.compiler.is_compiling() or self.decay_attached or not self.training:
+        if torch.compiler.is_compiling() or self.phase.attached or not self.training:
             return
+        method = self.method
         if isinstance(method, SRSTE) and method.decay > 0 and torch.is_grad_enabled():
             warnings.warn(
                 "SR-STE's decay is not attached to an optimizer, so pruned weights will not "
-                "shrink: call sparsetrain.decay_pruned_weights(model, optimizer)",
-                stacklevel=3,
+                "shrink: call sparsetrain.attach(model, optimizer, total_steps=…)",
+                stacklevel=4,
             )
+
+
+def sparse_linears(model: nn.Module) -> dict[str, SparseLinear]:
+    """The model's sparse linear layers by name."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, SparseLinear)}
+
+
+def check_whole(weight: Tensor) -> None:
+    """Refuse a weight that is not whole in the forward. Raises ValueError."""
+    if weight.ndim != 2:
+        raise ValueError(
+            "weight: it is flat or empty in the forward, as FSDP1 and ZeRO-3 leave it; use FSDP2 "
+            "(torch.distributed.fsdp.fully_shard)"
+        )
+    if is_sharded(weight):
+        raise ValueError(
+            "weight: it is a DTensor in the forward, and products need it whole: give fully_shard "
+            "the block and not the linears of an MLP, call the model that was given to it, and use "
+            "no tensor parallelism"
+        )

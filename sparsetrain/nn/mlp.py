@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsetrain.autograd import Engine, Packed, compute_dtype
-from sparsetrain.methods import Activation24, GeluMlp
-from sparsetrain.nn.linear import SparseLinear
-from sparsetrain.nn.packing import PackingLayer
-from sparsetrain.nn.sharded import is_wrapped
+from sparsetrain.autograd import compute_dtype, packed_gelu_mlp, packed_squared_relu_mlp
+from sparsetrain.methods import Activation24
+from sparsetrain.nn.linear import SparseLinear, check_whole
+from sparsetrain.nn.phase import Phase
+from sparsetrain.nn.structure import why_apart
 from sparsetrain.nn.swap import with_class
-from sparsetrain.pattern import Rule
+from sparsetrain.nn.watch import watched
+from sparsetrain.products import BOTH, Forms, Packed, Product, unpruned
+
+FIRST, SECOND = Forms(rows=True, columns=False, dense=True), Forms(False, True, True)
+"""What the products of squared ReLU read of fc1's weight and of fc2's (autograd/mlp.py)."""
 
 
 class SquaredReLU(nn.Module):
@@ -24,20 +28,23 @@ class SquaredReLU(nn.Module):
         return F.relu(x).square()
 
 
-class SparseMlp(PackingLayer):
+class SparseMlp(nn.Module):
     """fc1, activation, fc2 as one function; timm's `Mlp` by structure.
 
     Parameters, their names and the other children are the dense module's own. With `Activation24`
     the activation becomes squared ReLU, in dense phases too; `fc1` and `fc2` may be `SparseLinear`:
-    then their masks enter the products and all six are sparse. With `GeluMlp` both are, and four
-    are sparse. In sparse phases the parameters of both are read without calling them, so forward
-    hooks put on them later do not run.
+    then all six products are sparse. With None both are, around a GELU, and four products are.
 
-    activation: what lies between; engine: see `autograd.operands`; sparse: False runs it dense.
+    The children are not called where they are plain. Where one was replaced, adapted, parametrized,
+    pruned or hooked, or drops out, the dense module's own forward runs and calls them; 2:4
+    activations then warn that they are dense.
+
+    activation: what lies between; product: what multiplies; phase: whether it runs sparse now.
     """
 
-    activation: Activation24 | GeluMlp
-    engine: Engine
+    activation: Activation24 | None
+    product: Product
+    phase: Phase
     dense_class: type[nn.Module]
     act: nn.Module
     fc1: nn.Linear
@@ -46,111 +53,76 @@ class SparseMlp(PackingLayer):
 
     @classmethod
     def from_dense(
-        cls, dense: nn.Module, activation: Activation24 | GeluMlp, engine: Engine
+        cls, dense: nn.Module, activation: Activation24 | None, product: Product, phase: Phase
     ) -> SparseMlp:
-        """The sparse MLP on the parameters (shared) of `dense`. See `why_not` for what it must
-        be."""
-        reason = why_not(dense)
-        if reason:
-            raise ValueError(f"{type(dense).__name__} cannot become a SparseMlp: {reason}")
+        """The sparse MLP on the parameters (shared) of `dense`; `structure.why_not` says what it
+        must be."""
         mlp = with_class(dense, cls)
-        mlp.activation, mlp.engine, mlp.sparse = activation, engine, True
+        mlp.activation, mlp.product, mlp.phase = activation, product, phase
         mlp.dense_class = type(dense)
-        mlp.held = mlp.memory = None
-        mlp.held_of = mlp.held_state = mlp.memory_for = ()
-        if isinstance(activation, Activation24):
+        if activation is not None:
             mlp._modules["act"] = SquaredReLU()
         return mlp
 
     def to_dense(self) -> nn.Module:
         """The dense module on the same parameters. It keeps the activation it was trained with."""
         mlp = with_class(self, self.dense_class)
-        for name in ("activation", "engine", "dense_class", *PackingLayer.__annotations__):
+        for name in ("activation", "product", "phase", "dense_class"):
             del mlp.__dict__[name]
         return mlp
 
+    @property
+    def sparse(self) -> bool:
+        """Whether it runs sparse now; False in dense phases of a schedule."""
+        return self.phase.sparse
+
     def forward(self, x: Tensor) -> Tensor:
-        if not self.sparse:
-            y = self.fc2(self.act(self.fc1(x)))
+        if not self.phase.sparse:
+            return self.dense_class.forward(self, x)
+        why = why_apart(self, SquaredReLU if self.activation is not None else nn.GELU)
+        if why:
+            if self.activation is not None:
+                warnings.warn(
+                    f"hidden activations stay dense: {why}; undo that, or exclude the MLP from "
+                    "the activation",
+                    stacklevel=2,
+                )
+            return self.dense_class.forward(self, x)
+        fc1, fc2 = self.fc1, self.fc2
+        dtype = compute_dtype(x, fc1.weight)
+        weights = _weight(fc1), fc1.bias, _weight(fc2), fc2.bias
+        if self.activation is None:
+            assert isinstance(fc1, SparseLinear), "why_apart looks"
+            assert isinstance(fc2, SparseLinear), "why_apart looks"
+            packed1, packed2 = fc1.packed(dtype), fc2.packed(dtype)
+            y = packed_gelu_mlp(
+                x, *weights, packed1, packed2, approximate=getattr(self.act, "approximate", "none")
+            )
         else:
-            fc1, fc2 = self.fc1, self.fc2
-            for fc in (fc1, fc2):
-                if isinstance(fc, SparseLinear):
-                    fc.expect_decay()
-            packed = self.packed(compute_dtype(x, fc1.weight))
-            y = self.activation.mlp(
-                x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, packed, self.engine
+            packed1, packed2 = self._packed(fc1, dtype, FIRST), self._packed(fc2, dtype, SECOND)
+            y = packed_squared_relu_mlp(
+                x, *weights, packed1, packed2, selection=self.activation.selection
             )
         return self.drop2(y) if hasattr(self, "drop2") else y
 
-    def weights(self) -> tuple[Tensor, Tensor]:
-        return self.fc1.weight, self.fc2.weight
+    def forms(self, linear: nn.Linear) -> Forms:
+        """What the products read of the weight of fc1 or fc2."""
+        if self.activation is None:
+            return BOTH
+        return FIRST if linear is self.fc1 else SECOND
 
-    def masks(self) -> tuple[Tensor, ...]:
-        linears = [fc for fc in (self.fc1, self.fc2) if isinstance(fc, SparseLinear)]
-        return tuple(mask for linear in linears for mask in linear.masks())
-
-    def how(self) -> tuple[Any, ...]:
-        dense = [_mask_of(fc) is None for fc in (self.fc1, self.fc2)]
-        return self.activation, self.engine, *dense
-
-    def pack(self, dtype: torch.dtype, into: Packed | None = None) -> Packed:
-        w1, w2 = self.weights()
-        if isinstance(self.activation, GeluMlp):  # which knows the rule of masks that are not kept
-            mask1, mask2 = _kept_mask(self.fc1), _kept_mask(self.fc2)
-            return self.activation.pack(w1, w2, mask1, mask2, dtype, self.engine, into)
-        masks = _mask_of(self.fc1), _mask_of(self.fc2)
-        return self.activation.pack(w1, w2, *masks, dtype, self.engine, into)
+    def _packed(self, linear: nn.Linear, dtype: torch.dtype, forms: Forms) -> Packed:
+        if isinstance(linear, SparseLinear) and linear.sparse:
+            return linear.packed(dtype, forms)
+        check_whole(linear.weight)
+        return unpruned(linear.weight.detach(), self.product, dtype)
 
     def extra_repr(self) -> str:
+        what = "2:4 weights and GELU as one"
+        what = what if self.activation is None else self.activation.describe()
         state = "" if self.sparse else ", now dense"
-        return f"{self.activation.describe()}, engine={self.engine}{state}"
+        return f"{what}, engine={self.product.name}{state}"
 
 
-def is_mlp(module: nn.Module) -> bool:
-    """Whether the module has the children of timm's `Mlp`: fc1, act, fc2."""
-    return all(isinstance(getattr(module, n, None), nn.Module) for n in ("fc1", "act", "fc2"))
-
-
-def why_not(module: nn.Module) -> str | None:
-    """Why a module with the children of an MLP cannot be one function; None if it can."""
-    if not is_mlp(module):
-        return "it has no children fc1, act and fc2"
-    if is_wrapped(module):
-        return "it was itself given to fully_shard: call sparsify before"
-    fc1, fc2 = module.fc1, module.fc2
-    plain = {type(fc1), type(fc2)} <= {nn.Linear, SparseLinear}
-    if not (plain and isinstance(fc1, nn.Linear) and isinstance(fc2, nn.Linear)):
-        return f"fc1 is {type(fc1).__name__} and fc2 {type(fc2).__name__}, not plain nn.Linear"
-    if fc1.out_features != fc2.in_features:
-        return "it is gated (fc1 gives more features than fc2 takes)"
-    known = {"fc1", "act", "drop1", "norm", "fc2", "drop2", "drop"}
-    others = [name for name, _ in module.named_children() if name not in known]
-    if others:
-        return f"it has further children: {', '.join(others)}"
-    if not isinstance(getattr(module, "norm", nn.Identity()), nn.Identity):
-        return "it normalizes between act and fc2"
-    for name in ("drop1", "drop"):
-        if getattr(getattr(module, name, None), "p", 0.0):
-            return f"it drops out between act and fc2 ({name}.p > 0)"
-    for name in ("fc1", "act", "drop1", "norm", "drop", "fc2"):
-        child = getattr(module, name, None)
-        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-        if any(getattr(child, kind, None) for kind in kinds):
-            return f"{name} has hooks, which would not run"
-    bad = [f for f in (fc1.in_features, fc1.out_features, fc2.out_features) if f % 4]
-    if bad:
-        return f"{bad[0]} features are not a multiple of 4"
-    return None
-
-
-def _mask_of(linear: nn.Linear) -> Tensor | Rule | None:
-    """The mask of its weight, or the rule of one to be chosen if none is kept; None for a dense
-    weight."""
-    if not isinstance(linear, SparseLinear) or not linear.sparse:
-        return None
-    return linear.method.rule if linear.mask is None else linear.mask
-
-
-def _kept_mask(linear: nn.Linear) -> Tensor | None:
-    return linear.mask if isinstance(linear, SparseLinear) else None
+def _weight(linear: nn.Linear) -> Tensor:
+    return watched(linear) if isinstance(linear, SparseLinear) else linear.weight

@@ -1,48 +1,124 @@
-"""Why a linear layer cannot have 2:4 weights."""
+"""Why a linear layer cannot have sparse weights, where that is known beforehand."""
 
 from __future__ import annotations
 
-from torch import nn
+import inspect
+import re
+from collections.abc import Iterator
+from functools import cache
 
-from sparsetrain.methods import WeightMethod
+from torch import Tensor, nn
 
+from sparsetrain.methods import STE
+from sparsetrain.nn.sharded import is_sharded
+from sparsetrain.nn.sparsity import Part
 
-def weight_obstacles(
-    model: nn.Module, linears: dict[str, nn.Linear], method: WeightMethod | None
-) -> dict[str, str]:
-    """Why a linear layer cannot have 2:4 weights, by name."""
-    obstacles = {}
-    for name, linear in linears.items():
-        parent_name, _, child = name.rpartition(".")
-        bypass = _bypass(model.get_submodule(parent_name), child)
-        features = {"in_features": linear.in_features}
-        # The MVUE op wants whole groups of features too.
-        if method is not None and (method.rule != "row" or method.mvue):
-            features["out_features"] = linear.out_features
-        odd = [f"{k}={v}" for k, v in features.items() if v % 4]
-        if not name:
-            obstacles[name] = "it is the model itself: wrap it in another module"
-        elif bypass is not None:
-            obstacles[name] = bypass
-        elif type(linear) is not nn.Linear:
-            obstacles[name] = f"{type(linear).__name__} is not a plain nn.Linear"
-        elif odd:
-            obstacles[name] = f"{', '.join(odd)} is not a multiple of 4"
-        elif not linear.weight.is_floating_point():
-            obstacles[name] = f"its weight is {linear.weight.dtype}"
-    return obstacles
+_HARMLESS = "dtype|device|shape|size|requires_grad|is_cuda|ndim|numel"
+_LEAST_FEATURES = 4  # of the input of an MLP; coordinates have two or three
 
 
-def _bypass(parent: nn.Module, child: str) -> str | None:
-    """That a module uses the weight of a linear child without calling it; None if it calls it."""
-    name = f"{type(parent).__name__} reads its weight without calling it"
-    if isinstance(parent, nn.MultiheadAttention):
-        return name
-    if isinstance(parent, nn.TransformerEncoderLayer) and child in ("linear1", "linear2"):
-        fused = parent.self_attn.batch_first and parent.activation_relu_or_gelu
-        return f"{name} in eval mode (batch_first=True)" if fused else None
-    # timm's BEiT, EVA and Swin v2 put a bias together and call F.linear.
-    separate = getattr(parent, "qkv_bias_separate", False)
-    if child == "qkv" and getattr(parent, "q_bias", None) is not None and not separate:
-        return f"{name}, to add q_bias and v_bias"
+def weight_obstacle(model: nn.Module, name: str, linear: nn.Linear, part: Part) -> str | None:
+    """Why the weight of a linear layer cannot be sparse as `part` says; None if it can."""
+    parent = model.get_submodule(name.rpartition(".")[0])
+    features = {"in_features": linear.in_features}
+    # The MVUE op wants whole groups of features too.
+    if part.weight is not None and (part.weight.mvue or _both(part)):
+        features["out_features"] = linear.out_features
+    odd = [f"{k}={v}" for k, v in features.items() if v % 4]
+    if not name:
+        return "it is the model itself: wrap it in another module"
+    if bypass := _bypass(model, name):
+        return bypass
+    if "weight" not in linear._parameters:
+        return "its weight is computed by a hook (weight_norm, spectral_norm, pruning)"
+    if type(linear) is not nn.Linear:
+        return f"{type(linear).__name__} is not a plain nn.Linear"
+    if "forward" in linear.__dict__:
+        return "its forward was replaced on the instance (torch.compile, accelerate or a patch)"
+    if _is_adapter(model, name):
+        return "it is a factor of an adapter"
+    if _takes_coordinates(parent):
+        return "its MLP takes coordinates (a position bias)"
+    if odd:
+        return f"{', '.join(odd)} is not a multiple of 4"
+    if not linear.weight.is_floating_point():
+        return f"its weight is {linear.weight.dtype}"
     return None
+
+
+def tied_weights(model: nn.Module) -> dict[str, list[str]]:
+    """For each module with a `weight` that others share, whole or in part, their names."""
+    spans: dict[int, list[tuple[int, int, str]]] = {}
+    for name, module in model.named_modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None and not is_sharded(parameter):
+                owner = name if key == "weight" else f"{name}.{key}"
+                start, stop, storage = _span(parameter)
+                spans.setdefault(storage, []).append((start, stop, owner))
+    tied: dict[str, list[str]] = {}
+    for users in spans.values():
+        for start, stop, owner in users:
+            others = [o for b, e, o in users if o != owner and b < stop and start < e]
+            if others:
+                tied[owner] = others
+    return tied
+
+
+def _span(parameter: Tensor) -> tuple[int, int, int]:
+    """Its first element, the one past its last, and the storage they lie in."""
+    if parameter.is_meta or parameter.numel() == 0:
+        return 0, 1, -id(parameter)
+    last = sum((n - 1) * s for n, s in zip(parameter.shape, parameter.stride(), strict=True))
+    start = int(parameter.storage_offset())
+    return start, start + int(last) + 1, parameter.untyped_storage().data_ptr()
+
+
+def _both(part: Part) -> bool:
+    return isinstance(part.weight, STE) and part.selection.both
+
+
+def _bypass(model: nn.Module, name: str) -> str | None:
+    """That a module uses the weight of a linear below it without calling it."""
+    for ancestor, path in _ancestors(model, name):
+        reads = f"{type(ancestor).__name__} reads its weight without calling it"
+        if isinstance(ancestor, nn.TransformerEncoderLayer):
+            if path in ("linear1", "linear2"):
+                fused = ancestor.self_attn.batch_first and ancestor.activation_relu_or_gelu
+                return f"{reads} in eval mode (batch_first=True)" if fused else None
+        elif isinstance(ancestor, nn.MultiheadAttention):
+            return reads
+        elif path == "qkv" and getattr(ancestor, "qkv_bias_separate", False):
+            continue  # timm's, which then calls it
+        elif path in _read_paths(type(ancestor)):
+            return reads
+    return None
+
+
+@cache
+def _read_paths(kind: type[nn.Module]) -> set[str]:
+    """Children whose weights the forward of a class reads, by its source: `self.qkv.weight`."""
+    try:
+        source = inspect.getsource(kind.forward)
+    except (OSError, TypeError):
+        return set()  # without sources the first sparse step tells
+    return set(re.findall(rf"self\.([\w.]+)\.weight\b(?!\.(?:{_HARMLESS})\b)", source))
+
+
+def _ancestors(model: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
+    """The modules above a layer, nearest first, and its name in each."""
+    parts = name.split(".")
+    for depth in range(len(parts) - 1, -1, -1):
+        yield model.get_submodule(".".join(parts[:depth])), ".".join(parts[depth:])
+
+
+def _is_adapter(model: nn.Module, name: str) -> bool:
+    """Whether it stands beside a `base_layer`, as LoRA's factors do."""
+    return any(
+        "base_layer" in ancestor._modules and path.split(".")[0] != "base_layer"
+        for ancestor, path in _ancestors(model, name)
+    )
+
+
+def _takes_coordinates(parent: nn.Module) -> bool:
+    siblings = (m for m in parent.children() if isinstance(m, nn.Linear))
+    return any(m.in_features < _LEAST_FEATURES for m in siblings)

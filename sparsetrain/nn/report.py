@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -59,3 +61,19 @@ def grouped(rows: tuple[LayerReport, ...]) -> list[tuple[LayerReport, int]]:
         key = LayerReport(".".join(parts), row.shape, row.runs, row.engine, row.reason)
         groups[key] = groups.get(key, 0) + 1
     return list(groups.items())
+
+
+def one_function_note(outcome: Mapping[str, str]) -> str:
+    """A line for the MLPs with GELU that are one function, and for each reason why others are not.
+
+    outcome: the reason by name, empty for those that are.
+    """
+    lines = []
+    for why, count in sorted(Counter(outcome.values()).items()):
+        mlps = f"{count} MLP{'' if count == 1 else 's'}"
+        lines.append(
+            f"{mlps}: fc1, GELU and fc2 not as one function, so slower: {why}."
+            if why
+            else f"{mlps}: fc1, GELU and fc2 as one function, until one of them is changed."
+        )
+    return "\n".join(lines)

@@ -1,29 +1,35 @@
-"""What a model's sparsity is: which layers, which method, when."""
+"""What is to be sparse, how and when: the description that `sparsify` follows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sparsetrain.methods import SSTE, STE, Activation24
+from sparsetrain.patterns import NM
 from sparsetrain.schedule import Schedule
+from sparsetrain.select import EXACT, ROW, Selection
 
 
 @dataclass(frozen=True)
-class Sparsity:
-    """Which layers of a model become 2:4, how, and when.
+class Part:
+    """One rule: which layers, what may be non-zero in them, how it is chosen and trained.
 
     include: globs over module names (`fnmatch`; `*` matches dots as well).
     exclude: globs taken out of those.
     weight: method for the weights of linear layers, None to leave them dense.
     activation: 2:4 hidden activations for the MLPs whose two linears are included, or None.
-    schedule: phases and mask updates, for the callback `SparsifyModel`.
+    pattern: what may be non-zero in a weight. selection: how the mask of a weight is chosen.
+
+    Raises ValueError for what does not go together.
     """
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     weight: STE | SSTE | None = field(default_factory=STE)
     activation: Activation24 | None = None
-    schedule: Schedule = field(default_factory=Schedule)
+    pattern: NM = field(default_factory=NM)
+    selection: Selection = EXACT
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
@@ -35,16 +41,44 @@ class Sparsity:
             value = getattr(self, name)
             if isinstance(value, type):
                 raise ValueError(f"{name}={value.__name__}: give an instance, {value.__name__}()")
+        if isinstance(self.weight, SSTE):
+            object.__setattr__(self, "selection", ROW)  # its threshold is of each four in a row
+        if self.pattern != NM(2, 4):
+            raise ValueError(f"pattern={self.pattern}: weights can be 2:4; use NM(2, 4)")
         if self.activation is None or self.weight is None:
             return
-        if isinstance(self.weight, SSTE) or self.weight.mvue or self.weight.rule == "row":
+        if isinstance(self.weight, SSTE) or self.weight.mvue or not self.selection.both:
             raise ValueError(
-                f"weight={self.weight} with activation={self.activation}: all six products of an "
-                "MLP need 2:4 masks in both orientations and take grad weight from the "
-                "activations; use STE or SRSTE with rule='transposable' and mvue=False"
+                f"weight={self.weight}, selection={self.selection} with "
+                f"activation={self.activation}: all six products of an MLP need 2:4 masks in both "
+                "orientations and take grad weight from the activations; use STE or SRSTE with "
+                "mvue=False and the exact selection"
             )
 
     @property
     def dense(self) -> bool:
         """Nothing is to be made sparse."""
         return self.weight is None and self.activation is None
+
+
+@dataclass(frozen=True)
+class Sparsity(Part):
+    """Which layers of a model become sparse, how, and when.
+
+    One rule, given by the fields of `Part`; or `parts`, several by name, of which the first whose
+    globs name a layer holds for it.
+    schedule: phases and mask updates, for `attach` and the callback `SparsifyModel`.
+    """
+
+    schedule: Schedule = field(default_factory=Schedule)
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+    @property
+    def rules(self) -> tuple[Part, ...]:
+        """The rules in order; one if it has no parts."""
+        return tuple(self.parts.values()) or (self,)
+
+    @property
+    def dense(self) -> bool:
+        """Nothing is to be made sparse."""
+        return all(part.weight is None and part.activation is None for part in self.rules)

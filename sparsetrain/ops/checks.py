@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from sparsetrain import native
-from sparsetrain.pattern import RULES
 from sparsetrain.reference.pack24 import PADDED, meta_shape24, padded_rows
+from sparsetrain.select import RULES
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

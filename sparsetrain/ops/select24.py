@@ -5,7 +5,7 @@ from torch import Tensor
 
 from sparsetrain.ops.checks import check_cuda, check_groups, check_rule
 from sparsetrain.ops.register import register
-from sparsetrain.pattern import Rule
+from sparsetrain.select import Rule
 from sparsetrain.reference.masks24 import select24 as reference
 
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sparsetrain.pattern import Rule
 from sparsetrain.reference.apply24 import apply24
 from sparsetrain.reference.mask24 import mask24
 from sparsetrain.reference.masks24 import select24
+from sparsetrain.reference.pack24 import pack24
+from sparsetrain.select import Rule
 
 
 def pack_into24(
@@ -19,11 +20,15 @@ def pack_into24(
     """Fill those of values, meta, values_t, meta_t (`apply24`) and dense (`mask24`) that there
     are, in their dtype. mask: bits, or None: the rule, any but "row", chooses it from x."""
     mask = select24(x_RC, rule) if mask is None else mask
-    *packed, dense = forms
-    dtypes = {form.dtype for form in (forms[0], forms[2], dense) if form is not None}
-    for dtype in dtypes:
-        for form, source in zip(packed, apply24(x_RC, mask, dtype), strict=True):
-            if form is not None:
-                form.copy_(source)
+    values, meta, values_t, meta_t, dense = forms
+    if values_t is not None:
+        packed = apply24(x_RC, mask, values_t.dtype)
+    elif values is not None:  # a mask of rows alone is enough
+        packed = pack24(x_RC.to(values.dtype), mask)
+    else:
+        packed = ()
+    for form, source in zip((values, meta, values_t, meta_t), packed, strict=False):
+        if form is not None:
+            form.copy_(source)
     if dense is not None:
         dense.copy_(mask24(x_RC, mask, 1.0, 0.0))

@@ -6,11 +6,11 @@ Dimension key:  R rows   C columns   R128 = padded_rows(R)
 import torch
 from torch import Tensor
 
-from sparsetrain.pattern import Rule
 from sparsetrain.reference.apply24 import pack_both24
 from sparsetrain.reference.flips24 import flips24
 from sparsetrain.reference.masks24 import mask_row24, pack_bits, select_mask24
 from sparsetrain.reference.pack24 import pack_rows24, pad_rows24
+from sparsetrain.select import Rule
 
 
 def sparsify24(

@@ -13,9 +13,9 @@ shares the metadata of h. (A z so small that its square is 0 in its dtype has gr
 import torch
 from torch import Tensor
 
-from sparsetrain.pattern import Rule
 from sparsetrain.reference.pack24 import pad_rows24, positions24
 from sparsetrain.reference.sparsify24 import sparsify24
+from sparsetrain.select import Rule
 
 
 def squared_relu24(z_RC: Tensor, rule: Rule) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -11,7 +11,7 @@ from ops_checks import assert_as_accurate_as_torch
 from sparsetrain.autograd import linear24, soft_linear24, squared_relu_mlp24
 from sparsetrain.autograd.aten import aten_mm
 from sparsetrain.ops import matmul24, pack24, select24, sparsify24, unpack24
-from sparsetrain.pattern import RULES
+from sparsetrain.select import RULES
 
 DTYPES = [torch.bfloat16, torch.float16]
 TOKENS = [1, 31, 64, 129]

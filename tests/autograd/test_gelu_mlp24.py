@@ -16,7 +16,7 @@ from sparsetrain.autograd import (
     packed_gelu_mlp24,
 )
 from sparsetrain.ops import select24
-from sparsetrain.pattern import RULES, Rule
+from sparsetrain.select import RULES, Rule
 from sparsetrain.reference.gelu import APPROXIMATIONS, Approximate
 
 engines = pytest.mark.parametrize("engine", PORTABLE_ENGINES)

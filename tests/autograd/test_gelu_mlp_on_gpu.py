@@ -15,7 +15,7 @@ from sparsetrain.autograd import (
     pack_gelu_mlp24,
     packed_gelu_mlp24,
 )
-from sparsetrain.pattern import RULES, Rule
+from sparsetrain.select import RULES, Rule
 from sparsetrain.reference.gelu import APPROXIMATIONS, Approximate
 
 # A thread of autograd that begins with a dense product has no CUDA context yet; PyTorch says so.

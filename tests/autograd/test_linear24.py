@@ -7,7 +7,7 @@ from autograd_checks import assert_all_as_accurate, backward, double, masked_lin
 
 from sparsetrain.autograd import PORTABLE_ENGINES, linear24
 from sparsetrain.ops import mvue24, select24, unpack24
-from sparsetrain.pattern import NM, RULES
+from sparsetrain.patterns import NM, RULES
 from sparsetrain.reference.masks24 import pack_bits, unpack_bits
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -8,7 +8,7 @@ from op_calls import OpCalls
 
 from sparsetrain.autograd import PORTABLE_ENGINES, pack_mlp24, squared_relu_mlp24
 from sparsetrain.ops import select24
-from sparsetrain.pattern import NM, RULES
+from sparsetrain.patterns import NM, RULES
 from sparsetrain.reference.masks24 import select_mask24, unpack_bits
 from sparsetrain.reference.pack24 import pad_rows24
 

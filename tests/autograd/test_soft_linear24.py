@@ -7,7 +7,7 @@ from autograd_checks import PassThrough, assert_all_as_accurate, backward, doubl
 
 from sparsetrain.autograd import PORTABLE_ENGINES, soft_linear24
 from sparsetrain.ops import mvue24, unpack24
-from sparsetrain.pattern import NM
+from sparsetrain.patterns import NM
 
 SCALE = torch.tensor([1.5])
 

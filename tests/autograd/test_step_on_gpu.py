@@ -21,7 +21,7 @@ import sparsetrain as st
 from sparsetrain.methods import WeightMethod
 from sparsetrain.nn import SparseLinear, SparseMlp, SquaredReLU
 from sparsetrain.ops import unpack24
-from sparsetrain.pattern import RULES
+from sparsetrain.select import RULES
 
 # A thread of autograd that begins with a dense product has no CUDA context yet; PyTorch says so.
 no_context = "ignore:Attempting to run cuBLAS, but there was no current CUDA context:UserWarning"

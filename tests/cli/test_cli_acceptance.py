@@ -8,7 +8,7 @@ import pytest
 from cli_helpers import environment
 from safetensors.torch import load_file
 
-from sparsetrain.pattern import NM
+from sparsetrain.patterns import NM
 
 SPARSE_LAYERS = 8  # fc1 and fc2 of four blocks
 

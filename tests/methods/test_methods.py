@@ -6,7 +6,7 @@ import torch
 from sparsetrain.autograd import linear24, soft_linear24, squared_relu_mlp24
 from sparsetrain.methods import SRSTE, SSTE, STE, Activation24, add_pruned_decay
 from sparsetrain.ops import select24
-from sparsetrain.pattern import NM, RULES
+from sparsetrain.patterns import NM, RULES
 from sparsetrain.reference.masks24 import pack_bits
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.nn import sparse_linears
-from sparsetrain.pattern import NM
+from sparsetrain.patterns import NM
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 import sparsetrain as st
 from sparsetrain.autograd import PORTABLE_ENGINES, Engine
 from sparsetrain.nn.packing import PackingLayer
-from sparsetrain.pattern import RULES
+from sparsetrain.select import RULES
 
 PACKING = (
     "pack_into24",

@@ -20,7 +20,7 @@ from sparsetrain.nn import (
     sparse_linears,
     sparsify,
 )
-from sparsetrain.pattern import NM
+from sparsetrain.patterns import NM
 
 
 def net():

@@ -16,7 +16,7 @@ from sparsetrain.autograd import PORTABLE_ENGINES, Engine, linear24, soft_linear
 from sparsetrain.methods import SRSTE, SSTE, STE, WeightMethod
 from sparsetrain.nn import SparseLinear
 from sparsetrain.ops import select24
-from sparsetrain.pattern import RULES
+from sparsetrain.select import RULES
 
 
 def dense_layer(bias=True):

@@ -15,7 +15,7 @@ from sparsetrain.autograd import PORTABLE_ENGINES, Engine, squared_relu_mlp24
 from sparsetrain.methods import SRSTE, STE, Activation24
 from sparsetrain.nn import SparseLinear, SparseMlp, SquaredReLU
 from sparsetrain.nn.mlp import why_not
-from sparsetrain.pattern import Rule
+from sparsetrain.select import Rule
 
 
 def dense_mlp(drop=0.0):

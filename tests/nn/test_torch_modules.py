@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from sparsetrain.nn import SparseLinear, Sparsity, densify, sparse_linears, sparsify
-from sparsetrain.pattern import NM
+from sparsetrain.patterns import NM
 
 
 def reasons(report):

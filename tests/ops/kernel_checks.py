@@ -14,7 +14,7 @@ from ops_checks import assert_as_accurate_as_torch
 from torch import Tensor
 
 from sparsetrain import native, ops
-from sparsetrain.pattern import Rule
+from sparsetrain.select import Rule
 from sparsetrain.reference import (
     add_mask24_,
     apply24,

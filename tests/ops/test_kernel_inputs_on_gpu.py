@@ -19,7 +19,7 @@ from test_column_sums import check_sums
 from torch import Tensor
 
 from sparsetrain import ops
-from sparsetrain.pattern import RULES
+from sparsetrain.select import RULES
 from sparsetrain.reference.masks24 import (
     PATTERNS,
     score_tiles,

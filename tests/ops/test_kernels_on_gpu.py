@@ -21,7 +21,7 @@ from kernel_checks import (
 from test_column_sums import check_sums
 
 from sparsetrain import ops
-from sparsetrain.pattern import RULES
+from sparsetrain.select import RULES
 from sparsetrain.reference.masks24 import unpack_bits
 
 pytestmark = [pytest.mark.gpu, needs_kernels]

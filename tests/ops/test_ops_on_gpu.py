@@ -7,7 +7,7 @@ from test_every_op import NAMES, PRODUCTS, calls, leaves
 from torch import Tensor
 
 from sparsetrain import ops
-from sparsetrain.pattern import RULES
+from sparsetrain.select import RULES
 
 pytestmark = pytest.mark.gpu
 

@@ -5,7 +5,7 @@ import torch
 from ops_checks import gaussian
 
 from sparsetrain.ops import mask24, pack24, select24, unpack24
-from sparsetrain.pattern import RULES
+from sparsetrain.select import RULES
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 

@@ -8,7 +8,7 @@ import torch
 from ops_checks import gaussian
 
 from sparsetrain.ops import mask24, random24
-from sparsetrain.pattern import NM
+from sparsetrain.patterns import NM
 from sparsetrain.reference.masks24 import PATTERNS, tiles24, unpack_bits
 from sparsetrain.reference.philox import DROPOUT_STREAM, MVUE_STREAM, random_words
 

@@ -5,7 +5,7 @@ import torch
 from ops_checks import assert_as_accurate_as_torch, gaussian
 
 from sparsetrain.ops import soft_threshold24
-from sparsetrain.pattern import NM
+from sparsetrain.patterns import NM
 
 ONE = torch.ones(1)
 

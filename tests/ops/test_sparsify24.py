@@ -5,7 +5,7 @@ import torch
 from ops_checks import gaussian
 
 from sparsetrain.ops import apply24, mask24, select24, sparsify24, unpack24
-from sparsetrain.pattern import RULES
+from sparsetrain.select import RULES
 from sparsetrain.reference.masks24 import unpack_bits
 from sparsetrain.reference.pack24 import nibbles24
 

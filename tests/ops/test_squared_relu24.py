@@ -5,7 +5,7 @@ import torch
 from ops_checks import assert_as_accurate_as_torch, gaussian
 
 from sparsetrain.ops import sparsify24, squared_relu24, squared_relu24_backward, unpack24
-from sparsetrain.pattern import RULES
+from sparsetrain.select import RULES
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

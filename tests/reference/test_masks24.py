@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from sparsetrain.pattern import RULES
+from sparsetrain.select import RULES
 from sparsetrain.reference.masks24 import (
     PATTERNS,
     mask_greedy24,

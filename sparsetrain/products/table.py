@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sparsetrain import native
-from sparsetrain.choice.problem import DTYPES, Config, Entry, Problem
+from sparsetrain.products.problem import DTYPES, Config, Entry, Problem
 
 FORMAT = 1
 

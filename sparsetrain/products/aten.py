@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ATEN_DTYPES = (torch.bfloat16, torch.float16)
+from sparsetrain.products.dense import HALVES
 
 FEATURES = 64
 """Features of a layer must be a multiple of this: a block of metadata is 32 rows x 64 columns, and
@@ -61,7 +61,7 @@ def aten_mm(
 
 
 def _check(values: Tensor, b_K0N: Tensor) -> None:
-    if values.dtype not in ATEN_DTYPES:
+    if values.dtype not in HALVES:
         raise ValueError(
             f'values: {values.dtype} has no product in engine="aten", which takes bfloat16 and'
             ' float16; train under torch.autocast, or with engine="masked"'

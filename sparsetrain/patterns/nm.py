@@ -1,14 +1,8 @@
-"""What a sparsity pattern is: small frozen types that the rest of the framework passes around."""
+"""n:m sparsity: at most n of every m consecutive values."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
-
-Rule = Literal["transposable", "transposable_l2", "row", "greedy"]
-"""How the kept values of a 2:4 mask are chosen; sparsetrain/reference/masks24.py defines each."""
-
-RULES: tuple[Rule, ...] = ("transposable", "transposable_l2", "row", "greedy")
 
 
 @dataclass(frozen=True)

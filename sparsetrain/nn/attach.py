@@ -1,0 +1,236 @@
+"""What a training loop adds: masks, phases and decay around `optimizer.step()`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import Self
+
+from sparsetrain.methods import SRSTE, add_pruned_decay
+from sparsetrain.nn.check import FirstStep, check_held
+from sparsetrain.nn.linear import SparseLinear
+from sparsetrain.nn.masks import phased_layers
+from sparsetrain.nn.mlp import SparseMlp
+from sparsetrain.nn.optimizers import held_by, stepping
+from sparsetrain.nn.phase import Phase
+from sparsetrain.nn.sharded import local, own_rows, reshard
+from sparsetrain.nn.state import load_sparse_state, sparse_state
+from sparsetrain.schedule import check_total
+
+Layer = SparseLinear | SparseMlp
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer],
+    *,
+    total_steps: int | None = None,
+    check: bool = True,
+) -> Attached:
+    """Have masks, phases and decay happen around an optimizer's steps; the loop stays as it is.
+
+        st.sparsify(model, sparsity)
+        optimizer = torch.optim.AdamW(model.parameters())
+        st.attach(model, optimizer, total_steps=90_000)
+
+    Give the optimizer, or several, of which each advances the layers whose weights it holds; of
+    wrappers (Lookahead, SAM, Accelerate's) the optimizer inside is taken. Parameter groups that are
+    added later are found. Call it after DDP or FSDP2 took the model, and again where optimizers are
+    made anew: it goes on from where the last one was. Attached twice, nothing happens twice.
+
+    total_steps: optimizer steps of the whole run, of which the schedule takes fractions; None for
+        a run without an end. A step that a GradScaler skips does not count.
+    check: watch the first sparse step, without compiled code, and raise RuntimeError where a weight
+        that is reported sparse is read past its layer. False trusts the model.
+
+    Raises ValueError where the model is not sparse, an optimizer cannot be hooked, or a schedule in
+    fractions meets no total_steps. A step raises RuntimeError where no attached optimizer holds a
+    weight that trains. Returns a handle; `detach()`, or leaving it as a context, undoes it.
+    """
+    layers = phased_layers(model)
+    if not layers:
+        raise ValueError("model: it has no sparse layers; call sparsify(model, …) first")
+    for schedule in {layer.phase.schedule for layer in layers}:
+        check_total(schedule, total_steps)
+    return Attached(model, stepping(optimizer), total_steps, check)
+
+
+class Attached:
+    """Optimizers that advance a sparse model, until `detach()`.
+
+    timer: a context for each choice of masks, for those that measure it.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizers: list[Optimizer], total: int | None, check: bool
+    ) -> None:
+        self.model, self.optimizers, self.total = model, optimizers, total
+        self.timer: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self._names = {module: name for name, module in model.named_modules()}
+        self._check = FirstStep(self._names) if check else None
+        self._layers: dict[Optimizer, list[Layer]] = {}
+        self._counts: dict[Optimizer, int] = {}
+        reshard(model)
+        for held in optimizers:
+            self._find(held)
+        self._hooks = [o.register_step_pre_hook(self._before) for o in optimizers]
+        self._hooks += [o.register_step_post_hook(self._after) for o in optimizers]
+
+    @property
+    def phase(self) -> Phase | None:
+        """Where the layers of the first optimizer that holds any are."""
+        return next((ls[0].phase for ls in self._layers.values() if ls), None)
+
+    @property
+    def idle(self) -> list[str]:
+        """Layers that neither ran nor received a gradient in a sparse step so far."""
+        return [] if self._check is None else self._check.idle
+
+    def progress(self, done: float | None) -> None:
+        """Say which share of the run is done, where the number of steps is only known from that: a
+        loop of its own may accumulate batches as it likes."""
+        phases = {layers[0].phase for layers in self._layers.values() if layers}
+        for phase in phases:
+            if done and phase.step:
+                phase.total = max(1, round(phase.step / done))
+
+    def state_dict(self) -> dict[str, Any]:
+        """`sparse_state` of the model."""
+        return sparse_state(self.model)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`; see `load_sparse_state`."""
+        load_sparse_state(self.model, state)
+
+    def detach(self) -> None:
+        """Undo it: phases and masks stay as they are."""
+        for hook in self._hooks:
+            hook.remove()
+        for layers in self._layers.values():
+            for layer in layers:
+                layer.phase.attached = layer.phase.loaded = False
+        if self._check is not None:
+            self._check.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.detach()
+
+    def _find(self, optimizer: Optimizer) -> None:
+        """Take over the layers whose weights the optimizer holds, and did not when last asked."""
+        self._counts[optimizer] = _size(optimizer)
+        known, held = self._layers.setdefault(optimizer, []), held_by(optimizer)
+        new = [m for m in phased_layers(self.model) if id(_weight(m)) in held and m not in known]
+        phases: dict[Phase, Phase] = {}
+        for layer in new:
+            old = layer.phase
+            if old not in phases:
+                phases[old] = known[0].phase if known else self._successor(old)
+            layer.phase = phases[old]
+        known += new
+        for old, phase in phases.items():
+            if not (old.attached or old.loaded):
+                self._enter([layer for layer in new if layer.phase is phase], phase, phase.step)
+        if self._check is not None:
+            self._check.begin(m for m in new if m.sparse and not m.phase.checked)
+
+    def _successor(self, old: Phase) -> Phase:
+        phase = Phase(old.schedule, self.total)
+        phase.attached = True
+        if old.attached or old.loaded:
+            phase.load(old.state())
+        return phase
+
+    def _own(self, optimizer: Optimizer) -> list[Layer]:
+        # A layer whose phase another attachment took is that one's.
+        layers = self._layers[optimizer]
+        return [m for m in layers if m.phase.attached and m.phase is layers[0].phase]
+
+    def _before(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        reshard(self.model)
+        if self._counts[optimizer] != _size(optimizer):
+            self._find(optimizer)
+        layers = self._own(optimizer)
+        if layers and layers[0].phase.step == 0:
+            # The weights may have been loaded, or made the same on all ranks, since.
+            self._choose(layers, layers[0].phase, first=True)
+        # Set by a GradScaler on optimizers that unscale in their own kernel.
+        scale = getattr(optimizer, "grad_scale", None)
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
+        if closure is None:
+            self._after_backward(optimizer, scale)
+            return None
+
+        def and_decay() -> Any:
+            loss = closure()
+            self._after_backward(optimizer, scale)
+            return loss
+
+        return args[:1], {"closure": and_decay}
+
+    def _after_backward(self, optimizer: Optimizer, scale: Tensor | None) -> None:
+        reshard(self.model)
+        layers = self._own(optimizer)
+        if self._check is not None and layers and not layers[0].phase.checked:
+            self._check.look()
+            check_held(self._names)
+            layers[0].phase.checked = layers[0].sparse and not self._check.idle
+        decayed = set()
+        for layer in layers:
+            if not isinstance(layer, SparseLinear) or not layer.sparse:
+                continue
+            weight, grad, method = layer.weight, layer.weight.grad, layer.method
+            # Layers that share a weight have one gradient, which decays once.
+            if grad is None or not isinstance(method, SRSTE) or id(weight) in decayed:
+                continue
+            decayed.add(id(weight))
+            mask = own_rows(layer.current_mask(), weight)
+            add_pruned_decay(local(grad), local(weight), mask, method.decay, scale)
+
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        layers, skipped = self._own(optimizer), getattr(optimizer, "found_inf", None)
+        if layers and not (skipped is not None and bool(skipped)):
+            reshard(self.model)
+            self._enter(layers, layers[0].phase, layers[0].phase.step + 1)
+
+    def _enter(self, layers: list[Layer], phase: Phase, step: int) -> None:
+        """Be in the phase of an optimizer step, with the masks that are due for its forward."""
+        begins = phase.enter(step)
+        if begins:
+            for layer in layers:
+                if isinstance(layer, SparseLinear):
+                    layer.start()
+        self._choose(layers, phase, first=step == 0)
+        if begins and step > 0 and self._check is not None and not phase.checked:
+            self._check.begin(layers)
+
+    def _choose(self, layers: list[Layer], phase: Phase, first: bool) -> None:
+        linears = [layer for layer in layers if isinstance(layer, SparseLinear)]
+        if not linears or not phase.mask_due:
+            return
+        if torch.is_anomaly_enabled():
+            bad = [self._names[m] for m in linears if bool(local(m.weight.detach()).isnan().any())]
+            if bad:
+                raise ValueError(f"step {phase.step}: weights of {', '.join(bad)} hold NaN")
+        with self.timer():
+            for layer in linears:
+                layer.update_mask()
+                layer.flipped = None if first else layer.flipped
+        phase.masks_step = phase.step
+
+
+def _weight(layer: Layer) -> Tensor:
+    return layer.fc1.weight if isinstance(layer, SparseMlp) else layer.weight
+
+
+def _size(optimizer: Optimizer) -> int:
+    return sum(len(group["params"]) for group in optimizer.param_groups)

@@ -1,0 +1,58 @@
+"""Which optimizers really step, and which layers they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+
+def stepping(optimizers: Any) -> list[Optimizer]:
+    """The optimizers inside wrappers (Lookahead, SAM, Accelerate's, Lightning's), each once.
+
+    A wrapper's own hooks do not run, or run once more than its inner optimizer steps. Raises
+    ValueError for what holds no optimizer whose step can be hooked.
+    """
+    found: list[Optimizer] = []
+    for optimizer in optimizers if isinstance(optimizers, (list, tuple)) else [optimizers]:
+        for inner in _innermost(optimizer, set()):
+            if inner not in found:
+                found.append(inner)
+    return found
+
+
+def held_by(optimizer: Optimizer) -> set[int]:
+    """The ids of the parameters in its groups."""
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+def _innermost(optimizer: Any, seen: set[int]) -> Iterable[Optimizer]:
+    seen.add(id(optimizer))
+    inner = [o for o in _attributes(optimizer) if id(o) not in seen]
+    if inner:
+        for other in inner:
+            yield from _innermost(other, seen)
+        return
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(
+            f"optimizer={type(optimizer).__name__} is no torch.optim.Optimizer and holds none: "
+            "give the one that steps the weights"
+        )
+    # Set by Optimizer.__init__, without which hooks are never called.
+    if not getattr(type(optimizer).step, "hooked", False):
+        raise ValueError(
+            f"optimizer={type(optimizer).__name__} does not run the hooks of its step: its "
+            "__init__ must call torch.optim.Optimizer.__init__; give the optimizer inside it"
+        )
+    yield optimizer
+
+
+def _attributes(optimizer: Any) -> Iterable[Optimizer]:
+    if isinstance(optimizer, nn.Module):
+        return
+    for value in vars(optimizer).values():
+        values = value.values() if isinstance(value, dict) else value
+        several = values if isinstance(value, (list, tuple, dict)) else [value]
+        yield from (other for other in several if isinstance(other, Optimizer))

@@ -1,0 +1,142 @@
+"""Whether a module computes fc2(act(fc1(x))) and nothing else, so that it can be one function."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparsetrain.nn.linear import SparseLinear
+from sparsetrain.nn.sharded import is_sharded, is_wrapped
+from sparsetrain.nn.swap import with_class
+
+_KNOWN = {"fc1", "act", "drop1", "norm", "fc2", "drop2", "drop"}
+_BETWEEN = ("fc1", "act", "drop1", "norm", "drop", "fc2")
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+def is_mlp(module: nn.Module) -> bool:
+    """Whether the module has the children of timm's `Mlp`: fc1, act, fc2."""
+    return all(isinstance(getattr(module, n, None), nn.Module) for n in ("fc1", "act", "fc2"))
+
+
+def why_not(module: nn.Module) -> str | None:
+    """Why a module with the children of an MLP cannot be one function; None if it can.
+
+    Tried on a few numbers, so that it is sure to compute fc2(act(fc1(x))) and nothing else.
+    """
+    if not is_mlp(module):
+        return "it has no children fc1, act and fc2"
+    if is_wrapped(module):
+        return "it was itself given to fully_shard: call sparsify before"
+    fc1, fc2 = module.fc1, module.fc2
+    plain = {type(fc1), type(fc2)} <= {nn.Linear, SparseLinear}
+    if not (plain and isinstance(fc1, nn.Linear) and isinstance(fc2, nn.Linear)):
+        return f"fc1 is {type(fc1).__name__} and fc2 {type(fc2).__name__}, not plain nn.Linear"
+    if fc1.out_features != fc2.in_features:
+        return "it is gated (fc1 gives more features than fc2 takes)"
+    others = [name for name, _ in module.named_children() if name not in _KNOWN]
+    if others:
+        return f"it has further children: {', '.join(others)}"
+    if not isinstance(getattr(module, "norm", nn.Identity()), nn.Identity):
+        return "it normalizes between act and fc2"
+    for name in ("drop1", "drop"):
+        if getattr(getattr(module, name, None), "p", 0.0):
+            return f"it drops out between act and fc2 ({name}.p > 0)"
+    bad = [f for f in (fc1.in_features, fc1.out_features, fc2.out_features) if f % 4]
+    if bad:
+        return f"{bad[0]} features are not a multiple of 4"
+    return _why_not_called(module) or _why_not_equal(module)
+
+
+def why_apart(module: Any, act: type[nn.Module]) -> str:
+    """Why the children of an MLP that was one function must be called now; empty if they need not.
+
+    Asked in every forward: somebody may have replaced, adapted or hooked one since. act: the
+    activation that it was made for.
+    """
+    for name in ("fc1", "fc2"):
+        child = getattr(module, name)
+        if type(child) not in (nn.Linear, SparseLinear):
+            return f"{name} is {type(child).__name__} now"
+        # What a hook computes, as weight_norm does and pruning, is no parameter any more.
+        if "weight" not in child._parameters:
+            return f"{name}.weight is computed now"
+    if type(module.act) is not act:
+        return f"act is {type(module.act).__name__} now"
+    if act is nn.GELU and not (isinstance(module.fc1, SparseLinear) and module.fc1.sparse):
+        return "fc1 is dense now"
+    if not isinstance(getattr(module, "norm", None), (nn.Identity, type(None))):
+        return f"norm is {type(module.norm).__name__} now"
+    for name in ("drop1", "drop"):
+        if module.training and getattr(getattr(module, name, None), "p", 0.0):
+            return f"{name}.p is {getattr(module, name).p} now"
+    return _why_not_called(module) or ""
+
+
+def _why_not_called(module: nn.Module) -> str | None:
+    if "forward" in module.__dict__:
+        return "its forward was replaced on the instance"
+    for name in _BETWEEN:
+        child = getattr(module, name, None)
+        if child is None:
+            continue
+        if any(getattr(child, kind, None) for kind in _HOOKS):
+            return f"{name} has hooks, which would not run"
+        if "forward" in child.__dict__:
+            return f"{name}.forward was replaced on the instance, which would not run"
+    return None
+
+
+@torch.no_grad()
+def _why_not_equal(module: Any) -> str | None:
+    """Why its forward is not that of its children, on a few numbers, in training and evaluation."""
+    if is_sharded(module.fc1.weight):
+        return "its weights are sharded"
+    modes = {part: part.training for part in module.modules()}
+    probe: Any = _real(module) if module.fc1.weight.is_meta else with_class(module, type(module))
+    for name, child in probe.named_children():
+        if isinstance(child, nn.Dropout):
+            probe._modules[name] = nn.Identity()
+    weight = probe.fc1.weight
+    try:
+        with torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
+            return _first_difference(probe, weight)
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _first_difference(probe: Any, weight: Tensor) -> str | None:
+    tried, why = 0, "its forward takes no [..., features]"
+    for shape in ((3,), (2, 3), (2, 3, 2)):
+        x = weight.new_empty(*shape, probe.fc1.in_features).normal_()
+        h = probe.act(F.linear(x, probe.fc1.weight, probe.fc1.bias))
+        expected = F.linear(h, probe.fc2.weight, probe.fc2.bias)
+        for training in (True, False):
+            try:
+                # Not called, so that its own hooks do not run; they are kept.
+                y = type(probe.train(training)).forward(probe, x)
+            except Exception as error:  # anybody's code; the report names it
+                why = f"its forward raises {type(error).__name__} for {list(x.shape)}"
+                break
+            if not isinstance(y, Tensor) or not torch.equal(y, expected):
+                return "its forward is not fc2(act(fc1(x)))"
+            tried += 1
+    return None if tried else why
+
+
+def _real(module: nn.Module) -> nn.Module:
+    """A copy of a module on the meta device, with numbers."""
+    module = copy.deepcopy(module).to_empty(device="cpu")
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return module

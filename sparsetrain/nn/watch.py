@@ -1,0 +1,79 @@
+"""The first sparse step, watched: was each converted weight used sparse, and only so?
+
+A layer that is reported sparse trains dense, in silence, where something reads its weight and does
+not call it: `F.linear(x, layer.weight)`. Its weight then receives a gradient that no sparse product
+gave. So in the first sparse step of a run each layer hands its products an alias of its weight: the
+gradient of the alias comes from the products, that of the weight from everything.
+
+Compiled code is not watched: `attach` runs the first sparse step without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sparsetrain.nn.linear import SparseLinear
+
+_TOLERANCE = 0.05
+"""Of the fingerprint of all gradients: sums in another order, of 16-bit gradients too."""
+
+
+class Watch:
+    """What one step shows of a layer. ran: its sparse product; ours: fingerprint of the gradients
+    that its products gave to the weight; total: of all that the weight received; None without."""
+
+    def __init__(self) -> None:
+        self.ran = False
+        self.ours: Tensor | None = None
+        self.total: Tensor | None = None
+        self._hook: Any = None
+
+    def through(self, weight: Tensor) -> Tensor:
+        """The weight for the products of a forward, watched."""
+        self.ran = True
+        if not (weight.requires_grad and torch.is_grad_enabled()):
+            return weight
+        if self._hook is None and weight.is_leaf:
+            self._hook = weight.register_hook(self._all)
+        alias = weight.view_as(weight)
+        alias.register_hook(self._own)
+        return alias
+
+    def stop(self) -> None:
+        """Watch no more."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = self.ours = self.total = None
+
+    def read_beside(self) -> bool:
+        """Whether the weight received more than its products gave."""
+        if self.total is None or self.ours is None:
+            return False
+        return bool((self.total - self.ours).norm() > _TOLERANCE * self.total.norm())
+
+    def _own(self, grad: Tensor) -> None:
+        self.ours = _sum(self.ours, grad)
+
+    def _all(self, grad: Tensor) -> None:
+        self.total = _sum(self.total, grad)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+
+def _sum(known: Tensor | None, grad: Tensor) -> Tensor:
+    # A row of numbers instead of a copy of the gradient: no weights that models have cancel in it.
+    signs = torch.arange(grad.shape[0], device=grad.device, dtype=torch.float32).cos()
+    fingerprint = signs @ grad.detach().float()
+    return fingerprint if known is None else known + fingerprint
+
+
+def watched(layer: SparseLinear) -> Tensor:
+    """The weight of a layer for its products; an alias while the layer is watched."""
+    if torch.compiler.is_compiling() or layer.watch is None:
+        return layer.weight
+    return layer.watch.through(layer.weight)

@@ -1,0 +1,77 @@
+"""Sparse operands and what multiplies them: the packed value, its products, the fastest way to run
+each on this machine."""
+
+from sparsetrain.products.activation import squared_relu_gradient, squared_relu_packed
+from sparsetrain.products.dense import dense_mm
+from sparsetrain.products.packed import BOTH, Forms, Packed, Spec, pack, pack_columns, unpruned
+from sparsetrain.products.problem import (
+    BLayout,
+    Choice,
+    Config,
+    Entry,
+    Problem,
+    ProductEngine,
+    choose,
+)
+from sparsetrain.products.product import (
+    ATEN,
+    ENGINES,
+    MASKED,
+    NATIVE,
+    PORTABLE,
+    Engine,
+    Product,
+    product_of,
+)
+from sparsetrain.products.table import (
+    Key,
+    Table,
+    expected_us,
+    install,
+    load_table,
+    machine_key,
+    native_configs,
+    read_table,
+    table_path,
+    tile_names,
+    write_table,
+)
+
+__all__ = [
+    "ATEN",
+    "BOTH",
+    "ENGINES",
+    "MASKED",
+    "NATIVE",
+    "PORTABLE",
+    "BLayout",
+    "Choice",
+    "Config",
+    "Engine",
+    "Entry",
+    "Forms",
+    "Key",
+    "Packed",
+    "Problem",
+    "Product",
+    "ProductEngine",
+    "Spec",
+    "Table",
+    "choose",
+    "dense_mm",
+    "expected_us",
+    "install",
+    "load_table",
+    "machine_key",
+    "native_configs",
+    "pack",
+    "pack_columns",
+    "product_of",
+    "read_table",
+    "squared_relu_gradient",
+    "squared_relu_packed",
+    "table_path",
+    "tile_names",
+    "unpruned",
+    "write_table",
+]

@@ -1,0 +1,150 @@
+"""The packed value: a sparse matrix as its products read it, which says itself what it is.
+
+Gradient functions are written on `mm`, `t_mm` and `dense` and do not ask which form is there:
+torch.compile and `save_for_backward` see a frozen spec and flat tensors.
+
+    ctx.spec = w24.spec
+    ctx.save_for_backward(x, *w24.for_t_mm().tensors)    # in the forward
+    w24 = Packed(ctx.spec, *saved)                       # in the backward
+
+Dimension key:  R rows   C columns (contracted by `mm`)   N columns of b
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsetrain.ops import empty_forms24, mask24, pack_into24, select24, unpack24
+from sparsetrain.products.dense import dense_product
+from sparsetrain.products.product import Product
+from sparsetrain.select import Selection
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a packed value is, apart from its numbers: how its zeros were chosen (None where there
+    are none), and what multiplies it."""
+
+    selection: Selection | None
+    product: Product
+
+
+class Forms(NamedTuple):
+    """Which forms to pack: rows for `mm`, columns for `t_mm`, and the dense tensor with zeros."""
+
+    rows: bool
+    columns: bool
+    dense: bool
+
+
+BOTH = Forms(rows=True, columns=True, dense=False)
+
+
+class Packed(NamedTuple):
+    """A sparse matrix x24 [R, C] in the forms that were asked for; the others are None.
+
+    values, meta        packed along its rows, for `mm` (reference/pack24.py)
+    values_t, meta_t    packed along its columns, for `t_mm`
+    dense               [R, C], zeros included
+    dense_t             [R, C] under the mask of the columns, where that is another
+    """
+
+    spec: Spec
+    values: Tensor | None = None
+    meta: Tensor | None = None
+    values_t: Tensor | None = None
+    meta_t: Tensor | None = None
+    dense: Tensor | None = None
+    dense_t: Tensor | None = None
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All but the spec, in order."""
+        return self[1:]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(t.dtype for t in (self.values, self.values_t, self.dense) if t is not None)
+
+    def mm(
+        self,
+        b_CN: Tensor,
+        bias: Tensor | None = None,
+        transpose_out: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """x24 @ b + bias [R, N], or its transpose; sparse where the rows are packed."""
+        if self.values is None or self.meta is None:
+            assert self.dense is not None, "packed for t_mm alone"
+            return dense_product(self.dense, b_CN, bias, transpose_out, dtype)
+        return self.spec.product.mm(self.values, self.meta, b_CN, bias, transpose_out, dtype)
+
+    def t_mm(
+        self, b_RN: Tensor, transpose_out: bool = False, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """x24.T @ b [C, N], or its transpose; sparse where the columns are packed."""
+        if self.values_t is not None and self.meta_t is not None:
+            mm = self.spec.product.mm
+            return mm(self.values_t, self.meta_t, b_RN, None, transpose_out, dtype)
+        dense = self.dense if self.dense_t is None else self.dense_t
+        if dense is None:
+            assert self.values is not None, "nothing is packed"
+            assert self.meta is not None, "values have metadata"
+            dense = unpack24(self.values, self.meta)
+        return dense_product(dense.T, b_RN, None, transpose_out, dtype)
+
+    def for_t_mm(self) -> Packed:
+        """The forms that `t_mm` reads, no more."""
+        if self.values_t is not None:
+            return Packed(self.spec, values_t=self.values_t, meta_t=self.meta_t)
+        if self.dense is not None or self.dense_t is not None:
+            dense = self.dense if self.dense_t is None else self.dense_t
+            return Packed(self.spec, dense=dense)
+        return Packed(self.spec, self.values, self.meta)
+
+
+def pack(
+    x_RC: Tensor,
+    mask: Tensor | None,
+    selection: Selection,
+    product: Product,
+    dtype: torch.dtype,
+    forms: Forms = BOTH,
+) -> Packed:
+    """x under its mask, rounded to `dtype` once, after the choice, in the forms asked for.
+
+    mask: bits as `ops.select24` gives them, chosen by `selection`; None chooses it here, in the
+    pass that packs where there is one. Where `product` reads a dense tensor, that is the only form.
+    Columns of a selection for rows alone are not 2:4: their products are dense.
+    """
+    product = product.in_dtype(dtype, x_RC.is_cuda)
+    spec, rule = Spec(selection, product), selection.rule
+    known = x_RC.dtype in (dtype, torch.float32)  # kernels round float32 alone
+    if mask is None and not (product.packs and known and selection.both):
+        mask = select24(x_RC, rule)
+    if not product.packs:
+        assert mask is not None, "chosen above"
+        return Packed(spec, dense=mask24(x_RC, mask, dtype=dtype))
+    x_RC = x_RC if known else x_RC.to(dtype)
+    columns = forms.columns and selection.both
+    dense = forms.dense or columns != forms.columns
+    new = empty_forms24(x_RC, dtype, rows=forms.rows, columns=columns, dense=dense)
+    pack_into24(x_RC, mask, rule if mask is None else "transposable", *new)
+    return Packed(spec, *new)
+
+
+def unpruned(x_RC: Tensor, product: Product, dtype: torch.dtype) -> Packed:
+    """x itself, as a value whose products are dense."""
+    return Packed(Spec(None, product.in_dtype(dtype, x_RC.is_cuda)), dense=x_RC.to(dtype))
+
+
+def pack_columns(values_t: Tensor, meta_t: Tensor, rows: int, product: Product) -> Packed:
+    """The value of so many rows that another op (`mvue24`) packed along its columns."""
+    spec = Spec(None, product)
+    if product.packs:
+        return Packed(spec, values_t=values_t, meta_t=meta_t)
+    return Packed(spec, dense=unpack24(values_t, meta_t)[:, :rows].T)

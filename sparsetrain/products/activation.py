@@ -44,7 +44,7 @@ def squared_relu_gradient(h24: Packed, dh_TH: Tensor) -> tuple[Packed, Tensor]:
     spec = h24.spec
     if h24.dense is None:
         assert spec.selection is not None, "h24 is 2:4"
-        packed: Any = h24.values, h24.meta, h24.values_t, h24.meta_t
+        packed: Any = h24[1:5]
         values, values_t, sums = squared_relu24_backward(dh_TH, *packed, spec.selection.rule)
         return Packed(spec, values, h24.meta, values_t, h24.meta_t), sums
     dtype, wide = dh_TH.dtype, torch.promote_types(dh_TH.dtype, torch.float32)

@@ -19,6 +19,7 @@ from sparsetrain.nn.convert import sparse_linears
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.packing import PackingLayer
+from sparsetrain.nn.saved_state import check_state
 from sparsetrain.nn.sharded import local, own_rows, reshard
 
 
@@ -164,15 +165,14 @@ def _has_state(module: nn.Module) -> bool:
 
 
 def load_sparse_state(model: nn.Module, state: dict[str, dict[str, Any]]) -> None:
-    """Restore `sparse_state`. Raises ValueError if the model's sparse layers are others."""
+    """Restore `sparse_state`.
+
+    Raises ValueError naming the layer, and changes nothing, if the model's sparse layers are others
+    or their masks and β are not what the methods of the layers can have (`saved_state.py`).
+    """
     modules: dict[str, Any] = {n: m for n, m in model.named_modules() if _has_state(m)}
     modules |= sparse_linears(model)
-    if modules.keys() != state.keys():
-        differ = sorted(modules.keys() ^ state.keys())
-        raise ValueError(
-            f"the checkpoint's sparse layers are not the model's; they differ in {differ[:5]} "
-            f"({len(differ)} in all): use the sparsity it was trained with"
-        )
+    check_state(modules, state)
     # Training updates masks in place, which it may not with tensors made in inference mode.
     with torch.inference_mode(False):
         for name, saved in state.items():

@@ -180,8 +180,6 @@ def test_a_step_that_a_grad_scaler_skips_counts_for_nothing(fused):
     assert attached.phase.step == 1
 
 
-
-
 def test_parameter_groups_added_later_are_found():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -289,7 +287,9 @@ def test_a_loop_resumes_exactly(load_first):
     else:
         st.attach(again, resumed, total_steps=8).load_state_dict(saved[2])
     run(again, resumed, 4, 8)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )
     assert st.sparse_state(again)["0"]["step"] == 8
 
 

@@ -8,7 +8,6 @@ from torch import nn
 import sparsetrain as st
 from sparsetrain.schedule import Schedule
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # dynamo
 
 

@@ -10,7 +10,7 @@ import torch
 
 from sparsetrain import native
 from sparsetrain.choice import load_table
-from sparsetrain.cli.show import console, show_values
+from sparsetrain.cli.console import console, show_values
 from sparsetrain.lightning.attention import load_memory_efficient_attention
 from sparsetrain.lightning.loggers import has_key
 from sparsetrain.nn.engine import sm, why_not_native

@@ -1,7 +1,7 @@
 """The version of the files that are written here: checkpoints and recipes.
 
 1    the first, and that of every file without a version
-2    masks are chosen by a `selection`, which was a method's `rule`; layers say at which step they are
+2    a `selection` chooses masks, which was `rule` of a method; layers say at which step they are
 """
 
 from __future__ import annotations

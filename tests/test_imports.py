@@ -91,6 +91,16 @@ def test_imports_go_one_way():
     assert upwards == []
 
 
+def test_the_package_imports_nothing_that_only_a_checkout_has():
+    found = [
+        f"{module} imports {name}"
+        for module in MODULES
+        for name in imported(module)
+        if name.split(".")[0] in ("scripts", "tests")
+    ]
+    assert found == []
+
+
 def test_what_is_heavy_is_imported_in_its_own_part_alone():
     elsewhere = [
         f"{module} imports {name}"

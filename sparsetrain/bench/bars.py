@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from sparsetrain.bench.roofline import figure_class
+from typing import Any
 
 _COLORS = {
     "pack": "#c8371f",
@@ -31,6 +31,17 @@ class Bar:
 class Panel:
     title: str
     bars: list[Bar]
+
+
+def figure_class() -> Any:
+    """matplotlib's Figure. Raises ValueError that says what to install."""
+    try:
+        return importlib.import_module("matplotlib.figure").Figure
+    except ImportError as error:
+        raise ValueError(
+            f"picture= needs matplotlib ({error}): pip install 'sparsetrain[bench]', or leave"
+            " picture= away"
+        ) from error
 
 
 def draw_bars(path: Path, title: str, what: str, panels: Sequence[Panel]) -> None:

@@ -31,6 +31,9 @@ from sparsetrain.reference.pack24 import padded_rows
 SAMPLES = 512
 """Rows and columns of a result that are compared with float64."""
 
+ERRORS = 2.0
+"""A candidate may be this much further off than cuBLAS on the same operand."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -42,6 +45,15 @@ class Shape:
 
     def __str__(self) -> str:
         return f"{self.tokens}x{self.features}x{self.hidden}"
+
+
+SHAPES = (
+    Shape(50432, 768, 3072),  # ViT-B/16, 256 images
+    Shape(25216, 1024, 4096),  # ViT-L/16, 128
+    Shape(16384, 1280, 5120),  # ViT-H/14, 64
+    Shape(12288, 1536, 8192),
+    Shape(16384, 4096, 14336),  # a language model
+)
 
 
 @dataclass(frozen=True)
@@ -145,6 +157,13 @@ class Product:
         rows, columns = (_spread(n, result.device) for n in result.shape)
         exact = left[rows].double() @ right[:, columns].double()
         return float((result[rows][:, columns].double() - exact).norm() / exact.norm())
+
+
+def why_wrong(error: float, of_cublas: float) -> str:
+    """Why a result with this error is not to be trusted, '' where it is."""
+    if error <= ERRORS * of_cublas:
+        return ""
+    return f"wrong result: error {error:.1e}, where cuBLAS has {of_cublas:.1e}"
 
 
 def problem_of(name: str, shape: Shape, dtype: torch.dtype) -> Problem:

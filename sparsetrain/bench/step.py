@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.bench.gauges import Gauges
-from sparsetrain.bench.peers import first_line
+from sparsetrain.bench.refusal import first_line
 from sparsetrain.bench.rounds import TOTAL, measure_parts, three_times
 from sparsetrain.bench.step_rows import Result, Row, Start, Vit
 from sparsetrain.bench.timing import Times

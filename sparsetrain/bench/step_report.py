@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from sparsetrain.bench.bars import Bar, Panel
-from sparsetrain.bench.report import write_content
+from sparsetrain.bench.json_file import write_json
 from sparsetrain.bench.rounds import TOTAL
 from sparsetrain.bench.step_rows import Result, Row
 from sparsetrain.bench.timing import Times
@@ -89,7 +89,7 @@ def write_steps(
         },
         "models": [_content(result) for result in results],
     }
-    write_content(path, content)
+    write_json(path, content)
 
 
 def step_panels(results: Sequence[Result]) -> list[Panel]:

@@ -14,9 +14,8 @@ from itertools import product as combinations
 import torch
 from torch import Tensor
 
-from sparsetrain.bench.matmul import why_wrong
-from sparsetrain.bench.matmul_peers import usable_peers
-from sparsetrain.bench.products import Product
+from sparsetrain.bench.cusparselt import Accept, usable_cusparselt
+from sparsetrain.bench.products import Product, why_wrong
 from sparsetrain.bench.timing import Clock, Run, measure
 from sparsetrain.products import Config, Entry, Problem
 
@@ -105,9 +104,12 @@ def tune_product(
     others = with_other_groups(run.config for run in right.values())
     grouped, refused_groups = _right(product, others, install, accept)
     right = _best({**right, **grouped}, timed, GROUP_STAGES)
-    peers, refused_peers = usable_peers(product, (_CUSPARSELT,), accept, clock)
     runs: dict[str, Run] = {_DENSE: product.dense}
-    runs |= {name: peer.run for name, peer in peers.items()}
+    cusparselt = usable_cusparselt(product, accept)
+    if isinstance(cusparselt, str):
+        refused[_CUSPARSELT] = cusparselt
+    else:
+        runs[_CUSPARSELT] = cusparselt
     times = measure({**runs, **right}, timed, rounds)
     name = min(times, key=lambda name: times[name].median)
     us, dense_us = times[name].median, times[_DENSE].median
@@ -115,7 +117,7 @@ def tune_product(
         entry = Entry("native", right[name].config, us, dense_us)
     else:
         entry = Entry("cusparselt" if name == _CUSPARSELT else "dense", None, us, dense_us)
-    return Tuned(entry, {**refused, **refused_groups, **refused_peers})
+    return Tuned(entry, {**refused, **refused_groups})
 
 
 def _best(right: dict[str, Native], clock: Clock, stages: Stages) -> dict[str, Native]:
@@ -131,7 +133,7 @@ def _right(
     product: Product,
     candidates: list[Config],
     install: Install,
-    accept: Callable[[Tensor], str],
+    accept: Accept,
 ) -> tuple[dict[str, Native], dict[str, str]]:
     """The configs whose result is right, and why the others are not among them."""
     right, refused = {}, {}

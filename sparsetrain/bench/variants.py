@@ -1,4 +1,4 @@
-"""The ways to train a model that `bench mlp` and `bench step` compare.
+"""The ways to train a model that `bench step` and scripts/bench/mlp.py compare.
 
 Each is a copy of the same model, made sparse or not, in eager mode or compiled whole: without a
 graph break, for the shapes it has. bfloat16 autocast, float32 parameters.

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from sparsetrain.bench.bars import draw_bars
+from sparsetrain.bench.bars import draw_bars, figure_class
 from sparsetrain.bench.environment import environment
 from sparsetrain.bench.gauges import Gauges, cuda_gauges
-from sparsetrain.bench.roofline import figure_class
 from sparsetrain.bench.step import STEPS, UNTIMED, bench_model
 from sparsetrain.bench.step_report import (
     LEGEND,
@@ -32,7 +31,7 @@ from sparsetrain.cli.bench_words import (
     read_path,
     read_rounds,
 )
-from sparsetrain.cli.show import console, relative, show_lines, show_values
+from sparsetrain.cli.console import console, print_lines, relative, show_values
 from sparsetrain.lightning.network import build_network
 
 _KEYS = ("models", "variants", "batch", "rounds", "compile", "json", "picture")
@@ -85,7 +84,7 @@ def _bench(vit: Vit, variants: tuple[Variant, ...], setting: Setting, gauges: Ga
     torch.cuda.empty_cache()
     console.print()
     console.print(step_table(result))
-    show_lines(tuple(step_lines(result)))
+    print_lines(tuple(step_lines(result)))
     return result
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from sparsetrain import native
+from sparsetrain.bench.products import Shape
 from sparsetrain.bench.variants import MODES, Mode
 from sparsetrain.cli.overrides import split_word
+from sparsetrain.products.problem import DTYPES
 from sparsetrain.recipe import nearest
 
 
@@ -63,6 +65,18 @@ def read_count(key: str, options: dict[str, str]) -> int | None:
     return int(text)
 
 
+def read_dtype(options: dict[str, str]) -> torch.dtype:
+    """`dtype=` of a product: bfloat16 or float16."""
+    name = options.get("dtype", "bfloat16")
+    check_name("dtype", name, tuple(DTYPES))
+    return DTYPES[name]
+
+
+def read_shapes(options: dict[str, str], default: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """`shapes=`, sizes of MLPs."""
+    return tuple(_shape(text) for text in split_list(options.get("shapes", ""))) or default
+
+
 def read_mode(options: dict[str, str]) -> Mode:
     """`compile=`, a mode of torch.compile."""
     name = options.get("compile", MODES[0])
@@ -89,6 +103,19 @@ def check_name(key: str, name: str, known: Sequence[str]) -> None:
 def read_path(key: str, options: dict[str, str]) -> Path | None:
     """A file, None where the key is not given or empty."""
     return Path(options[key]) if options.get(key) else None
+
+
+def _shape(text: str) -> Shape:
+    sizes = text.split("x")
+    if len(sizes) != 3 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise ValueError(
+            f"shapes={text!r}: give TOKENSxFEATURESxHIDDEN, as in 25216x1024x4096, 1 or more each"
+        )
+    shape = Shape(*map(int, sizes))
+    for size in (shape.features, shape.hidden):
+        if size % 4 != 0:
+            raise ValueError(f"shapes={text!r}: {size} features are not a multiple of 4")
+    return shape
 
 
 def split_list(text: str) -> list[str]:

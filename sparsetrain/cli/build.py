@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from sparsetrain import native
+from sparsetrain.cli.console import relative, show_values
 from sparsetrain.cli.overrides import split_word
-from sparsetrain.cli.show import relative, show_values
 from sparsetrain.recipe import nearest
 
 _KEYS = ("arch", "output")

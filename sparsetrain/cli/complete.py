@@ -34,8 +34,7 @@ _WORDS = {
     "validate": "checkpoint=",
     "export": "checkpoint= format=safetensors format=onnx out= prune=true",
     "doctor": "",
-    "bench": "sparsify matmul mlp step shapes= dtype= rounds= ops= products= peers= random= seed= "
-    "models= variants= batch= compile= json= picture=",
+    "bench": "step models= variants= batch= rounds= compile= json= picture=",
     "tune": "recipe= shapes= dtype=bfloat16 dtype=float16 rounds=",
     "build": "arch=native arch= output=",
     "complete": "",

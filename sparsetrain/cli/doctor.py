@@ -9,7 +9,7 @@ import platform
 import torch
 
 from sparsetrain import native
-from sparsetrain.cli.show import console, show_values
+from sparsetrain.cli.console import console, show_values
 from sparsetrain.lightning.attention import load_memory_efficient_attention
 from sparsetrain.lightning.loggers import has_key
 from sparsetrain.nn.engine import sm, why_not_native

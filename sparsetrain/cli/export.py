@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sparsetrain.cli.console import relative, show_values
 from sparsetrain.cli.load import Trained, load_trained
 from sparsetrain.cli.overrides import split_word, take_allowed
 from sparsetrain.cli.quiet import quiet_lightning
-from sparsetrain.cli.show import relative, show_values
 from sparsetrain.nn import SparseLinear, densify, set_sparse, sparse_linears
 from sparsetrain.patterns import NM
 from sparsetrain.recipe import nearest

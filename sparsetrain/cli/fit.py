@@ -17,11 +17,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.loggers import WandbLogger
 from torch import nn
 
+from sparsetrain.cli.console import relative
 from sparsetrain.cli.interrupt import resumable
 from sparsetrain.cli.overrides import NOTES
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.report import report_of_run
-from sparsetrain.cli.show import ShowLayers, relative, show_banner, show_lines, show_summary
+from sparsetrain.cli.show import ShowLayers, show_banner, show_lines, show_summary
 from sparsetrain.cli.workers import limit_workers
 from sparsetrain.lightning import (
     AtomicCheckpointIO,

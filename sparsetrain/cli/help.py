@@ -13,10 +13,7 @@ _OVERVIEW = """\
   python -m sparsetrain export checkpoint=… format=safetensors
   python -m sparsetrain doctor                        what this machine can run, and why not
   python -m sparsetrain build                         compile the GPU kernels before first use
-  python -m sparsetrain bench sparsify                kernels against the peers, on a GPU
-  python -m sparsetrain bench matmul                  2:4 products against cuBLAS and the peers
-  python -m sparsetrain bench mlp                     an MLP and its backward against dense
-  python -m sparsetrain bench step                    whole training steps against dense
+  python -m sparsetrain bench step                    whole training steps against dense, on a GPU
   python -m sparsetrain tune recipe=vit_b_24          fastest kernels for its products, once
   python -m sparsetrain complete                      tab completion for bash
 
@@ -47,6 +44,7 @@ sparsity (sparsity=NAME)
 Without data= and IMAGENET_DIR, recipes for ImageNet run on embedded digits (demo=digits), and
 without a GPU they are cut to what a CPU does in minutes (demo=cpu), both under a banner. Their
 batches are for 8 GPUs; with fewer, trainer.accumulate_grad_batches keeps the global batch.
+A recipe file or --config-dir=FOLDER that names classes of your own: allow_targets=[my.module.Thing].
 Ctrl-C saves a checkpoint and prints the command that goes on from it.
 Every key can be set: `fit recipe=NAME --cfg job` prints them all. A run leaves its checkpoints,
 metrics.csv, report.html and W&B files in runs/RECIPE/TIME.
@@ -74,50 +72,19 @@ prune=true applies the masks to them."""
 _DOCTOR = "What this machine can run, and why not:  python -m sparsetrain doctor"
 
 _BENCH = """\
-Kernels that make a matrix 2:4 against what PyTorch and xFormers have, and against a copy, in one
-run on a CUDA device:
-
-  python -m sparsetrain bench sparsify
-  python -m sparsetrain bench sparsify json=sparsify.json
-  python -m sparsetrain bench sparsify shapes=25216x4096,3072x768 dtype=float16 rounds=100
-  python -m sparsetrain bench sparsify ops=sparsify24,mvue24
-
-shapes= ROWSxCOLUMNS with commas; dtype= bfloat16, float16 or float32 (packed as bfloat16), without
-it bfloat16 and, for weight-sized matrices, float32 too; rounds= calls of each that count; json= the
-file for every number. Each op is held against its reference on the CPU before it is timed.
-
-The 2:4 products of an MLP against cuBLAS, cuSPARSELt, torch's CUTLASS op and xFormers:
-
-  python -m sparsetrain bench matmul
-  python -m sparsetrain bench matmul json=matmul.json picture=roofline.png
-  python -m sparsetrain bench matmul shapes=25216x1024x4096 products=w24-forward,act24-dw
-  python -m sparsetrain bench matmul random=200 seed=0        is the choice ever slower than dense?
-
-shapes= TOKENSxFEATURESxHIDDEN; products= w24-forward, w24-dx, act24-forward, act24-dw, dz24-dx,
-dz24-dw; dtype= bfloat16 or float16; peers= false, or cusparselt, cusparselt-best, torch-cutlass,
-xformers, cusparselt-search (its own search, slow). Every result is compared with float64 first.
-
-An MLP of a training step, forward and backward, against the compiled dense one and the peers:
-
-  python -m sparsetrain bench mlp
-  python -m sparsetrain bench mlp json=mlp.json picture=mlp.png
-  python -m sparsetrain bench mlp shapes=25216x1024x4096 variants=weights,all peers=false
-
-shapes= TOKENSxFEATURESxHIDDEN; variants= dense-eager, dense-relu2, weights, activations, all
-(dense, compiled, is always there); peers= false, or xformers-cutlass, xformers-cusparselt,
-torchao-weights, torchao-activations. Every result is compared with masked products first.
-
-Whole training steps of vision transformers, on one batch that stays on the device:
+Whole training steps of vision transformers, dense and 2:4, on one batch that stays on the device:
 
   python -m sparsetrain bench step
   python -m sparsetrain bench step json=step.json picture=step.png
   python -m sparsetrain bench step models=vit_l variants=weights,all+attn batch=64 rounds=20
 
-models= vit_b (batch 256), vit_l (128), vit_h (64); variants= also weights+attn and all+attn, with
-qkv and proj; batch= for every model; rounds= that count. `mlp` and `step` read the energy where
-nvidia-ml-py is installed, and take compile= default, reduce-overhead, max-autotune or
-max-autotune-no-cudagraphs (of torch.compile), json= the file for every number and picture= a PNG
-of bars."""
+models= vit_b (batch 256), vit_l (128), vit_h (64); variants= dense-eager, dense-relu2, weights,
+activations, all, and with qkv and proj weights+attn, all+attn (dense, compiled, is always there);
+batch= for every model; rounds= that count; compile= default, reduce-overhead, max-autotune or
+max-autotune-no-cudagraphs (of torch.compile); json= the file for every number; picture= a PNG of
+bars. The energy is read where nvidia-ml-py is installed.
+
+Kernels, products and MLPs against their peers: scripts/bench of a checkout."""
 
 _TUNE = """\
 Measure what runs each 2:4 product fastest on this GPU, and keep it for every later run:

@@ -15,9 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from pytorch_lightning.trainer.states import TrainerStatus
 
+from sparsetrain.cli.console import relative
 from sparsetrain.cli.explain import INTERRUPTED, stop
 from sparsetrain.cli.overrides import split_word
-from sparsetrain.cli.show import relative
 from sparsetrain.errors import NonFiniteError
 from sparsetrain.lightning import SaveLast, SaveOnInterrupt
 

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from sparsetrain.cli.show import relative
+from sparsetrain.cli.console import relative
 from sparsetrain.lightning import MaskSnapshots, SaveLast, SparsifyModel, SparsityMonitor
 from sparsetrain.lightning.report import (
     Curve,

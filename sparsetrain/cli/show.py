@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from sparsetrain.cli.console import console, print_lines, relative, show_values
 from sparsetrain.lightning import EMA, SparsifyModel
 from sparsetrain.lightning.report import RunReport
 from sparsetrain.nn import LayerReport, Report, grouped, shape_text
 from sparsetrain.schedule import Phase
-
-LOG_COLUMNS = 120
-"""Width of what is not a terminal: log files need not wrap at Rich's 80."""
-
-console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_COLUMNS)
 
 
 @rank_zero_only
@@ -34,8 +27,7 @@ def show_banner(notes: tuple[str, ...]) -> None:
 
 @rank_zero_only
 def show_lines(lines: tuple[str, ...]) -> None:
-    for line in lines:
-        console.print(escape(line), soft_wrap=True)
+    print_lines(lines)
 
 
 class ShowLayers(pl.Callback):
@@ -117,19 +109,6 @@ def show_summary(report: RunReport, run_dir: Path) -> None:
         for path in sorted((run_dir / "wandb").glob("offline-run-*"))
     ]
     show_values(tuple(rows))
-
-
-def show_values(values: tuple[tuple[str, str], ...]) -> None:
-    """Label and value on a line each; long values are never cut."""
-    width = max(len(label) for label, _ in values)
-    for label, value in values:
-        console.print(f"[dim]{label:<{width}}[/dim]  {escape(value)}", soft_wrap=True)
-
-
-def relative(path: str | Path) -> Path:
-    """The path from here, where it lies below; else as it is."""
-    path = Path(path)
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _name(row: LayerReport) -> str:

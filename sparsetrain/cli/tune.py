@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import geometric_mean
 
 import torch
 from rich.table import Table as Shown
 
 from sparsetrain import native
-from sparsetrain.bench.matmul import geometric_mean
-from sparsetrain.bench.products import PRODUCTS, Shape, make_product, problem_of
+from sparsetrain.bench.products import PRODUCTS, SHAPES, Shape, make_product, problem_of
 from sparsetrain.bench.timing import cuda_clocks
 from sparsetrain.bench.tune import Tuned, tune_product
-from sparsetrain.cli.bench_matmul import parse as parse_bench
+from sparsetrain.cli.bench_words import read_dtype, read_options, read_rounds, read_shapes
 from sparsetrain.cli.check import FILES, check
+from sparsetrain.cli.console import console, print_lines, relative, show_values
 from sparsetrain.cli.overrides import split_word, take, take_allowed, with_recipe_file
-from sparsetrain.cli.show import console, relative, show_lines, show_values
 from sparsetrain.cli.tune_layers import Named, products_of_recipe
 from sparsetrain.nn.engine import why_not_native
 from sparsetrain.products import (
@@ -33,6 +33,7 @@ from sparsetrain.recipe import compose, nearest
 from sparsetrain.targets import checked
 
 _KEYS = ("recipe", "shapes", "dtype", "rounds")
+_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def tune(words: list[str]) -> None:
             torch.cuda.empty_cache()
     install(native_configs(table))
     console.print(_shown(measured))
-    show_lines(tuple(_refused(measured)))
+    print_lines(tuple(_refused(measured)))
     mean = geometric_mean([tuned.entry.speed_up for _, tuned in measured])
     kept = f"{relative(table_path(table.key))} ({len(table.entries)} products)"
     show_values((("geometric mean", f"{mean:.2f}×"), ("kept in", kept)))
@@ -86,14 +87,15 @@ def parse(words: list[str]) -> Options:
         if key not in _KEYS:
             raise ValueError(f"{key}= is no option of tune: {nearest(key, _KEYS)}")
     recipe, others = take(words, "recipe")
-    bench = parse_bench(others)
+    options = read_options(others, _KEYS)
     chosen = None
     if recipe is not None:
         if any(split_word(word)[0] == "shapes" for word in others):
             raise ValueError("recipe= and shapes= say the same in two ways: leave one of them away")
         chosen = with_recipe_file([f"recipe={recipe}"])
         check(chosen, allowed)
-    return Options(chosen, bench.shapes, bench.dtype, bench.rounds, allowed)
+    shapes, rounds = read_shapes(options, SHAPES), read_rounds(options, _ROUNDS)
+    return Options(chosen, shapes, read_dtype(options), rounds, allowed)
 
 
 def _products(options: Options) -> list[Named]:

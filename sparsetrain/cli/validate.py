@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from sparsetrain.cli.check import FILES, check
+from sparsetrain.cli.console import console, show_values
 from sparsetrain.cli.fit import classifier
 from sparsetrain.cli.load import load_trained, saved_config
 from sparsetrain.cli.overrides import (
@@ -20,7 +21,7 @@ from sparsetrain.cli.overrides import (
     with_recipe_file,
 )
 from sparsetrain.cli.quiet import quiet_lightning
-from sparsetrain.cli.show import console, show_lines, show_values
+from sparsetrain.cli.show import show_lines
 from sparsetrain.cli.workers import limit_workers
 from sparsetrain.lightning import read_checkpoint
 from sparsetrain.nn import density

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from sparsetrain.bench.candidate import bytes_per_element, formula
-from sparsetrain.bench.ours import OPS, our_candidates
-from sparsetrain.bench.peers import clone
+from scripts.bench.candidate import bytes_per_element, formula
+from scripts.bench.ours import OPS, our_candidates
+from scripts.bench.peers import clone
 
 BF16, FP32 = torch.bfloat16, torch.float32
 

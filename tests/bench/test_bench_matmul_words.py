@@ -1,13 +1,11 @@
-"""The words of `bench matmul`."""
+"""The words of scripts/bench/matmul.py."""
 
 import pytest
 import torch
 
-from sparsetrain.bench.matmul import SHAPES
-from sparsetrain.bench.matmul_peers import DEFAULT_PEERS
-from sparsetrain.bench.products import PRODUCTS, Shape
-from sparsetrain.cli.bench import bench
-from sparsetrain.cli.bench_matmul import parse
+from scripts.bench.matmul import parse
+from scripts.bench.matmul_peers import DEFAULT_PEERS
+from sparsetrain.bench.products import PRODUCTS, SHAPES, Shape
 
 
 def test_by_default_five_shapes_six_products_in_bfloat16_and_the_peers_that_are_not_slow():
@@ -57,8 +55,3 @@ def test_random_takes_a_seed():
 def test_a_wrong_word_is_named_with_what_would_be_right(words, complaint):
     with pytest.raises(ValueError, match=complaint):
         parse(words)
-
-
-def test_the_benchmarks_are_named_where_one_is_unknown():
-    with pytest.raises(ValueError, match=r"bench 'mat' is unknown: did you mean matmul"):
-        bench(["mat"])

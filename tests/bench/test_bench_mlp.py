@@ -1,4 +1,4 @@
-"""`bench mlp` end to end: on the CPU with a clock that is made up, and on a GPU."""
+"""scripts/bench/mlp.py end to end: on the CPU with a clock that is made up, and on a GPU."""
 
 import io
 import json
@@ -8,12 +8,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from sparsetrain.autograd import Engine
-from sparsetrain.bench import mlp
-from sparsetrain.bench.gauges import Gauges
-from sparsetrain.bench.mlp import bench_shape
-from sparsetrain.bench.mlp_peers import PEERS
-from sparsetrain.bench.mlp_report import (
+from scripts.bench import mlp, mlp_measure
+from scripts.bench.mlp_measure import bench_shape
+from scripts.bench.mlp_peers import PEERS
+from scripts.bench.mlp_report import (
     LEGEND,
     PARTS,
     mlp_lines,
@@ -21,12 +19,12 @@ from sparsetrain.bench.mlp_report import (
     mlp_table,
     write_mlps,
 )
-from sparsetrain.bench.mlp_step import Block, MlpStep
+from scripts.bench.mlp_step import Block, MlpStep
+from sparsetrain.autograd import Engine
+from sparsetrain.bench.gauges import Gauges
 from sparsetrain.bench.products import Shape
 from sparsetrain.bench.rounds import TOTAL, run_parts
 from sparsetrain.bench.variants import VARIANTS, Setting
-from sparsetrain.cli import bench_mlp
-from sparsetrain.cli.bench import bench
 
 CPU = torch.device("cpu")
 SMALL = Shape(tokens=128, features=32, hidden=64)
@@ -48,7 +46,7 @@ GAUGES = Gauges(clock, lambda: 0, peak, lambda run, count: 1.5 * count)
 
 
 def leave_uncompiled(monkeypatch):
-    monkeypatch.setattr(mlp, "compiled", lambda model, variant, mode: model)
+    monkeypatch.setattr(mlp_measure, "compiled", lambda model, variant, mode: model)
     monkeypatch.setattr(torch, "compile", lambda model, mode=None: model)
 
 
@@ -126,7 +124,7 @@ def test_a_wrong_result_is_said_and_not_timed(uncompiled, monkeypatch):
     def spoil(model, variant, mode):
         return (lambda x: 1.1 * model(x)) if variant.name == "weights" else model
 
-    monkeypatch.setattr(mlp, "compiled", spoil)
+    monkeypatch.setattr(mlp_measure, "compiled", spoil)
     result = bench_small("dense", "weights")
     assert [row.name for row in result.rows] == ["dense"]
     assert result.skipped["weights"].startswith("wrong result: 0.1")
@@ -134,7 +132,7 @@ def test_a_wrong_result_is_said_and_not_timed(uncompiled, monkeypatch):
 
 def test_a_result_with_nan_is_wrong(uncompiled, monkeypatch):
     monkeypatch.setattr(
-        mlp,
+        mlp_measure,
         "compiled",
         lambda model, variant, mode: lambda x: model(x) * (torch.nan if model.mlp.act else 1),
     )
@@ -201,20 +199,20 @@ def test_bars_have_the_parts_there_are(result):
 def test_the_command_shows_tables_and_writes_json_and_picture(
     uncompiled, monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(bench_mlp, "cuda_device", lambda: CPU)
-    monkeypatch.setattr(bench_mlp, "library_words", lambda: "a library")
+    monkeypatch.setattr(mlp, "cuda_device", lambda: CPU)
+    monkeypatch.setattr(mlp, "library_words", lambda: "a library")
     monkeypatch.setattr(
-        bench_mlp, "environment", lambda *words: {"command": words[0], "hardware": "CPU, none"}
+        mlp, "environment", lambda *words: {"command": words[0], "hardware": "CPU, none"}
     )
-    monkeypatch.setattr(bench_mlp, "cuda_gauges", lambda *arguments: GAUGES)
+    monkeypatch.setattr(mlp, "cuda_gauges", lambda *arguments: GAUGES)
     path, picture = tmp_path / "a.json", tmp_path / "a.png"
     words = ["shapes=64x32x64,32x16x32", "variants=all", "rounds=2", "peers=false"]
-    bench(["mlp", *words, f"json={path}", f"picture={picture}"])
+    mlp.main([*words, f"json={path}", f"picture={picture}"])
     shown = capsys.readouterr().out
     for part in ("64 tokens, 32 features", "32 tokens, 16 features", "1.333", "a.json", "a.png"):
         assert part in shown
     content = json.loads(path.read_text("utf-8"))
-    assert content["about"]["command"].startswith("python -m sparsetrain bench mlp shapes=64x32x64")
+    assert content["about"]["command"].startswith("python -m scripts.bench.mlp shapes=64x32x64")
     assert [shape["shape"]["tokens"] for shape in content["shapes"]] == [64, 32]
     assert picture.stat().st_size > 1000
 
@@ -227,7 +225,7 @@ def test_the_command_shows_tables_and_writes_json_and_picture(
 @pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS:UserWarning")
 def test_the_command_times_every_variant_on_a_gpu(tmp_path):
     path = tmp_path / "mlp.json"
-    bench(["mlp", "shapes=1024x256x512", "rounds=2", f"json={path}"])
+    mlp.main(["shapes=1024x256x512", "rounds=2", f"json={path}"])
     content = json.loads(path.read_text("utf-8"))
     (shape,) = content["shapes"]
     rows = {row["name"]: row for row in shape["rows"]}

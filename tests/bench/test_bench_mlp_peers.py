@@ -1,4 +1,4 @@
-"""The peers of `bench mlp`: those that run, that are wrong, that refuse."""
+"""The peers of scripts/bench/mlp.py: those that run, that are wrong, that refuse."""
 
 import sys
 from types import SimpleNamespace
@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from sparsetrain.bench import mlp, mlp_peers
+from scripts.bench import mlp_measure, mlp_peers
+from scripts.bench.mlp_measure import bench_shape
+from scripts.bench.mlp_peers import PEERS
+from scripts.bench.mlp_report import mlp_lines
 from sparsetrain.bench.gauges import Gauges
-from sparsetrain.bench.mlp import bench_shape
-from sparsetrain.bench.mlp_peers import PEERS
-from sparsetrain.bench.mlp_report import mlp_lines
 from sparsetrain.bench.products import Shape
 from sparsetrain.bench.rounds import TOTAL, run_parts
 from sparsetrain.bench.variants import VARIANTS, Setting
@@ -27,7 +27,7 @@ GAUGES = Gauges(clock, lambda: 0, lambda run: 0, "no counter")
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    monkeypatch.setattr(mlp, "compiled", lambda model, variant, mode: model)
+    monkeypatch.setattr(mlp_measure, "compiled", lambda model, variant, mode: model)
     monkeypatch.setattr(torch, "compile", lambda model, mode=None: model)
 
 

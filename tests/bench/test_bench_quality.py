@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsetrain.bench.quality import quality
+from scripts.bench.quality import quality
 from sparsetrain.reference.masks24 import PATTERNS, mask_greedy24, mask_row24
 
 

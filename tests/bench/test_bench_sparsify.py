@@ -1,4 +1,4 @@
-"""`bench sparsify` end to end: on the CPU with a clock that is made up, and on a GPU."""
+"""scripts/bench/sparsify.py end to end: on the CPU with a clock that is made up, and on a GPU."""
 
 import io
 import json
@@ -7,16 +7,15 @@ import pytest
 import torch
 from rich.console import Console
 
+from scripts.bench import sparsify, sparsify_measure
+from scripts.bench.candidate import Candidate
+from scripts.bench.ours import OPS, check_against_reference, our_candidates
+from scripts.bench.peers import CLONE, TILE, XFORMERS
+from scripts.bench.sparsify import parse
+from scripts.bench.sparsify_measure import Matrix, bench_matrix, copy_rate
+from scripts.bench.sparsify_report import LEGEND, formulas, table, write_matrices
 from sparsetrain import native
-from sparsetrain.bench import sparsify
-from sparsetrain.bench.candidate import Candidate
-from sparsetrain.bench.ours import OPS, check_against_reference, our_candidates
-from sparsetrain.bench.peers import CLONE, TILE, XFORMERS
-from sparsetrain.bench.report import LEGEND, formulas, table, write_json
-from sparsetrain.bench.sparsify import Matrix, bench_matrix, copy_rate
 from sparsetrain.bench.timing import CALLS, Clocks
-from sparsetrain.cli.bench import bench
-from sparsetrain.cli.bench_sparsify import parse
 
 CPU = torch.device("cpu")
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -40,7 +39,9 @@ CLOCKS = Clocks(lambda run: 2 * clock(run), warm=clock, capture=lambda run: run)
 def peer(monkeypatch):
     """A peer that runs anywhere, in place of those that need a GPU."""
     fake = Candidate(TILE, ((1, "x"),), lambda x: (x,), tile)
-    monkeypatch.setattr(sparsify, "usable_peers", lambda x, packed: ([fake], {XFORMERS: "no"}))
+    monkeypatch.setattr(
+        sparsify_measure, "usable_peers", lambda x, packed: ([fake], {XFORMERS: "no"})
+    )
 
 
 def bench_small(matrix=SMALL, wanted=OPS):
@@ -111,7 +112,7 @@ def test_a_result_that_is_not_the_references_is_refused(op):
 
 def test_tables_fit_100_columns_and_show_every_row(peer, monkeypatch):
     weight = bench_small()
-    monkeypatch.setattr(sparsify, "LARGE", 0)
+    monkeypatch.setattr(sparsify_measure, "LARGE", 0)
     large = bench_small()
     assert list(large.rows[0].times) == ["cold"]
     for result in (weight, large):
@@ -130,7 +131,7 @@ def test_the_file_holds_every_number_and_replaces_the_old_one_whole(peer, tmp_pa
     result = bench_small()
     path = tmp_path / "results" / "sparsify.json"
     for commit in ("old", "new"):
-        write_json(path, {"commit": commit}, 4.2, 2, [result])
+        write_matrices(path, {"commit": commit}, 4.2, 2, [result])
     content = json.loads(path.read_text("utf-8"))
     assert content["about"] == {"commit": "new"}
     assert content["copy"] == 4.2
@@ -182,34 +183,29 @@ def test_a_wrong_word_is_named_with_what_would_be_right(word, complaint):
         parse([word])
 
 
-def test_an_unknown_benchmark_is_named():
-    with pytest.raises(ValueError, match=r"bench 'sparsity' is unknown: did you mean sparsify"):
-        bench(["sparsity"])
-
-
 def test_without_a_device_or_a_library_one_error_says_what_to_do(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="needs a CUDA device"):
-        bench(["sparsify"])
+        sparsify.main([])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(native, "require", lambda: native.Library(reason="no nvcc", fix="add it"))
     with pytest.raises(ValueError, match="there are none: no nvcc; add it"):
-        bench(["sparsify"])
+        sparsify.main([])
 
 
 def test_whether_an_op_has_a_cuda_kernel_is_what_the_dispatcher_says():
     library = torch.library.Library("sparsetrain", "FRAGMENT")
     library.define("bench_probe(Tensor x) -> Tensor")
-    assert not sparsify.has_kernel("bench_probe")
+    assert not sparsify_measure.has_kernel("bench_probe")
     library.impl("bench_probe", lambda x: x, "CUDA")
-    assert sparsify.has_kernel("bench_probe")
+    assert sparsify_measure.has_kernel("bench_probe")
 
 
 @pytest.mark.gpu
 def test_the_command_times_every_op_on_a_gpu(tmp_path):
     path = tmp_path / "sparsify.json"
-    bench(["sparsify", "shapes=1024x512", "rounds=3", f"json={path}"])
+    sparsify.main(["shapes=1024x512", "rounds=3", f"json={path}"])
     wide, _ = json.loads(path.read_text("utf-8"))["matrices"]
     assert {row["name"].split()[0] for row in wide["candidates"]} >= {*OPS, CLONE}
     assert all(row["times"]["graph"]["median"] > 0 for row in wide["candidates"][: len(OPS)])

@@ -1,13 +1,15 @@
-"""The words of `bench step` and `bench mlp`."""
+"""The words of `bench step` and of scripts/bench/mlp.py."""
 
 import pytest
 
-from sparsetrain.bench.mlp import SHAPES
-from sparsetrain.bench.mlp_peers import PEERS
+from scripts.bench import mlp
+from scripts.bench.mlp import parse as parse_mlp
+from scripts.bench.mlp_measure import SHAPES
+from scripts.bench.mlp_peers import PEERS
 from sparsetrain.bench.products import Shape
 from sparsetrain.bench.variants import VARIANTS
 from sparsetrain.cli.bench import bench
-from sparsetrain.cli.bench_mlp import parse as parse_mlp
+from sparsetrain.cli.bench_step import bench_step
 from sparsetrain.cli.bench_step import parse as parse_step
 
 
@@ -95,20 +97,30 @@ def test_a_wrong_word_is_named_with_what_would_be_right(parse, words, complaint)
         parse(words)
 
 
-def test_an_unknown_benchmark_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"bench 'stop' is unknown: did you mean step"):
-        bench(["stop"])
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([], "bench needs a name: python -m sparsetrain bench step"),
+        (["stop"], "bench 'stop' is unknown: there is step"),
+        (["matmul", "rounds=2"], r"run `python -m scripts\.bench\.matmul` in a checkout"),
+        (["mlp"], r"run `python -m scripts\.bench\.mlp` in a checkout"),
+        (["sparsify"], r"run `python -m scripts\.bench\.sparsify` in a checkout"),
+    ],
+)
+def test_a_benchmark_that_is_not_in_the_package_is_answered_with_where_it_is(words, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        bench(words)
 
 
-@pytest.mark.parametrize("name", ["mlp", "step"])
-def test_without_a_device_one_error_says_so(monkeypatch, name):
+@pytest.mark.parametrize("main", [mlp.main, bench_step])
+def test_without_a_device_one_error_says_so(monkeypatch, main):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="needs a CUDA device"):
-        bench([name])
+        main([])
 
 
-@pytest.mark.parametrize("name", ["mlp", "step"])
-def test_without_matplotlib_a_picture_is_refused_at_once(monkeypatch, name):
+@pytest.mark.parametrize("main", [mlp.main, bench_step])
+def test_without_matplotlib_a_picture_is_refused_at_once(monkeypatch, main):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(ValueError, match=r"picture= needs matplotlib .*sparsetrain\[bench\]"):
-        bench([name, "picture=a.png"])
+        main(["picture=a.png"])

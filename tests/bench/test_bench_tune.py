@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from sparsetrain.bench import tune
-from sparsetrain.bench.matmul_peers import usable_peers
 from sparsetrain.bench.products import Shape, make_product, problem_of
 from sparsetrain.bench.timing import cuda_clocks
 from sparsetrain.bench.tune import Native, first_configs, tune_product, with_other_groups
-from sparsetrain.choice import Config, install, tile_names
+from sparsetrain.products import Config, install, tile_names
 
 SMALL = Shape(tokens=136, features=64, hidden=128)
 TILES = ["128x256", "256x128"]
@@ -56,7 +55,7 @@ def library(monkeypatch):
     product = make_product("W24 forward", SMALL, torch.bfloat16, torch.device("cpu"))
     library = Library(product)
     monkeypatch.setattr(type(product), "native", lambda self: library.native())
-    monkeypatch.setattr(tune, "usable_peers", lambda *arguments: ({}, {"cusparselt": "not here"}))
+    monkeypatch.setattr(tune, "usable_cusparselt", lambda *arguments: "not here")
     return library
 
 
@@ -124,7 +123,6 @@ def test_the_smallest_tile_is_tried_where_the_result_is_small():
 def test_a_product_is_tuned_on_the_gpu():
     if not torch._C._dispatch_has_kernel("sparsetrain::_matmul24_table"):
         pytest.skip("needs the kernel library with products")
-    assert tune.usable_peers is usable_peers
     shape = Shape(4096, 768, 3072)
     product = make_product("W24 forward", shape, torch.bfloat16, torch.device("cuda"))
     try:

@@ -41,7 +41,7 @@ VERBS = ("fit", "validate", "export", "doctor", "bench", "tune", "build", "compl
         (["validate", "chekpoint=x"], ["chekpoint= is no key", "did you mean checkpoint"]),
         (["validate", "foo"], ["'foo'", "key=value"]),
         (["doctor", "foo"], ["doctor takes no words", "'foo'"]),
-        (["bench"], ["bench needs one of sparsify, matmul, mlp, step"]),
+        (["bench"], ["bench needs a name: python -m sparsetrain bench step"]),
         (["export"], ["checkpoint= is missing"]),
         (["export", "checkpiont=x"], ["checkpiont=", "did you mean checkpoint"]),
         (["export", "checkpoint=x", "format=onxx"], ["'onxx'", "safetensors, onnx"]),

@@ -157,3 +157,17 @@ def test_xformers_attention_is_as_accurate_as_pytorchs_on_a_gpu():
     dense.bfloat16()
     error = (ours(x).float() - oracle).abs().max()
     assert error <= 2 * (dense(x).float() - oracle).abs().max() + 1e-5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"checkpoint_path": "x.pth"},
+        {"checkpoint_path": "x.safetensors.npy"},
+        {"pretrained": True, "pretrained_cfg": {"file": "x.pth"}},
+        {"pretrained": True, "pretrained_cfg_overlay": {"file": "x.pth", "custom_load": True}},
+    ],
+)
+def test_weights_that_could_be_a_pickle_are_not_read(options):
+    with pytest.raises(ValueError, match=r"model\.options\.(checkpoint_path|pretrained_cfg)"):
+        build_network("vit_tiny_patch16_224", 16, 10, options=options)

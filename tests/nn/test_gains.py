@@ -7,7 +7,7 @@ from test_engine import Place
 from torch import nn
 
 from sparsetrain.bench.products import Shape, problem_of
-from sparsetrain.choice import Config, Entry
+from sparsetrain.products import Config, Entry
 from sparsetrain.methods import STE, Activation24
 from sparsetrain.nn import Sparsity, count_tokens, gains, sparsify
 from sparsetrain.nn.engine import Engines

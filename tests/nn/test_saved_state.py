@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsetrain import SSTE, STE, Sparsity, load_sparse_state, sparse_state, sparsify, update_masks
 from sparsetrain.methods import SRSTE, WeightMethod
-from sparsetrain.pattern import RULES
+from sparsetrain.select import RULES
 from sparsetrain.reference.masks24 import pack_bits, unpack_bits
 
 

@@ -19,7 +19,7 @@ from sparsetrain.schedule import Phase
 class SparsityMonitor(pl.Callback):
     """Log sparsity and throughput every `trainer.log_every_n_steps` optimizer steps.
 
-    A batch is a tensor, or a list, tuple or dict of which the first tensor has its samples (images).
+    A batch is a tensor, or a list, tuple or dict whose first tensor has its samples (images).
 
     sparsity/density, sparsity/kept_energy/<layer>, sparsity/kept_energy, sparsity/flip_rate (of
     the virtual masks in dense phases, 0 once masks are frozen; absent until masks have been

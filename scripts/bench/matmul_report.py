@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
-from sparsetrain.bench.matmul import (
+from scripts.bench.matmul_auto import AutoRow, noise
+from scripts.bench.matmul_measure import (
     DENSE,
     DENSE_TRANSPOSED,
     NATIVE,
@@ -18,9 +19,8 @@ from sparsetrain.bench.matmul import (
     geometric_mean,
     summary,
 )
-from sparsetrain.bench.matmul_auto import AutoRow, noise
-from sparsetrain.bench.matmul_peers import PEERS
-from sparsetrain.bench.report import write_content
+from scripts.bench.matmul_peers import PEERS
+from sparsetrain.bench.json_file import write_json
 
 LEGEND = """\
 A [M, K] packed 2:4 times b [K, N]; config: tile, c cluster, g group of tiles, sk stream-K
@@ -140,7 +140,7 @@ def write_products(
         "summary": {name: asdict(value) for name, value in found.items() if value is not None},
         "products": [_content(row) for row in rows],
     }
-    write_content(path, content)
+    write_json(path, content)
 
 
 def write_auto(path: Path, about: dict[str, str], rounds: int, rows: Sequence[AutoRow]) -> None:
@@ -154,7 +154,7 @@ def write_auto(path: Path, about: dict[str, str], rounds: int, rows: Sequence[Au
         "mean": geometric_mean([row.speed_up for row in rows]),
         "products": [{**_plain(row), "speed_up": row.speed_up} for row in rows],
     }
-    write_content(path, content)
+    write_json(path, content)
 
 
 def _ours(row: Row) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsetrain.bench.candidate import Candidate
+from scripts.bench.candidate import Candidate
+from sparsetrain.bench.refusal import first_line
 
 CLONE = "clone"
 TILE = "torch tile greedy"
@@ -101,11 +101,3 @@ def _masked(x: Tensor, threads: Tensor) -> Tensor:
 
 def _mask_of_tile(results: tuple[Tensor, ...], x: Tensor) -> Tensor:
     return _masked(torch.ones_like(x, dtype=results[0].dtype), results[4]) != 0
-
-
-def first_line(error: BaseException) -> str:
-    """Kind of error and the first line of what it says; without, the line that raised."""
-    line = next(iter(str(error).strip().splitlines()), "")
-    if not line and (frames := traceback.extract_tb(error.__traceback__)):
-        line = frames[-1].line or ""
-    return f"{type(error).__name__}: {line[:160]}" if line else type(error).__name__

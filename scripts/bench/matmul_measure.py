@@ -1,34 +1,23 @@
-"""`bench matmul`: the products of an MLP, ours against cuBLAS and the peers, one by one."""
+"""The products of an MLP, ours against cuBLAS and the peers, one by one."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import geometric_mean
 
 import torch
 from torch import Tensor
 
-from sparsetrain.bench.matmul_peers import Contender, usable_peers
-from sparsetrain.bench.products import Product, Shape
-from sparsetrain.bench.sparsify import NO_KERNEL, has_kernel
+from scripts.bench.matmul_peers import Contender, usable_peers
+from scripts.bench.sparsify_measure import NO_KERNEL, has_kernel
+from sparsetrain.bench.products import Product, Shape, why_wrong
 from sparsetrain.bench.timing import Clock, Run, Times, measure
 from sparsetrain.products import Config, Problem, tile_names
 
 NATIVE = "sparsetrain"
 DENSE = "cublas"
 DENSE_TRANSPOSED = "cublas, stored transposed"
-
-ERRORS = 2.0
-"""A candidate may be this much further off than cuBLAS on the same operand."""
-
-SHAPES = (
-    Shape(50432, 768, 3072),  # ViT-B/16, 256 images
-    Shape(25216, 1024, 4096),  # ViT-L/16, 128
-    Shape(16384, 1280, 5120),  # ViT-H/14, 64
-    Shape(12288, 1536, 8192),
-    Shape(16384, 4096, 14336),  # a language model
-)
 
 
 @dataclass(frozen=True)
@@ -131,13 +120,6 @@ def no_kernel(product: Product) -> str:
     return NO_KERNEL if product.b.is_cuda and not has_kernel("matmul24") else ""
 
 
-def why_wrong(error: float, of_cublas: float) -> str:
-    """Why a result with this error is not to be trusted, '' where it is."""
-    if error <= ERRORS * of_cublas:
-        return ""
-    return f"wrong result: error {error:.1e}, where cuBLAS has {of_cublas:.1e}"
-
-
 def native_config(problem: Problem, sms: int) -> str:
     """What the library runs: '256x192 cluster 1x2 group 8 stream-k'; '' if it does not say."""
     ops = torch.ops.sparsetrain
@@ -160,7 +142,3 @@ def summary(rows: Iterable[Row], candidate: str) -> Summary | None:
         worst_of=worst.title,
         mean_over_best=geometric_mean([row.speed_up_over_best(candidate) for row in rows]),
     )
-
-
-def geometric_mean(values: list[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))

@@ -1,4 +1,4 @@
-"""What `bench mlp` measures."""
+"""What is measured of an MLP."""
 
 from __future__ import annotations
 

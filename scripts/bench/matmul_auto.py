@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsetrain.bench.matmul import no_kernel, why_wrong
-from sparsetrain.bench.matmul_peers import cusparselt_call
-from sparsetrain.bench.products import Product, Shape, problem_of
+from scripts.bench.matmul_measure import no_kernel
+from sparsetrain.bench.cusparselt import compressed, cusparselt_call
+from sparsetrain.bench.products import Product, Shape, problem_of, why_wrong
 from sparsetrain.bench.timing import Clock, Run, Times, measure
 from sparsetrain.products import Choice, Problem
 
@@ -107,7 +107,7 @@ def _engine(product: Product, choice: Choice) -> Callable[[], Tensor]:
         return product.native
     if choice.engine == "dense":
         return product.masked
-    return cusparselt_call(torch.ops.aten._cslt_compress(product.a.contiguous()), product)
+    return cusparselt_call(compressed(product), product)
 
 
 def _size(generator: random.Random, bounds: tuple[int, int], multiple: int) -> int:

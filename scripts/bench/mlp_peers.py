@@ -18,8 +18,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsetrain.bench.mlp_step import Mlp
-from sparsetrain.bench.peers import GREEDY, load_xformers
+from scripts.bench.mlp_step import Mlp
+from scripts.bench.peers import GREEDY, load_xformers
 from sparsetrain.nn import SquaredReLU
 
 PEERS = ("xformers-cutlass", "xformers-cusparselt", "torchao-weights", "torchao-activations")

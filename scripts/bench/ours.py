@@ -7,9 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from scripts.bench.candidate import Candidate, Layout
+from scripts.bench.peers import APPLY, TILE
 from sparsetrain import ops
-from sparsetrain.bench.candidate import Candidate, Layout
-from sparsetrain.bench.peers import APPLY, TILE
 from sparsetrain.reference.masks24 import unpack_bits
 from sparsetrain.select import RULES
 

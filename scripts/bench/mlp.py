@@ -1,4 +1,16 @@
-"""`bench mlp`: an MLP forward and backward, dense, 2:4 and the peers'."""
+"""An MLP of a training step, forward and backward, against the compiled dense one and the peers:
+
+  python -m scripts.bench.mlp
+  python -m scripts.bench.mlp json=mlp.json picture=mlp.png
+  python -m scripts.bench.mlp shapes=25216x1024x4096 variants=weights,all peers=false
+
+shapes= TOKENSxFEATURESxHIDDEN with commas; variants= dense-eager, dense-relu2, weights,
+activations, all (dense, compiled, is always there); peers= false, or xformers-cutlass,
+xformers-cusparselt, torchao-weights, torchao-activations; rounds= that count; compile= default,
+reduce-overhead, max-autotune or max-autotune-no-cudagraphs (of torch.compile); json= the file for
+every number; picture= a PNG of bars. Every result is compared with masked products first. The
+energy is read where nvidia-ml-py is installed.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +19,16 @@ from pathlib import Path
 
 import torch
 
-from sparsetrain.bench.bars import draw_bars
+from scripts.bench.command import run
+from scripts.bench.mlp_measure import SHAPES, STEPS, UNTIMED, bench_shape
+from scripts.bench.mlp_peers import PEERS
+from scripts.bench.mlp_report import LEGEND, mlp_lines, mlp_panels, mlp_table, write_mlps
+from scripts.bench.mlp_rows import Result
+from sparsetrain.bench.bars import draw_bars, figure_class
 from sparsetrain.bench.environment import environment
 from sparsetrain.bench.gauges import Gauges, cuda_gauges
-from sparsetrain.bench.mlp import SHAPES, STEPS, UNTIMED, bench_shape
-from sparsetrain.bench.mlp_peers import PEERS
-from sparsetrain.bench.mlp_report import LEGEND, mlp_lines, mlp_panels, mlp_table, write_mlps
-from sparsetrain.bench.mlp_rows import Result
 from sparsetrain.bench.products import Shape
-from sparsetrain.bench.roofline import figure_class
 from sparsetrain.bench.variants import DENSE, VARIANTS, Mode, Setting, Variant
-from sparsetrain.cli.bench_matmul import parse as parse_products
 from sparsetrain.cli.bench_words import (
     cuda_device,
     library_words,
@@ -26,8 +37,9 @@ from sparsetrain.cli.bench_words import (
     read_options,
     read_path,
     read_rounds,
+    read_shapes,
 )
-from sparsetrain.cli.show import console, relative, show_lines, show_values
+from sparsetrain.cli.console import console, print_lines, relative, show_values
 
 _KEYS = ("shapes", "variants", "rounds", "compile", "peers", "json", "picture")
 _NAMES = tuple(name for name in VARIANTS if not name.endswith("+attn"))
@@ -36,7 +48,7 @@ _ROUNDS = 20
 
 @dataclass(frozen=True)
 class Options:
-    """What `bench mlp` was asked for."""
+    """What it was asked for."""
 
     shapes: tuple[Shape, ...]
     variants: tuple[Variant, ...]
@@ -47,13 +59,13 @@ class Options:
     picture: Path | None
 
 
-def bench_mlp(words: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Run it with the key=value words. The file is written anew after each shape."""
     options = parse(words)
     if options.picture is not None:
         figure_class()  # now, not after minutes
     device = cuda_device()
-    about = environment(" ".join(["python -m sparsetrain bench mlp", *words]), library_words())
+    about = environment(" ".join(["python -m scripts.bench.mlp", *words]), library_words())
     gauges = cuda_gauges(device, UNTIMED, STEPS)
     about["energy"] = gauges.joules if isinstance(gauges.joules, str) else "NVML's counter"
     show_values(tuple(about.items()))
@@ -80,7 +92,7 @@ def _bench(shape: Shape, options: Options, setting: Setting, gauges: Gauges) -> 
     torch.cuda.empty_cache()
     console.print()
     console.print(mlp_table(result))
-    show_lines(tuple(mlp_lines(result)))
+    print_lines(tuple(mlp_lines(result)))
     return result
 
 
@@ -90,11 +102,8 @@ def parse(words: list[str]) -> Options:
     names = read_names("variants", options, _NAMES)
     if DENSE not in names:
         names = (DENSE, *names)  # what the others are compared with
-    shapes = SHAPES
-    if options.get("shapes"):
-        shapes = parse_products([f"shapes={options['shapes']}"]).shapes
     return Options(
-        shapes=shapes,
+        shapes=read_shapes(options, SHAPES),
         variants=tuple(VARIANTS[name] for name in names),
         peers=_peers(options.get("peers", "true")),
         rounds=read_rounds(options, _ROUNDS),
@@ -109,3 +118,7 @@ def _peers(text: str) -> tuple[str, ...]:
     if text in ("true", "false"):
         return PEERS if text == "true" else ()
     return read_names("peers", {"peers": text}, PEERS)
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

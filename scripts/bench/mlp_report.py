@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
+from scripts.bench.mlp_rows import Result
 from sparsetrain.bench.bars import Panel
-from sparsetrain.bench.mlp_rows import Result
-from sparsetrain.bench.report import write_content
+from sparsetrain.bench.json_file import write_json
 from sparsetrain.bench.rounds import TOTAL
 from sparsetrain.bench.step_report import bar, milliseconds
 
@@ -86,7 +86,7 @@ def write_mlps(
         },
         "shapes": [_content(result) for result in results],
     }
-    write_content(path, content)
+    write_json(path, content)
 
 
 def mlp_panels(results: Sequence[Result]) -> list[Panel]:

@@ -1,4 +1,15 @@
-"""`bench matmul`: 2:4 products against cuBLAS and the peers."""
+"""The 2:4 products of an MLP against cuBLAS, cuSPARSELt, torch's CUTLASS op and xFormers:
+
+  python -m scripts.bench.matmul
+  python -m scripts.bench.matmul json=matmul.json picture=roofline.png
+  python -m scripts.bench.matmul shapes=25216x1024x4096 products=w24-forward,act24-dw
+  python -m scripts.bench.matmul random=200 seed=0        is the choice ever slower than dense?
+
+shapes= TOKENSxFEATURESxHIDDEN with commas; products= w24-forward, w24-dx, act24-forward, act24-dw,
+dz24-dx, dz24-dw; dtype= bfloat16 or float16; rounds= calls that count; peers= false, or cusparselt,
+cusparselt-best, torch-cutlass, xformers, cusparselt-search (its own search, slow); json= the file
+for every number. Every result is compared with float64 first.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +18,11 @@ from pathlib import Path
 
 import torch
 
-from sparsetrain import products as choice
-from sparsetrain.bench.environment import environment
-from sparsetrain.bench.matmul import SHAPES, Row, bench_product
-from sparsetrain.bench.matmul_auto import AutoRow, bench_auto, draw
-from sparsetrain.bench.matmul_peers import DEFAULT_PEERS, PEERS
-from sparsetrain.bench.matmul_report import (
+from scripts.bench.command import run
+from scripts.bench.matmul_auto import AutoRow, bench_auto, draw
+from scripts.bench.matmul_measure import Row, bench_product
+from scripts.bench.matmul_peers import DEFAULT_PEERS, PEERS
+from scripts.bench.matmul_report import (
     AUTO_LEGEND,
     LEGEND,
     auto_lines,
@@ -23,22 +33,24 @@ from sparsetrain.bench.matmul_report import (
     write_auto,
     write_products,
 )
-from sparsetrain.bench.products import PRODUCTS, Shape, make_product
-from sparsetrain.bench.roofline import draw_roofline, figure_class
-from sparsetrain.bench.sparsify import copy_rate
+from scripts.bench.roofline import draw_roofline
+from scripts.bench.sparsify_measure import copy_rate
+from sparsetrain import products as choice
+from sparsetrain.bench.bars import figure_class
+from sparsetrain.bench.environment import environment
+from sparsetrain.bench.products import PRODUCTS, SHAPES, Shape, make_product
 from sparsetrain.bench.timing import Clock, cuda_clocks
 from sparsetrain.cli.bench_words import (
-    check_name,
     cuda_device,
     library_words,
+    read_dtype,
     read_names,
     read_options,
     read_path,
     read_rounds,
-    split_list,
+    read_shapes,
 )
-from sparsetrain.cli.show import console, relative, show_lines, show_values
-from sparsetrain.products.problem import DTYPES
+from sparsetrain.cli.console import console, print_lines, relative, show_values
 
 _KEYS = ("shapes", "products", "dtype", "rounds", "peers", "json", "picture", "random", "seed")
 _ONLY_SHAPES = ("shapes", "peers", "picture")
@@ -48,7 +60,7 @@ _ROUNDS = 20
 
 @dataclass(frozen=True)
 class Options:
-    """What `bench matmul` was asked for. random: how many products to draw, 0 for `shapes`."""
+    """What it was asked for. random: how many products to draw, 0 for `shapes`."""
 
     shapes: tuple[Shape, ...]
     products: tuple[str, ...]
@@ -61,13 +73,13 @@ class Options:
     seed: int
 
 
-def bench_matmul(words: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Run it with the key=value words."""
     options = parse(words)
     if options.picture is not None:
         figure_class()  # now, not after a minute
     device = cuda_device()
-    about = environment(" ".join(["python -m sparsetrain bench matmul", *words]), library_words())
+    about = environment(" ".join(["python -m scripts.bench.matmul", *words]), library_words())
     table = choice.load_table()
     about["tuned"] = f"{len(table.entries)} products" if table else "nothing"
     if table is not None:
@@ -93,9 +105,9 @@ def _bench_shapes(
         rows += found
         console.print()
         console.print(product_table(found))
-        show_lines(tuple(product_lines(found)))
+        print_lines(tuple(product_lines(found)))
     console.print(f"\n{LEGEND}\n", style="dim")
-    show_lines(tuple(summary_lines(rows)))
+    print_lines(tuple(summary_lines(rows)))
     if options.json is not None:
         write_products(options.json, about, copy, options.rounds, rows)
         show_values((("written", str(relative(options.json))),))
@@ -134,7 +146,7 @@ def _bench_random(
     console.print()
     console.print(auto_table(rows))
     console.print(f"\n{AUTO_LEGEND}\n", style="dim")
-    show_lines(tuple(auto_lines(rows)))
+    print_lines(tuple(auto_lines(rows)))
     if options.json is not None:
         write_auto(options.json, about, options.rounds, rows)
         show_values((("written", str(relative(options.json))),))
@@ -147,13 +159,10 @@ def parse(words: list[str]) -> Options:
         if key in options:
             which = "without" if "random" in options else "with"
             raise ValueError(f"{key}= goes {which} random=: leave one of them away")
-    dtype = options.get("dtype", "bfloat16")
-    check_name("dtype", dtype, tuple(DTYPES))
-    shapes = tuple(_shape(text) for text in split_list(options.get("shapes", "")))
     return Options(
-        shapes=shapes or SHAPES,
+        shapes=read_shapes(options, SHAPES),
         products=tuple(_NAMES[name] for name in read_names("products", options, tuple(_NAMES))),
-        dtype=DTYPES[dtype],
+        dtype=read_dtype(options),
         rounds=read_rounds(options, _ROUNDS),
         peers=_peers(options.get("peers", "true")),
         json=read_path("json", options),
@@ -179,14 +188,5 @@ def _number(key: str, text: str | None, least: int) -> int:
     return int(text)
 
 
-def _shape(text: str) -> Shape:
-    sizes = text.split("x")
-    if len(sizes) != 3 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise ValueError(
-            f"shapes={text!r}: give TOKENSxFEATURESxHIDDEN, as in 25216x1024x4096, 1 or more each"
-        )
-    shape = Shape(*map(int, sizes))
-    for size in (shape.features, shape.hidden):
-        if size % 4 != 0:
-            raise ValueError(f"shapes={text!r}: {size} features are not a multiple of 4")
-    return shape
+if __name__ == "__main__":
+    run(main, __doc__)

@@ -20,8 +20,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sparsetrain.bench.peers import GREEDY, first_line, load_xformers
+from scripts.bench.peers import GREEDY, load_xformers
+from sparsetrain.bench.cusparselt import REFUSALS, Accept, compressed, cusparselt_call
 from sparsetrain.bench.products import Product
+from sparsetrain.bench.refusal import first_line
 from sparsetrain.bench.timing import Clock, Run
 from sparsetrain.reference.layouts24 import to_aten_cutlass
 
@@ -32,9 +34,6 @@ PEERS = (*DEFAULT_PEERS, "cusparselt-search")
 _ALGORITHMS = 70  # cuSPARSELt numbers them from 0 and does not say how many; 0.8 has 21
 _REFUSED_IN_A_ROW = 4
 _TRIALS = 3
-
-Accept = Callable[[Tensor], str]
-"""Why a result is not to be trusted, '' where it is."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ def usable_peers(
         try:
             peer = _make(name, product, accept, clock)
             reason = accept(peer.run())
-        # How they refuse a device, a shape, a dtype; AttributeError: an op this torch has not.
-        except (RuntimeError, ValueError, AttributeError) as error:
+        except REFUSALS as error:
             skipped[name] = first_line(error)
         else:
             if reason:
@@ -70,34 +68,19 @@ def _make(name: str, product: Product, accept: Accept, clock: Clock) -> Contende
         return _torch_cutlass(product)
     if name == "xformers":
         return _xformers(product)
-    compressed = torch.ops.aten._cslt_compress(product.a.contiguous())
+    a = compressed(product)
     if name == "cusparselt":
-        return Contender(cusparselt_call(compressed, product), "algorithm 0")
+        return Contender(cusparselt_call(a, product), "algorithm 0")
     if name == "cusparselt-best":
-        return _fastest(compressed, product, accept, clock)
-    return _searched(compressed, product)
+        return _fastest(a, product, accept, clock)
+    return _searched(a, product)
 
 
-def cusparselt_call(
-    compressed: Tensor, product: Product, algorithm: int = 0, split_k: int = 1, mode: int = -1
-) -> Callable[[], Tensor]:
-    """The product in cuSPARSELt, from what torch._cslt_compress makes of `product.a`."""
-    return partial(
-        torch.ops.aten._cslt_sparse_mm,
-        compressed,
-        product.b,
-        transpose_result=product.problem.transpose_out,
-        alg_id=algorithm,
-        split_k=split_k,
-        split_k_mode=mode,
-    )
-
-
-def _fastest(compressed: Tensor, product: Product, accept: Accept, clock: Clock) -> Contender:
+def _fastest(a: Tensor, product: Product, accept: Accept, clock: Clock) -> Contender:
     times: list[tuple[float, int]] = []
     refused = 0
     for algorithm in range(_ALGORITHMS):
-        run: Run = cusparselt_call(compressed, product, algorithm)
+        run: Run = cusparselt_call(a, product, algorithm)
         try:
             run()
         except RuntimeError:
@@ -108,17 +91,17 @@ def _fastest(compressed: Tensor, product: Product, accept: Accept, clock: Clock)
         refused = 0
         times.append((min(clock(run) for _ in range(_TRIALS)), algorithm))
     for _, algorithm in sorted(times):
-        call = cusparselt_call(compressed, product, algorithm)
+        call = cusparselt_call(a, product, algorithm)
         if not accept(call()):
             return Contender(call, f"algorithm {algorithm} of {len(times)}")
     raise ValueError(f"none of {len(times)} algorithms gives the right result")
 
 
-def _searched(compressed: Tensor, product: Product) -> Contender:
+def _searched(a: Tensor, product: Product) -> Contender:
     search = torch._C._cusparselt.mm_search  # type: ignore[attr-defined]
-    found = search(compressed, product.b, None, None, None, product.problem.transpose_out)
+    found = search(a, product.b, None, None, None, product.problem.transpose_out)
     algorithm, split_k, mode = found[:3]
-    call = cusparselt_call(compressed, product, algorithm, split_k, mode)
+    call = cusparselt_call(a, product, algorithm, split_k, mode)
     return Contender(call, f"algorithm {algorithm}, split-K {split_k}, mode {mode}")
 
 

@@ -1,4 +1,4 @@
-"""`bench sparsify`: what makes a matrix 2:4, ours and the peers', one matrix after the other."""
+"""What makes a matrix 2:4, ours and the peers', one matrix after the other."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from functools import partial
 
 import torch
 
-from sparsetrain.bench.candidate import Candidate, bytes_per_element, formula
-from sparsetrain.bench.ours import check_against_reference, our_candidates
-from sparsetrain.bench.peers import CLONE, clone, usable_peers
-from sparsetrain.bench.quality import Quality, quality
+from scripts.bench.candidate import Candidate, bytes_per_element, formula
+from scripts.bench.ours import check_against_reference, our_candidates
+from scripts.bench.peers import CLONE, clone, usable_peers
+from scripts.bench.quality import Quality, quality
 from sparsetrain.bench.timing import CALLS, Clock, Clocks, Run, Times, measure
 
 LARGE = 64_000_000

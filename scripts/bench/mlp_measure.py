@@ -1,4 +1,4 @@
-"""`bench mlp`: an MLP forward and backward, dense, 2:4 and the peers', taking turns."""
+"""An MLP forward and backward, dense, 2:4 and the peers', taking turns."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scripts.bench.mlp_peers import REFUSALS, make_peer
+from scripts.bench.mlp_rows import Result, Row
+from scripts.bench.mlp_step import Block, MlpStep
 from sparsetrain.bench.gauges import Gauges
-from sparsetrain.bench.mlp_peers import REFUSALS, make_peer
-from sparsetrain.bench.mlp_rows import Result, Row
-from sparsetrain.bench.mlp_step import Block, MlpStep
-from sparsetrain.bench.peers import first_line
 from sparsetrain.bench.products import Shape
+from sparsetrain.bench.refusal import first_line
 from sparsetrain.bench.rounds import TOTAL, measure_parts, three_times
 from sparsetrain.bench.timing import Times
 from sparsetrain.bench.variants import (

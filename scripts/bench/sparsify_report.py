@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
-from sparsetrain.bench.quality import Quality
-from sparsetrain.bench.sparsify import Result, Row
+from scripts.bench.quality import Quality
+from scripts.bench.sparsify_measure import Result, Row
+from sparsetrain.bench.json_file import write_json
 
 LEGEND = """\
 µs: median of one call, ±: distance of the quartiles; TB/s: of the bytes that must be moved
@@ -50,7 +48,7 @@ def formulas(results: Iterable[Result]) -> list[str]:
     return [f"{line}  ({', '.join(whose)})" for line, whose in names.items()]
 
 
-def write_json(
+def write_matrices(
     path: Path, about: dict[str, str], copy: float, rounds: int, results: Sequence[Result]
 ) -> None:
     """Write every number, atomically. `copy` is in TB/s."""
@@ -71,15 +69,7 @@ def write_json(
             for result in results
         ],
     }
-    write_content(path, content)
-
-
-def write_content(path: Path, content: dict[str, Any]) -> None:
-    """Write it as JSON in place of what is there, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(unfinished, path)
+    write_json(path, content)
 
 
 def _large(row: Row) -> list[str]:

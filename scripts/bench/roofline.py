@@ -12,22 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsetrain.bench.matmul import DENSE, NATIVE, Row
+from scripts.bench.matmul_measure import DENSE, NATIVE, Row
+from sparsetrain.bench.bars import figure_class
 
 _COLORS = {DENSE: "#7a7a7a", NATIVE: "#c8371f"}
 _LABELS = {DENSE: "dense, cuBLAS", NATIVE: "2:4, sparsetrain"}
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-
-
-def figure_class() -> Any:
-    """matplotlib's Figure. Raises ValueError that says what to install."""
-    try:
-        return importlib.import_module("matplotlib.figure").Figure
-    except ImportError as error:
-        raise ValueError(
-            f"picture= needs matplotlib ({error}): pip install 'sparsetrain[bench]', or leave"
-            " picture= away"
-        ) from error
 
 
 def draw_roofline(path: Path, hardware: str, copy: float, rows: Sequence[Row]) -> None:

@@ -1,4 +1,14 @@
-"""`bench sparsify`: what makes a matrix 2:4, against the peers and the copy."""
+"""Kernels that make a matrix 2:4 against what PyTorch and xFormers have, and against a copy:
+
+  python -m scripts.bench.sparsify
+  python -m scripts.bench.sparsify json=sparsify.json
+  python -m scripts.bench.sparsify shapes=25216x4096,3072x768 dtype=float16 rounds=100
+  python -m scripts.bench.sparsify ops=sparsify24,mvue24
+
+shapes= ROWSxCOLUMNS with commas; dtype= bfloat16, float16 or float32 (packed as bfloat16), without
+it bfloat16 and, for weight-sized matrices, float32 too; rounds= calls of each that count; json= the
+file for every number. Each op is held against its reference on the CPU before it is timed.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +18,11 @@ from pathlib import Path
 
 import torch
 
+from scripts.bench.command import run
+from scripts.bench.ours import OPS
+from scripts.bench.sparsify_measure import LARGE, Matrix, bench_matrix, copy_rate
+from scripts.bench.sparsify_report import LEGEND, formulas, table, write_matrices
 from sparsetrain.bench.environment import environment
-from sparsetrain.bench.ours import OPS
-from sparsetrain.bench.report import LEGEND, formulas, table, write_json
-from sparsetrain.bench.sparsify import LARGE, Matrix, bench_matrix, copy_rate
 from sparsetrain.bench.timing import cuda_clocks
 from sparsetrain.cli.bench_words import (
     check_name,
@@ -23,7 +34,7 @@ from sparsetrain.cli.bench_words import (
     read_rounds,
     split_list,
 )
-from sparsetrain.cli.show import console, relative, show_lines, show_values
+from sparsetrain.cli.console import console, print_lines, relative, show_values
 
 _KEYS = ("shapes", "dtype", "rounds", "ops", "json")
 _DTYPES = {
@@ -40,7 +51,7 @@ _ROUNDS = 50
 
 @dataclass(frozen=True)
 class Options:
-    """What `bench sparsify` was asked for."""
+    """What it was asked for."""
 
     matrices: tuple[Matrix, ...]
     ops: tuple[str, ...]
@@ -48,11 +59,11 @@ class Options:
     json: Path | None
 
 
-def bench_sparsify(words: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Run it with the key=value words."""
     options = parse(words)
     device = cuda_device()
-    about = environment(" ".join(["python -m sparsetrain bench sparsify", *words]), library_words())
+    about = environment(" ".join(["python -m scripts.bench.sparsify", *words]), library_words())
     show_values(tuple(about.items()))
     clocks = cuda_clocks()
     copy = copy_rate(device, clocks.cold, options.rounds)
@@ -65,12 +76,12 @@ def bench_sparsify(words: list[str]) -> None:
         results.append(result)
         console.print()
         console.print(table(result))
-        show_lines(tuple(f"not timed: {what}: {why}" for what, why in result.skipped.items()))
+        print_lines(tuple(f"not timed: {what}: {why}" for what, why in result.skipped.items()))
         torch.cuda.empty_cache()
     console.print(f"\n{LEGEND}\n", style="dim")
-    show_lines(tuple(formulas(results)))
+    print_lines(tuple(formulas(results)))
     if options.json is not None:
-        write_json(options.json, about, copy, options.rounds, results)
+        write_matrices(options.json, about, copy, options.rounds, results)
         show_values((("written", str(relative(options.json))),))
 
 
@@ -103,3 +114,7 @@ def _shape(text: str) -> tuple[int, int]:
     if int(columns) % 4 != 0:
         raise ValueError(f"shapes={text!r}: {columns} columns are not a multiple of 4")
     return int(rows), int(columns)
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

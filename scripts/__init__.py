@@ -1,0 +1,1 @@
+"""What developers run in a checkout. No part of the package."""

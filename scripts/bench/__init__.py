@@ -1,0 +1,19 @@
+"""Benchmarks for developers, ours and the peers side by side in one run on one device.
+
+    python -m scripts.bench.sparsify    what makes a matrix 2:4, against the peers and the copy
+    python -m scripts.bench.matmul      2:4 products, against cuBLAS and the peers
+    python -m scripts.bench.mlp         an MLP and its backward, against dense and the peers
+
+Run them in the root of a checkout. Each has a --help. Clocks, rounds, energy and the variants of a
+model are those of sparsetrain/bench, which times whole steps and tunes products.
+
+command.py            words, help and errors of a command
+peers.py              what PyTorch and xFormers have to make a matrix 2:4, and the copy
+candidate.py ours.py  what is timed, the bytes it has to move; our ops, held against their reference
+quality.py            what a mask keeps, against the best of the 90 masks of each tile
+sparsify_measure.py sparsify_report.py                  one matrix after the other; tables and JSON
+matmul_measure.py matmul_peers.py matmul_report.py      one product after the other
+matmul_auto.py        random products: what `choose` picks against dense
+roofline.py           products under their roofline, as a picture
+mlp_measure.py mlp_step.py mlp_rows.py mlp_report.py mlp_peers.py   one MLP after the other
+"""

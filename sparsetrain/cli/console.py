@@ -1,0 +1,33 @@
+"""The terminal that the commands print to."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+LOG_COLUMNS = 120
+"""Width of what is not a terminal: log files need not wrap at Rich's 80."""
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_COLUMNS)
+
+
+def print_lines(lines: tuple[str, ...]) -> None:
+    """A line each; long ones wrap where the terminal ends, and are never cut."""
+    for line in lines:
+        console.print(escape(line), soft_wrap=True)
+
+
+def show_values(values: tuple[tuple[str, str], ...]) -> None:
+    """Label and value on a line each; long values are never cut."""
+    width = max(len(label) for label, _ in values)
+    for label, value in values:
+        console.print(f"[dim]{label:<{width}}[/dim]  {escape(value)}", soft_wrap=True)
+
+
+def relative(path: str | Path) -> Path:
+    """The path from here, where it lies below; else as it is."""
+    path = Path(path)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

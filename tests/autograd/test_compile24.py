@@ -11,8 +11,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from sparsetrain import ops
 from sparsetrain.autograd import PORTABLE_ENGINES, linear24, soft_linear24, squared_relu_mlp24
 from sparsetrain.ops import select24
-from sparsetrain.select import RULES
 from sparsetrain.reference.pack24 import PADDED
+from sparsetrain.select import RULES
 
 OPS = Path(ops.__file__).parent
 SCALE = torch.tensor([1.5])

@@ -15,8 +15,8 @@ from sparsetrain.autograd import (
     pack_gelu_mlp24,
     packed_gelu_mlp24,
 )
-from sparsetrain.select import RULES, Rule
 from sparsetrain.reference.gelu import APPROXIMATIONS, Approximate
+from sparsetrain.select import RULES, Rule
 
 # A thread of autograd that begins with a dense product has no CUDA context yet; PyTorch says so.
 no_context = "ignore:Attempting to run cuBLAS, but there was no current CUDA context:UserWarning"

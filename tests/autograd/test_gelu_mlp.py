@@ -16,8 +16,8 @@ from sparsetrain.autograd import (
     packed_gelu_mlp24,
 )
 from sparsetrain.ops import select24
-from sparsetrain.select import RULES, Rule
 from sparsetrain.reference.gelu import APPROXIMATIONS, Approximate
+from sparsetrain.select import RULES, Rule
 
 engines = pytest.mark.parametrize("engine", PORTABLE_ENGINES)
 rules = pytest.mark.parametrize("rule", RULES)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sparsetrain.choice import Config, Entry, Problem, choose
-from sparsetrain.choice.problem import DENSE_FLOPS_PER_US, LAUNCH_US
+from sparsetrain.products import Config, Entry, Problem, choose
+from sparsetrain.products.problem import DENSE_FLOPS_PER_US, LAUNCH_US
 
 VIT_L = Problem(torch.bfloat16, 4096, 25216, 1024, "columns", transpose_out=True)
 CONFIG = Config("256x192", 1, 2, 8, True)

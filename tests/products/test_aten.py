@@ -7,9 +7,9 @@ import torch
 from aten_checks import aten_on_cpu
 from autograd_checks import assert_all_as_accurate, backward, double, normal
 from ops_checks import assert_as_accurate_as_torch
+from sparsetrain.autograd.aten import aten_mm
 
 from sparsetrain.autograd import linear24, soft_linear24, squared_relu_mlp24
-from sparsetrain.autograd.aten import aten_mm
 from sparsetrain.ops import matmul24, pack24, select24, sparsify24, unpack24
 from sparsetrain.select import RULES
 

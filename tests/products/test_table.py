@@ -105,7 +105,9 @@ def test_an_entry_that_is_no_entry_is_refused(machine, old, new):
 
 
 def test_without_tables_cuda_is_not_started(machine, monkeypatch):
-    monkeypatch.setattr("sparsetrain.products.table.machine_key", lambda path: pytest.fail("started"))
+    monkeypatch.setattr(
+        "sparsetrain.products.table.machine_key", lambda path: pytest.fail("started")
+    )
     assert load_table() is None
 
 

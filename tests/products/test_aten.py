@@ -148,9 +148,13 @@ def test_the_six_products_of_an_mlp(device, selection, masked):
     inputs = [normal(*s, seed=i, dtype=dtype) for i, s in enumerate(shapes)]
     # Small whole numbers: all sums are exact, so that every engine chooses the same of z.
     inputs[:3] = [x.mul(2).round().clamp(-3, 3) for x in inputs[:3]]
-    masks = [select24(inputs[i], "transposable").to(device) if masked else None for i in (1, 3)]
+    first, second = (
+        select24(inputs[i], "transposable").to(device) if masked else None for i in (1, 3)
+    )
     assert_is_masked(
-        lambda *t, engine: squared_relu_mlp24(*t, masks=masks, selection=selection, engine=engine),
+        lambda *t, engine: squared_relu_mlp24(
+            *t, masks=(first, second), selection=selection, engine=engine
+        ),
         inputs,
         normal(70, 64, seed=9, dtype=dtype),
         device,

@@ -34,7 +34,7 @@ def problem(leading=(8,), dtype=torch.float64, bias=True, hidden=16):
 
 
 def masks_of(inputs, selection):
-    return tuple(select24(w, selection.rule) for w in (inputs[1], inputs[3]))
+    return select24(inputs[1], selection.rule), select24(inputs[3], selection.rule)
 
 
 def oracle_mlp(masks, approximate="none"):

@@ -15,7 +15,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 
 # A part may import those before it, and itself. The package's own __init__ is above all.
 LAYERS = (
-    {"patterns", "schedule", "errors", "native"},
+    {"patterns", "schedule", "errors", "file_format", "native"},
     {"select"},
     {"reference"},
     {"ops"},
@@ -23,6 +23,7 @@ LAYERS = (
     {"autograd"},
     {"methods"},
     {"nn"},
+    {"targets"},
     {"recipe"},
     {"lightning"},
     {"bench"},
@@ -44,7 +45,7 @@ HEAVY = (
 # Where each may be imported, at the top of a file or inside a function.
 HOMES = {
     "hydra": {"recipe", "cli"},
-    "omegaconf": {"recipe", "cli"},
+    "omegaconf": {"recipe", "targets", "cli"},
     "pytorch_lightning": {"lightning", "cli"},
     "timm": {"lightning", "cli"},
     "wandb": {"lightning", "cli"},

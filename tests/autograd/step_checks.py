@@ -10,7 +10,7 @@ from kernel_checks import DEVICE
 from torch import Tensor
 
 import sparsetrain as st
-from sparsetrain.autograd import Engine
+from sparsetrain.products import Engine
 
 CLASSES = 10
 
@@ -75,10 +75,9 @@ class Run:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
 
     def gradients(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Pack, forward and backward; returns the loss."""
+        """Forward and backward; returns the loss."""
         self.optimizer.zero_grad()
         with torch.autocast(DEVICE, self.dtype, enabled=self.dtype != torch.float32):
-            st.pack_weights(self.model)
             loss = F.cross_entropy(self.forward(images).float(), labels)
         loss.backward()
         return loss.detach()

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from autograd_checks import backward, normal
+from autograd_checks import SELECTIONS, backward, normal, soft_linear24, squared_relu_mlp24
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from sparsetrain import ops
-from sparsetrain.autograd import PORTABLE_ENGINES, linear24, soft_linear24, squared_relu_mlp24
+from sparsetrain.autograd import linear24
 from sparsetrain.ops import select24
-from sparsetrain.select import RULES
 from sparsetrain.reference.pack24 import PADDED
+from sparsetrain.select import EXACT, ROW
 
 OPS = Path(ops.__file__).parent
 SCALE = torch.tensor([1.5])
@@ -22,6 +22,8 @@ BATCHES = (80, 100, 129, 300)
 
 # torch 2.10 and 2.11 do this themselves when they trace an autograd.Function.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+engines = pytest.mark.parametrize("engine", ["masked", "native"])
 
 
 @pytest.fixture(autouse=True)
@@ -47,14 +49,16 @@ def assert_compiled_is_eager(function, parameters, *, backend="aot_eager", batch
     return counter.frame_count
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-@pytest.mark.parametrize("rule", RULES)
-def test_linear24_compiles_whole_and_gives_the_eager_numbers(engine, rule):
+@engines
+@pytest.mark.parametrize("selection", SELECTIONS, ids=str)
+def test_linear24_compiles_whole_and_gives_the_eager_numbers(engine, selection):
     parameters = weights((12, 16), (12,))
-    assert_compiled_is_eager(lambda *t: linear24(*t, rule=rule, engine=engine), parameters)
+    assert_compiled_is_eager(
+        lambda *t: linear24(*t, selection=selection, engine=engine), parameters
+    )
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_a_given_mask_may_change_without_compiling_again(engine):
     w, b = weights((12, 16), (12,))
     masks = [select24(normal(12, 16, seed=s), "transposable") for s in (2, 3)]
@@ -68,7 +72,7 @@ def test_a_given_mask_may_change_without_compiling_again(engine):
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_soft_linear24_compiles_whole_and_gives_the_eager_numbers(engine):
     assert_compiled_is_eager(
         lambda x, w, b: soft_linear24(x, w, b, SCALE, mvue=False, engine=engine),
@@ -76,22 +80,21 @@ def test_soft_linear24_compiles_whole_and_gives_the_eager_numbers(engine):
     )
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-@pytest.mark.parametrize("rule", ["transposable", "row"])
+@engines
+@pytest.mark.parametrize("selection", [EXACT, ROW], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
-def test_squared_relu_mlp24_compiles_whole_and_gives_the_eager_numbers(engine, rule, masked):
+def test_squared_relu_mlp24_compiles_whole_and_gives_the_eager_numbers(engine, selection, masked):
     parameters = weights((16, 12), (16,), (8, 16), (8,))
-    masks = [select24(w, "transposable") if masked else None for w in parameters[::2]]
+    first, second = [select24(w, "transposable") if masked else None for w in parameters[::2]]
+    assert_compiled_is_eager(
+        lambda *t: squared_relu_mlp24(
+            *t, masks=(first, second), selection=selection, engine=engine
+        ),
+        parameters,
+    )
 
-    def mlp(x, w1, b1, w2, b2):
-        return squared_relu_mlp24(
-            x, w1, b1, w2, b2, mask1=masks[0], mask2=masks[1], rule=rule, engine=engine
-        )
 
-    assert_compiled_is_eager(mlp, parameters)
-
-
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_batch_sizes_compile_linear24_twice_at_most(engine):
     parameters = weights((12, 16), (12,))
     times = assert_compiled_is_eager(
@@ -100,7 +103,7 @@ def test_batch_sizes_compile_linear24_twice_at_most(engine):
     assert times == 2
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_batch_sizes_compile_squared_relu_mlp24_twice_at_most(engine):
     parameters = weights((16, 12), (16,), (8, 16), (8,))
     times = assert_compiled_is_eager(
@@ -109,7 +112,7 @@ def test_batch_sizes_compile_squared_relu_mlp24_twice_at_most(engine):
     assert times == 2
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_mvue_compiles_whole_and_stays_unbiased(engine):
     x, w = normal(6, 8, seed=1), normal(8, 8, seed=2).requires_grad_()
     layer = torch.compile(
@@ -141,13 +144,13 @@ def test_autocast_compiles_whole():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inductor's own imports
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_inductor_gives_the_eager_numbers(engine):
     parameters = weights((16, 12), (16,), (8, 16), (8,), (20, 8))
     mask = select24(parameters[0], "transposable")
 
     def both(x, w1, b1, w2, b2, w3):
-        hidden = squared_relu_mlp24(x, w1, b1, w2, b2, mask1=mask, engine=engine)
+        hidden = squared_relu_mlp24(x, w1, b1, w2, b2, masks=(mask, None), engine=engine)
         return linear24(hidden, w3, engine=engine)
 
     # Graphs cached on disk are found by the names of ops, whatever shapes their fakes give now.

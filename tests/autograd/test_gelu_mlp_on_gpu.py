@@ -1,22 +1,18 @@
-"""gelu_mlp24 on the GPU's kernels against a masked float64 MLP, as accurate as PyTorch."""
+"""packed_gelu_mlp on the GPU's kernels against a masked float64 MLP, as accurate as PyTorch."""
 
 import pytest
 import torch
-from autograd_checks import backward, double, normal
+from autograd_checks import SELECTIONS, backward, double, gelu_mlp24, normal
 from kernel_checks import needs_kernels
 from matmul_checks import needs_hopper
 from op_calls import OpCalls
 from ops_checks import assert_as_accurate_as_torch
-from test_gelu_mlp24 import masks_of, oracle_mlp
+from test_gelu_mlp import masks_of, oracle_mlp
 
-from sparsetrain.autograd import (
-    Engine,
-    gelu_mlp24,
-    pack_gelu_mlp24,
-    packed_gelu_mlp24,
-)
-from sparsetrain.select import RULES, Rule
+from sparsetrain.autograd import packed_gelu_mlp
+from sparsetrain.products import NATIVE, Engine, pack
 from sparsetrain.reference.gelu import APPROXIMATIONS, Approximate
+from sparsetrain.select import EXACT, Selection
 
 # A thread of autograd that begins with a dense product has no CUDA context yet; PyTorch says so.
 no_context = "ignore:Attempting to run cuBLAS, but there was no current CUDA context:UserWarning"
@@ -28,7 +24,7 @@ TOKENS = [(1,), (7,), (3, 65), (4, 197)]
 UNROUNDED = 3e-5
 """Of the largest: a sum of some hundred products in float32. Rounding to bfloat16 loses 2**-9."""
 
-rules = pytest.mark.parametrize("rule", RULES)
+selections = pytest.mark.parametrize("selection", SELECTIONS, ids=str)
 halves = pytest.mark.parametrize("dtype", HALVES, ids=str)
 
 
@@ -46,11 +42,11 @@ def problem(leading=(4, 197), dtype=torch.bfloat16, bias=True):
 
 
 def ours(
-    rule: Rule = "transposable",
+    selection: Selection = EXACT,
     approximate: Approximate = "none",
     engine: Engine = "native",
 ):
-    return lambda *t: gelu_mlp24(*t, rule=rule, approximate=approximate, engine=engine)
+    return lambda *t: gelu_mlp24(*t, selection=selection, approximate=approximate, engine=engine)
 
 
 def assert_accurate(got, inputs, grad, oracle):
@@ -76,53 +72,53 @@ def assert_unrounded(grad, exact):
     assert error(grad) < UNROUNDED
 
 
-@rules
+@selections
 @halves
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("leading", TOKENS, ids=str)
-def test_it_is_the_masked_mlp_for_any_number_of_tokens(rule, dtype, bias, leading):
+def test_it_is_the_masked_mlp_for_any_number_of_tokens(selection, dtype, bias, leading):
     inputs, grad = problem(leading, dtype, bias)
     with OpCalls() as calls:
-        got = backward(ours(rule), inputs, grad)
-    assert calls.count("matmul24") == (2 if rule == "row" else 4)
-    assert_accurate(got, inputs, grad, oracle_mlp(masks_of(inputs, rule)))
+        got = backward(ours(selection), inputs, grad)
+    assert calls.count("matmul24") == (4 if selection.both else 2)
+    assert_accurate(got, inputs, grad, oracle_mlp(masks_of(inputs, selection)))
 
 
 @pytest.mark.parametrize("approximate", APPROXIMATIONS)
 @pytest.mark.parametrize("engine", ["masked", "native"])
 def test_both_approximations_on_both_engines(approximate, engine):
     inputs, grad = problem()
-    oracle = oracle_mlp(masks_of(inputs, "transposable"), approximate)
+    oracle = oracle_mlp(masks_of(inputs, EXACT), approximate)
     got = backward(ours(approximate=approximate, engine=engine), inputs, grad)
     assert_accurate(got, inputs, grad, oracle)
 
 
 def test_float32_is_as_accurate_as_pytorch():
     inputs, grad = problem(dtype=torch.float32)
-    oracle = oracle_mlp(masks_of(inputs, "transposable"))
+    oracle = oracle_mlp(masks_of(inputs, EXACT))
     assert_accurate(backward(ours(), inputs, grad), inputs, grad, oracle)
 
 
-@rules
-def test_weights_packed_before_give_the_same_bits(rule):
+@selections
+def test_weights_packed_before_give_the_same_bits(selection):
     inputs, grad = problem()
-    packed = pack_gelu_mlp24(inputs[1], inputs[3], None, None, torch.bfloat16, rule, "native")
+    packed = [pack(w, None, selection, NATIVE, torch.bfloat16) for w in (inputs[1], inputs[3])]
 
-    def of_packed(x, w1, b1, w2, b2):
-        return packed_gelu_mlp24(x, w1, b1, w2, b2, packed, rule=rule, engine="native")
+    def of_packed(*t):
+        return packed_gelu_mlp(*t, *packed)
 
-    expected = backward(ours(rule), inputs, grad)
+    expected = backward(ours(selection), inputs, grad)
     for one, other in zip(backward(of_packed, inputs, grad), expected, strict=True):
         assert torch.equal(one, other)
 
 
-@rules
-def test_gradients_of_float32_masters_are_not_rounded_to_bfloat16(rule):
+@selections
+def test_gradients_of_float32_masters_are_not_rounded_to_bfloat16(selection):
     inputs, grad = problem(dtype=torch.float32)
 
     def low(*t):
         with torch.autocast(DEVICE, torch.bfloat16):
-            return ours(rule)(*t)
+            return ours(selection)(*t)
 
     with OpCalls(keep=True) as calls:
         out, dx, dw1, db1, dw2, db2 = backward(low, inputs, grad)
@@ -140,14 +136,14 @@ def test_gradients_of_float32_masters_are_not_rounded_to_bfloat16(rule):
 # torch 2.10 and 2.11 do this themselves when they trace an autograd.Function.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inductor's own imports
-@rules
-def test_compiled_it_gives_the_eager_numbers(rule):
+@selections
+def test_compiled_it_gives_the_eager_numbers(selection):
     torch.compiler.reset()
     inputs, grad = problem()
-    masks = masks_of(inputs, rule)
+    masks = masks_of(inputs, selection)
 
     def mlp(*t):
-        return gelu_mlp24(*t, mask1=masks[0], mask2=masks[1], rule=rule, engine="native")
+        return gelu_mlp24(*t, masks=masks, selection=selection, engine="native")
 
     compiled = torch.compile(mlp, fullgraph=True)
     expected = backward(mlp, inputs, grad)

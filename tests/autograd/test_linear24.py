@@ -3,14 +3,25 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from autograd_checks import assert_all_as_accurate, backward, double, masked_linear, normal
+from autograd_checks import (
+    SELECTIONS,
+    assert_all_as_accurate,
+    backward,
+    double,
+    masked_linear,
+    normal,
+)
 
-from sparsetrain.autograd import PORTABLE_ENGINES, linear24
+from sparsetrain.autograd import linear24
 from sparsetrain.ops import mvue24, select24, unpack24
-from sparsetrain.patterns import NM, RULES
+from sparsetrain.patterns import NM
 from sparsetrain.reference.masks24 import pack_bits, unpack_bits
+from sparsetrain.select import EXACT, ROW
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+engines = pytest.mark.parametrize("engine", ["masked", "native"])
+selections = pytest.mark.parametrize("selection", SELECTIONS, ids=str)
 
 
 def problem(leading=(6,), bias=True, dtype=torch.float32, features=(12, 16)):
@@ -21,19 +32,23 @@ def problem(leading=(6,), bias=True, dtype=torch.float32, features=(12, 16)):
     return [x, w, b], normal(*leading, outputs, seed=4, dtype=dtype)
 
 
-def assert_is_the_masked_layer(inputs, grad, rule, engine, mask=None):
-    bits = select24(inputs[1], rule) if mask is None else mask
-    got = backward(lambda x, w, b: linear24(x, w, b, mask, rule=rule, engine=engine), inputs, grad)
+def assert_is_the_masked_layer(inputs, grad, selection, engine, mask=None):
+    bits = select24(inputs[1], selection.rule) if mask is None else mask
+
+    def layer(x, w, b):
+        return linear24(x, w, b, mask, selection=selection, engine=engine)
+
+    got = backward(layer, inputs, grad)
     plain = backward(lambda x, w, b: masked_linear(x, w, b, bits), inputs, grad)
     oracle = backward(lambda x, w, b: masked_linear(x, w, b, bits), double(inputs), grad.double())
     assert_all_as_accurate(got, plain, oracle)
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_a_row_by_hand(engine):
     x = torch.tensor([[1.0, 10, 100, 1000]], requires_grad=True)
     w = torch.tensor([[1.0, -4, 3, 2]], requires_grad=True)
-    out = linear24(x, w, torch.tensor([0.5]), rule="row", engine=engine)
+    out = linear24(x, w, torch.tensor([0.5]), selection=ROW, engine=engine)
     out.backward(torch.tensor([[2.0]]))
     assert out.tolist() == [[260.5]]
     assert x.grad is not None
@@ -42,27 +57,27 @@ def test_a_row_by_hand(engine):
     assert w.grad.tolist() == [[2, 20, 200, 2000]]
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-@pytest.mark.parametrize("rule", RULES)
+@engines
+@selections
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [True, False])
-def test_output_and_gradients_are_those_of_the_masked_layer(engine, rule, dtype, bias):
-    assert_is_the_masked_layer(*problem((22,), bias, dtype, (20, 48)), rule, engine)
+def test_output_and_gradients_are_those_of_the_masked_layer(engine, selection, dtype, bias):
+    assert_is_the_masked_layer(*problem((22,), bias, dtype, (20, 48)), selection, engine)
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-@pytest.mark.parametrize("leading", [(1,), (5,), (7,), (0,), (3, 5), (2, 0), (2, 3, 3)])
+@engines
+@pytest.mark.parametrize("leading", [(), (1,), (5,), (7,), (0,), (3, 5), (2, 0), (2, 3, 3)])
 def test_any_leading_dimensions_and_any_number_of_tokens(engine, leading):
-    assert_is_the_masked_layer(*problem(leading), "transposable", engine)
+    assert_is_the_masked_layer(*problem(leading), EXACT, engine)
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-@pytest.mark.parametrize("rule", RULES)
-def test_output_features_need_not_be_a_multiple_of_4(engine, rule):
-    assert_is_the_masked_layer(*problem(features=(10, 8)), rule, engine)
+@engines
+@selections
+def test_output_features_need_not_be_a_multiple_of_4(engine, selection):
+    assert_is_the_masked_layer(*problem(features=(10, 8)), selection, engine)
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_x_and_the_gradient_may_be_strided(engine):
     inputs, grad = problem((8,))
     x = inputs[0].T.contiguous().T
@@ -73,7 +88,7 @@ def test_x_and_the_gradient_may_be_strided(engine):
     torch.testing.assert_close(inputs[1].grad, got[2])
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_a_gradient_may_be_one_number_expanded(engine):
     inputs, grad = problem((3, 5))
     expected = backward(lambda *t: linear24(*t, engine=engine), inputs, torch.ones_like(grad))
@@ -82,15 +97,15 @@ def test_a_gradient_may_be_one_number_expanded(engine):
     torch.testing.assert_close(w.grad, expected[2])
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_a_given_mask_is_used_as_it_is(engine):
     inputs, grad = problem()
     other = select24(normal(12, 16, seed=9), "transposable")
     assert not torch.equal(other, select24(inputs[1], "transposable"))
-    assert_is_the_masked_layer(inputs, grad, "transposable", engine, other)
+    assert_is_the_masked_layer(inputs, grad, EXACT, engine, other)
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_the_weight_that_multiplies_is_2_of_4_both_ways(engine):
     inputs, _ = problem()
     used_IO = linear24(torch.eye(16), inputs[1], engine=engine)
@@ -99,7 +114,7 @@ def test_the_weight_that_multiplies_is_2_of_4_both_ways(engine):
     assert used_IO.count_nonzero() == used_IO.numel() // 2
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 @pytest.mark.parametrize("frozen", [0, 1, 2])
 def test_what_is_frozen_gets_no_gradient_and_the_rest_keeps_its_own(engine, frozen):
     inputs, grad = problem()
@@ -118,7 +133,7 @@ def test_nothing_is_kept_for_a_backward_that_cannot_come():
         assert not linear24(*[t.requires_grad_() for t in inputs]).requires_grad
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
 def test_a_pruned_weight_that_is_not_finite_touches_nothing(engine, bad):
     inputs, grad = problem((5,))
@@ -131,7 +146,7 @@ def test_a_pruned_weight_that_is_not_finite_touches_nothing(engine, bad):
         torch.testing.assert_close(ours, finite, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_the_backward_uses_the_mask_of_its_own_forward(engine):
     inputs, grad = problem()
     mask = select24(inputs[1], "transposable")
@@ -147,7 +162,7 @@ def test_the_backward_uses_the_mask_of_its_own_forward(engine):
 # Autocast.
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_is_as_accurate_as_that_of_a_dense_layer(engine, bias, dtype):
@@ -164,13 +179,23 @@ def test_autocast_is_as_accurate_as_that_of_a_dense_layer(engine, bias, dtype):
     assert_all_as_accurate(got, plain, oracle)
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_autocast_chooses_the_mask_from_the_master_weight(engine):
     # In bfloat16 all four are 1 and a tie would keep the first two.
     w = torch.tensor([[1.0, 1 + 2**-12, 1 + 2**-10, 1 + 2**-11]])
     assert (w.bfloat16() == 1).all()
     with torch.autocast("cpu", torch.bfloat16):
-        assert linear24(torch.eye(4), w, rule="row", engine=engine).T.tolist() == [[0, 0, 1, 1]]
+        assert linear24(torch.eye(4), w, selection=ROW, engine=engine).T.tolist() == [[0, 0, 1, 1]]
+
+
+@engines
+def test_autocast_leaves_float64_as_it_is(engine):
+    inputs, grad = problem(dtype=torch.float64)
+    expected = backward(lambda *t: linear24(*t, engine=engine), inputs, grad)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = backward(lambda *t: linear24(*t, engine=engine), inputs, grad)
+    assert all(map(torch.equal, got, expected))
+    assert got[0].dtype == torch.float64
 
 
 def test_under_autocast_the_dtypes_may_differ():
@@ -183,7 +208,7 @@ def test_under_autocast_the_dtypes_may_differ():
 # MVUE.
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 @pytest.mark.parametrize("tokens", [8, 7])
 def test_mvue_multiplies_the_sample_that_the_seed_draws(engine, tokens):
     inputs, grad = problem((tokens,))
@@ -233,14 +258,14 @@ def test_mvue_of_no_tokens_is_zero():
 # Complaints.
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-@pytest.mark.parametrize("rule", RULES)
-def test_input_features_that_are_not_a_multiple_of_4_are_refused(engine, rule):
+@engines
+@selections
+def test_input_features_that_are_not_a_multiple_of_4_are_refused(engine, selection):
     with pytest.raises(ValueError, match="6 columns are not a multiple of 4"):
-        linear24(torch.ones(2, 6), torch.ones(8, 6), rule=rule, engine=engine)
+        linear24(torch.ones(2, 6), torch.ones(8, 6), selection=selection, engine=engine)
 
 
-@pytest.mark.parametrize("x", [torch.ones(2, 4), torch.ones(8), torch.tensor(1.0)])
+@pytest.mark.parametrize("x", [torch.ones(2, 4), torch.ones(4), torch.tensor(1.0)])
 def test_shapes_that_do_not_fit_are_refused_by_name(x):
     with pytest.raises(ValueError, match=rf"x \({', '.join(map(str, x.shape))}.*weight \(4, 8\)"):
         linear24(x, torch.ones(4, 8))
@@ -251,7 +276,7 @@ def test_dtypes_that_differ_are_refused_outside_autocast():
         linear24(torch.ones(2, 4).bfloat16(), torch.ones(4, 4))
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_a_mask_of_the_wrong_shape_is_refused(engine):
     with pytest.raises(ValueError, match=r"mask: shape \(4, 2\) should be \(4, 1\)"):
         linear24(torch.ones(2, 8), torch.ones(4, 8), mask=torch.zeros(4, 2).byte(), engine=engine)
@@ -263,15 +288,15 @@ def test_a_mask_that_keeps_three_of_a_column_is_refused_by_the_packed_engine():
         linear24(torch.ones(2, 4), torch.ones(4, 4), mask=pack_bits(kept), engine="native")
 
 
-def test_an_unknown_rule_is_refused():
-    with pytest.raises(ValueError, match="rule: 'best' is unknown"):
-        linear24(torch.ones(2, 4), torch.ones(4, 4), rule="best")  # pyright: ignore
+def test_an_unknown_engine_is_refused():
+    with pytest.raises(ValueError, match="engine='fast': choose one of masked, native, aten"):
+        linear24(torch.ones(2, 4), torch.ones(4, 4), engine="fast")  # pyright: ignore
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_mvue_of_output_features_that_are_not_a_multiple_of_4_is_refused_in_the_forward(engine):
     with pytest.raises(ValueError, match=r"weight has 10 output features.*mvue"):
-        linear24(torch.ones(2, 8), torch.ones(10, 8), rule="row", mvue=True, engine=engine)
+        linear24(torch.ones(2, 8), torch.ones(10, 8), selection=ROW, mvue=True, engine=engine)
 
 
 def test_a_weight_with_nan_is_refused_when_anomalies_are_looked_for():

@@ -9,19 +9,21 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from autograd_checks import PassThrough, backward, double, normal
+from autograd_checks import SELECTIONS, PassThrough, backward, double, normal
 from kernel_checks import DEVICE, needs_kernels
 from matmul_checks import needs_hopper
 from op_calls import OpCalls
 from ops_checks import assert_as_accurate_as_torch
-from test_mlp24 import oracle_mlp
+from test_squared_relu_mlp import oracle_mlp
 from torch import Tensor, nn
 
 import sparsetrain as st
 from sparsetrain.methods import WeightMethod
 from sparsetrain.nn import SparseLinear, SparseMlp, SquaredReLU
+from sparsetrain.nn.phase import Phase
 from sparsetrain.ops import unpack24
-from sparsetrain.select import RULES
+from sparsetrain.products import NATIVE
+from sparsetrain.select import EXACT, ROW, Selection
 
 # A thread of autograd that begins with a dense product has no CUDA context yet; PyTorch says so.
 no_context = "ignore:Attempting to run cuBLAS, but there was no current CUDA context:UserWarning"
@@ -38,9 +40,9 @@ PRECISIONS = {
     "fp16 autocast": Precision(torch.float32, torch.float16),
     "bf16 true": Precision(torch.bfloat16, torch.bfloat16),
 }
-METHODS: dict[str, WeightMethod] = {
-    **{rule: st.STE(rule) for rule in RULES},
-    "S-STE": st.SSTE(mvue=False),
+METHODS: dict[str, tuple[WeightMethod, Selection]] = {
+    **{str(selection): (st.STE(), selection) for selection in SELECTIONS},
+    "S-STE": (st.SSTE(mvue=False), ROW),
 }
 FEATURES = [(256, 512), (512, 256), (128, 384)]
 """Of an MLP's two linears, and of the queries, keys and values of attention: inputs, outputs."""
@@ -75,10 +77,13 @@ def trained(layer: nn.Module, x: Tensor, grad: Tensor, precision: Precision) -> 
     return [out.detach(), leaf.grad, *(parameter.grad for parameter in layer.parameters())]
 
 
-def pack(layer: nn.Module, precision: Precision) -> None:
+def trained_packed_once(
+    layer: nn.Module, x: Tensor, grad: Tensor, precision: Precision
+) -> list[Any]:
+    """As `trained`, by weights that are packed before the forward."""
     masters, products = precision
-    with torch.autocast(DEVICE, products, enabled=masters != products):
-        st.pack_weights(layer)
+    with torch.autocast(DEVICE, products, enabled=masters != products), st.packed_once(layer):
+        return trained(layer, x, grad, precision)
 
 
 def assert_accurate(
@@ -96,10 +101,13 @@ def assert_accurate(
 
 
 def sparse_linear(
-    method: WeightMethod, features: tuple[int, int], bias: bool, precision: Precision
+    method: tuple[WeightMethod, Selection],
+    features: tuple[int, int],
+    bias: bool,
+    precision: Precision,
 ) -> SparseLinear:
     dense = made(nn.Linear(*features, bias=bias), precision.masters)
-    return SparseLinear.from_dense(dense, method, "native")
+    return SparseLinear.from_dense(dense, *method, NATIVE, Phase(st.Schedule()))
 
 
 def assert_is_the_masked_layer(
@@ -115,8 +123,8 @@ def assert_is_the_masked_layer(
 
     inputs = [t.detach().to(precision.products) for t in (x, *layer.parameters())]
     assert_accurate(got, masked, inputs, grad)
-    pack(layer, precision)
-    for ours, packed in zip(got, trained(layer, x, grad, precision), strict=True):
+    again = trained_packed_once(layer, x, grad, precision)
+    for ours, packed in zip(got, again, strict=True):
         assert torch.equal(ours, packed), "packed before the forward, not in it"
 
 
@@ -130,12 +138,11 @@ def test_a_linear_layer_is_the_masked_one_for_any_number_of_tokens(
     layer = sparse_linear(method, features, bias, precision)
     for tokens in TOKENS:
         assert_is_the_masked_layer(layer, tokens, precision)
-        st.release_weights(layer)
 
 
 @precisions
 def test_a_linear_layer_with_a_mask_that_is_not_its_weights_is_the_masked_one(precision):
-    layer = sparse_linear(st.STE(), (256, 512), True, precision)
+    layer = sparse_linear((st.STE(), EXACT), (256, 512), True, precision)
     layer.update_mask()
     before = layer.used_weight() != 0
     made(layer, precision.masters)
@@ -161,13 +168,13 @@ class Mlp(nn.Module):
 MASKED = {"activations": (), "fc1": ("fc1",), "fc2": ("fc2",), "all": ("fc1", "fc2")}
 
 
-def sparse_mlp(rule: Any, masked: str, bias: bool, precision: Precision) -> SparseMlp:
+def sparse_mlp(selection: Selection, masked: str, bias: bool, precision: Precision) -> SparseMlp:
     """An MLP of 192 and 384 features with 2:4 activations, and weights where `masked` has them."""
-    dense = made(Mlp(192, 384, bias), precision.masters)
+    dense, phase = made(Mlp(192, 384, bias), precision.masters), Phase(st.Schedule())
     for name in MASKED[masked]:
-        linear = SparseLinear.from_dense(getattr(dense, name), st.STE(), "native")
+        linear = SparseLinear.from_dense(getattr(dense, name), st.STE(), EXACT, NATIVE, phase)
         setattr(dense, name, linear)
-    return SparseMlp.from_dense(dense, st.Activation24(rule), "native")
+    return SparseMlp.from_dense(dense, st.Activation24(selection), NATIVE, phase)
 
 
 def mask_of(linear: nn.Linear) -> Tensor | None:
@@ -184,9 +191,9 @@ def unpacked(packed: tuple[Tensor, ...], tokens: int) -> tuple[Tensor, Tensor]:
 @biases
 @precisions
 @pytest.mark.parametrize("masked", MASKED)
-@pytest.mark.parametrize("rule", RULES)
-def test_an_mlp_is_the_masked_one_for_any_number_of_tokens(rule, masked, precision, bias):
-    mlp = sparse_mlp(rule, masked, bias, precision)
+@pytest.mark.parametrize("selection", SELECTIONS, ids=str)
+def test_an_mlp_is_the_masked_one_for_any_number_of_tokens(selection, masked, precision, bias):
+    mlp = sparse_mlp(selection, masked, bias, precision)
     for tokens in TOKENS:
         x = data(tokens, 192, 8, precision)
         grad = data(tokens, 192, 9, precision).to(precision.products)
@@ -204,10 +211,9 @@ def test_an_mlp_is_the_masked_one_for_any_number_of_tokens(rule, masked, precisi
         # Of a few tokens it is chance how the roundings of one another's results add up.
         floor = 1e-5 if kept[0].shape[0] > 100 else torch.finfo(precision.products).eps
         assert_accurate(got, oracle, [x.to(precision.products), *inputs], grad, floor)
-        pack(mlp, precision)
-        for ours, packed in zip(got, trained(mlp, x, grad, precision), strict=True):
+        again = trained_packed_once(mlp, x, grad, precision)
+        for ours, packed in zip(got, again, strict=True):
             assert torch.equal(ours, packed), "packed before the forward, not in it"
-        st.release_weights(mlp)
 
 
 # Gradients of float32 masters
@@ -226,11 +232,11 @@ def assert_unrounded(grad: Tensor | None, exact: Tensor) -> None:
     assert error(grad) < UNROUNDED
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("selection", SELECTIONS, ids=str)
 @pytest.mark.parametrize("masked", ["activations", "all"])
-def test_weight_gradients_of_an_mlp_are_not_rounded_to_bfloat16(masked, rule):
+def test_weight_gradients_of_an_mlp_are_not_rounded_to_bfloat16(masked, selection):
     precision = PRECISIONS["bf16 autocast"]
-    mlp = sparse_mlp(rule, masked, True, precision)
+    mlp = sparse_mlp(selection, masked, True, precision)
     x, grad = (data((4, 197), 192, seed, precision) for seed in (8, 9))
     with OpCalls(keep=True) as calls:
         trained(mlp, x, grad, precision)

@@ -96,17 +96,14 @@ def test_a_step_may_run_out_of_memory_anywhere(kind):
     large = batch(7, size=2048)
     run.gradients(*large)  # so that libraries have their workspaces
     run.optimizer.zero_grad()
-    st.release_weights(run.model)
     before, held = memory_in_use(), torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     run.gradients(*large)
     needed = torch.cuda.max_memory_allocated() - held
     for twelfth in range(1, 12):
         run.optimizer.zero_grad()
-        st.release_weights(run.model)
         assert runs_out_of_memory(run, large, held + needed * twelfth // 12), twelfth
     run.optimizer.zero_grad()
-    st.release_weights(run.model)
     assert memory_in_use() < before + MB
     for parameter, master in zip(run.model.parameters(), masters, strict=True):
         assert torch.equal(parameter, master)

@@ -10,7 +10,7 @@ from step_checks import Run, batch, kinds, memory_in_use
 from torch import Tensor
 
 import sparsetrain as st
-from sparsetrain.autograd import Engine
+from sparsetrain.products import Engine
 
 pytestmark = [
     pytest.mark.gpu,

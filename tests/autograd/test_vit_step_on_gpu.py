@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import sparsetrain as st
-from sparsetrain.autograd import Engine
+from sparsetrain.products import Engine
 
 pytestmark = [
     pytest.mark.gpu,

@@ -3,51 +3,37 @@
 import pytest
 import torch
 
-from sparsetrain.autograd import linear24, soft_linear24, squared_relu_mlp24
+from sparsetrain.autograd import linear24, packed_linear
 from sparsetrain.methods import SRSTE, SSTE, STE, Activation24, add_pruned_decay
 from sparsetrain.ops import select24
-from sparsetrain.patterns import NM, RULES
+from sparsetrain.patterns import NM
+from sparsetrain.products import MASKED
 from sparsetrain.reference.masks24 import pack_bits
+from sparsetrain.select import EXACT, GREEDY, ROW, SQUARED
 
 GENERATOR = torch.Generator().manual_seed(0)
 X, W, B = (torch.randn(s, generator=GENERATOR) for s in ((5, 8), (12, 8), (12,)))
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_ste_is_linear24_by_its_rule(rule):
-    method = STE(rule)
-    packed = method.pack(W, None, None, torch.float32, "masked")
-    out = method.linear(X, W, B, packed, "masked")
-    torch.testing.assert_close(out, linear24(X, W, B, rule=rule))
+selections = pytest.mark.parametrize("selection", [EXACT, SQUARED, ROW, GREEDY], ids=str)
 
 
-def test_ste_uses_the_mask_it_is_given():
-    mask = select24(W.flip(1), "transposable")
-    packed = STE().pack(W, mask, None, torch.float32, "masked")
-    out = STE().linear(X, W, B, packed, "masked")
-    torch.testing.assert_close(out, linear24(X, W, B, mask))
+@selections
+@pytest.mark.parametrize("given", [False, True], ids=["chosen", "given"])
+def test_ste_is_linear24_under_its_mask(selection, given):
+    mask = select24(W.flip(1), selection.rule) if given else None
+    packed = STE().pack(W, mask, None, selection, MASKED, torch.float32)
+    expected = linear24(X, W, B, mask, selection=selection)
+    torch.testing.assert_close(packed_linear(X, W, B, packed), expected)
 
 
-def test_s_ste_is_soft_linear24_by_its_scale():
-    scale = torch.tensor([1.25])
-    packed = SSTE().pack(W, None, scale, torch.float32, "masked")
-    out = SSTE().linear(X, W, B, packed, "masked")
-    torch.testing.assert_close(out, soft_linear24(X, W, B, scale))
-
-
-def test_activation24_is_squared_relu_mlp24_by_its_rule():
-    method = Activation24("row")
-    packed = method.pack(W, W.T, None, None, torch.float32, "masked")
-    out = method.mlp(X, W, B, W.T, None, packed, "masked")
-    torch.testing.assert_close(out, squared_relu_mlp24(X, W, B, W.T, None, rule="row"))
-
-
-@pytest.mark.parametrize("method", [STE(), STE("row"), SRSTE()])
-def test_the_used_weight_of_ste_is_the_masked_one(method):
-    used = method.weight24(W, select24(W, method.rule), None)
+@selections
+@pytest.mark.parametrize("method", [STE(), SRSTE()])
+def test_the_used_weight_of_ste_is_the_masked_one(method, selection):
+    used = method.weight24(W, select24(W, selection.rule), None)
     assert NM(2, 4).holds(used)
     assert torch.equal(used[used != 0], W[used != 0])
-    torch.testing.assert_close(X @ used.T + B, linear24(X, W, B, rule=method.rule))
+    torch.testing.assert_close(X @ used.T + B, linear24(X, W, B, selection=selection))
 
 
 def test_the_used_weight_of_s_ste_is_the_soft_one():
@@ -73,20 +59,13 @@ def test_pruned_decay_of_a_kept_infinity_is_nothing():
 
 
 def test_the_methods_describe_themselves_in_a_few_words():
-    assert STE().describe() == "2:4 weight, transposable, STE"
-    assert STE("row", mvue=True).describe() == "2:4 weight, row, STE, MVUE"
-    assert SRSTE().describe() == "2:4 weight, transposable, SR-STE 0.0002"
-    assert SSTE().describe() == "2:4 weight, soft threshold, S-STE, MVUE"
-    assert SSTE(mvue=False).describe() == "2:4 weight, soft threshold, S-STE"
-    assert Activation24().describe() == "2:4 activation, transposable, squared ReLU"
-
-
-@pytest.mark.parametrize("method", [STE, SRSTE, Activation24])
-def test_an_unknown_rule_is_refused(method):
-    with pytest.raises(
-        ValueError, match="rule='best': choose one of transposable, transposable_l2, row, greedy"
-    ):
-        method("best")
+    assert STE().describe(EXACT) == "2:4 weight, exact, STE"
+    assert STE(mvue=True).describe(ROW) == "2:4 weight, row, STE, MVUE"
+    assert SRSTE().describe(SQUARED) == "2:4 weight, exact squared, SR-STE 0.0002"
+    assert SSTE().describe(EXACT) == "2:4 weight, soft threshold, S-STE, MVUE"
+    assert SSTE(mvue=False).describe(ROW) == "2:4 weight, soft threshold, S-STE"
+    assert Activation24().describe() == "2:4 activation, exact, squared ReLU"
+    assert Activation24(ROW).describe() == "2:4 activation, row, squared ReLU"
 
 
 @pytest.mark.parametrize("decay", [-1e-4, float("nan")])
@@ -101,5 +80,9 @@ def test_a_method_cannot_be_changed(method):
         method.decay = 1.0
 
 
-def test_the_rule_of_s_ste_is_row():
-    assert SSTE().rule == "row"
+def test_s_ste_packs_rows_whatever_mask_and_selection_say():
+    scale = torch.tensor([1.25])
+    packed = SSTE().pack(W, select24(W, "greedy"), scale, EXACT, MASKED, torch.float32)
+    assert packed.spec.selection == ROW
+    assert packed.dense is not None
+    assert torch.equal(packed.dense, SSTE().weight24(W, W, scale))

@@ -14,7 +14,6 @@ from ops_checks import assert_as_accurate_as_torch
 from torch import Tensor
 
 from sparsetrain import native, ops
-from sparsetrain.select import Rule
 from sparsetrain.reference import (
     add_mask24_,
     apply24,
@@ -29,6 +28,7 @@ from sparsetrain.reference import (
     squared_relu24,
 )
 from sparsetrain.reference.pack24 import padded_rows
+from sparsetrain.select import Rule
 
 DEVICE = "cuda"
 

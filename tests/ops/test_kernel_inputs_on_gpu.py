@@ -19,7 +19,6 @@ from test_column_sums import check_sums
 from torch import Tensor
 
 from sparsetrain import ops
-from sparsetrain.select import RULES
 from sparsetrain.reference.masks24 import (
     PATTERNS,
     score_tiles,
@@ -29,6 +28,7 @@ from sparsetrain.reference.masks24 import (
     unpack_bits,
     untile24,
 )
+from sparsetrain.select import RULES
 
 pytestmark = [pytest.mark.gpu, needs_kernels]
 

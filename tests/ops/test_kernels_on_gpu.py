@@ -21,8 +21,8 @@ from kernel_checks import (
 from test_column_sums import check_sums
 
 from sparsetrain import ops
-from sparsetrain.select import RULES
 from sparsetrain.reference.masks24 import unpack_bits
+from sparsetrain.select import RULES
 
 pytestmark = [pytest.mark.gpu, needs_kernels]
 

@@ -101,6 +101,18 @@ def test_a_rule_that_gives_no_one_mask_is_refused_by_function_and_op(rule, words
             call(x, None, rule, *forms)
 
 
+def test_a_mask_of_rows_alone_is_enough_for_rows_and_dense():
+    x = gaussian(130, 72)
+    mask = select24(x, "row")
+    forms = empty_forms24(x, torch.bfloat16, rows=True, dense=True)
+    got: Any = pack_into24(x, mask, "transposable", *forms)
+    expected = mask24(x, mask, dtype=torch.bfloat16)
+    assert torch.equal(got.dense, expected)
+    assert torch.equal(unpack24(got.values, got.meta), expected)
+    with pytest.raises(ValueError, match="keeps more than two"):
+        pack_into24(x, mask, "transposable", *empty_forms24(x, columns=True))
+
+
 def test_a_row_that_keeps_three_is_refused_where_there_is_no_kernel():
     mask = pack_bits(torch.tensor([[True, True, True, False]]))
     x = torch.ones(1, 4)

@@ -5,9 +5,9 @@ import torch
 from ops_checks import gaussian
 
 from sparsetrain.ops import apply24, mask24, select24, sparsify24, unpack24
-from sparsetrain.select import RULES
 from sparsetrain.reference.masks24 import unpack_bits
 from sparsetrain.reference.pack24 import nibbles24
+from sparsetrain.select import RULES
 
 SHAPES = [(8, 16), (7, 12), (1, 4), (130, 36), (0, 8)]
 ONE_MASK = ["transposable", "transposable_l2", "greedy"]

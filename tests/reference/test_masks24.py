@@ -5,7 +5,6 @@ from itertools import permutations
 import pytest
 import torch
 
-from sparsetrain.select import RULES
 from sparsetrain.reference.masks24 import (
     PATTERNS,
     mask_greedy24,
@@ -16,6 +15,7 @@ from sparsetrain.reference.masks24 import (
     select_mask24,
     unpack_bits,
 )
+from sparsetrain.select import RULES
 
 INF, NAN = float("inf"), float("nan")
 GREEDY_BREAKER = [[8, 10, 12, 4], [14, 16, 7, 15], [1, 9, 5, 11], [3, 2, 6, 13]]

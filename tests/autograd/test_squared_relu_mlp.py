@@ -1,18 +1,33 @@
-"""squared_relu_mlp24: six products against a float64 MLP in plain autograd."""
+"""packed_squared_relu_mlp: six products against a float64 MLP in plain autograd."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from autograd_checks import PassThrough, assert_all_as_accurate, backward, double, normal
+from autograd_checks import (
+    SELECTIONS,
+    PassThrough,
+    assert_all_as_accurate,
+    backward,
+    double,
+    normal,
+    squared_relu_mlp24,
+)
 from op_calls import OpCalls
 
-from sparsetrain.autograd import PORTABLE_ENGINES, pack_mlp24, squared_relu_mlp24
+from sparsetrain.nn.mlp import FIRST, SECOND
 from sparsetrain.ops import select24
-from sparsetrain.patterns import NM, RULES
+from sparsetrain.patterns import NM
+from sparsetrain.products import pack, product_of
 from sparsetrain.reference.masks24 import select_mask24, unpack_bits
 from sparsetrain.reference.pack24 import pad_rows24
+from sparsetrain.select import EXACT, ROW
 
 MASKED_WEIGHTS = [(False, False), (True, False), (False, True), (True, True)]
+
+
+engines = pytest.mark.parametrize("engine", ["masked", "native"])
+selections = pytest.mark.parametrize("selection", SELECTIONS, ids=str)
+exact_and_row = pytest.mark.parametrize("selection", [EXACT, ROW], ids=str)
 
 
 def problem(leading=(8,), dtype=torch.float64, bias=True, hidden=16):
@@ -24,7 +39,7 @@ def problem(leading=(8,), dtype=torch.float64, bias=True, hidden=16):
 
 def weight_masks(inputs, masked):
     pairs = zip((inputs[1], inputs[3]), masked, strict=True)
-    return [select24(w, "transposable") if sparse else None for w, sparse in pairs]
+    return tuple(select24(w, EXACT.rule) if sparse else None for w, sparse in pairs)
 
 
 def under(mask, w):
@@ -34,12 +49,12 @@ def under(mask, w):
     return PassThrough.apply(w, torch.where(kept, w.detach(), 0))
 
 
-def activation_masks(inputs, mask1, rule):
+def activation_masks(inputs, mask1, selection):
     """The masks that h has in the dtype of the inputs: along features, and along tokens."""
     x, w1, b1 = inputs[:3]
-    h = F.linear(x.flatten(0, -2), under(mask1, w1).detach(), b1).relu().square()
-    rows = select_mask24(h, rule)
-    if rule != "row":
+    h = F.linear(x.reshape(-1, x.shape[-1]), under(mask1, w1).detach(), b1).relu().square()
+    rows = select_mask24(h, selection.rule)
+    if selection.both:
         return rows, rows
     return rows, select_mask24(pad_rows24(h).T, "row").T[: h.shape[0]]
 
@@ -64,27 +79,26 @@ def oracle_mlp(masks_of_weights, masks_of_h):
     return mlp
 
 
-def ours(masks, rule, engine):
-    mask1, mask2 = masks
-    return lambda *t: squared_relu_mlp24(*t, mask1=mask1, mask2=mask2, rule=rule, engine=engine)
+def ours(masks, selection, engine):
+    return lambda *t: squared_relu_mlp24(*t, masks=masks, selection=selection, engine=engine)
 
 
-def assert_is_the_oracle(inputs, grad, masked, rule, engine):
+def assert_is_the_oracle(inputs, grad, masked, selection, engine):
     masks = weight_masks(inputs, masked)
-    oracle = oracle_mlp(masks, activation_masks(inputs, masks[0], rule))
-    got = backward(ours(masks, rule, engine), inputs, grad)
+    oracle = oracle_mlp(masks, activation_masks(inputs, masks[0], selection))
+    got = backward(ours(masks, selection, engine), inputs, grad)
     plain = backward(oracle, inputs, grad)
     assert_all_as_accurate(got, plain, backward(oracle, double(inputs), grad.double()))
     return got
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-@pytest.mark.parametrize("rule", RULES)
+@engines
+@selections
 @pytest.mark.parametrize("masked", MASKED_WEIGHTS)
 @pytest.mark.parametrize("leading", [(8,), (7,), (3, 5)])
-def test_the_six_products_are_those_of_the_oracle(engine, rule, masked, leading):
+def test_the_six_products_are_those_of_the_oracle(engine, selection, masked, leading):
     inputs, grad = problem(leading)
-    got = assert_is_the_oracle(inputs, grad, masked, rule, engine)
+    got = assert_is_the_oracle(inputs, grad, masked, selection, engine)
     # None of it is the dense MLP's.
     dense = backward(
         lambda x, w1, b1, w2, b2: F.linear(F.linear(x, w1, b1).relu().square(), w2, b2),
@@ -95,45 +109,45 @@ def test_the_six_products_are_those_of_the_oracle(engine, rule, masked, leading)
         assert (sparse - other).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-@pytest.mark.parametrize("leading", [(0,), (1,), (2, 0)])
+@engines
+@pytest.mark.parametrize("leading", [(), (0,), (1,), (2, 0)])
 def test_few_or_no_tokens(engine, leading):
     inputs, grad = problem(leading)
-    assert_is_the_oracle(inputs, grad, (True, True), "transposable", engine)
+    assert_is_the_oracle(inputs, grad, (True, True), EXACT, engine)
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-@pytest.mark.parametrize("rule", ["transposable", "row"])
+@engines
+@exact_and_row
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_as_accurate_as_torch(engine, rule, dtype):
+def test_as_accurate_as_torch(engine, selection, dtype):
     # Large enough that the largest of the rounding errors is not chance.
     inputs, grad = problem((50,), dtype, hidden=128)
-    assert_is_the_oracle(inputs, grad, (True, True), rule, engine)
+    assert_is_the_oracle(inputs, grad, (True, True), selection, engine)
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_biases_may_be_absent(engine):
     inputs, grad = problem(bias=False)
-    assert_is_the_oracle(inputs, grad, (True, False), "transposable", engine)
+    assert_is_the_oracle(inputs, grad, (True, False), EXACT, engine)
 
 
 # Masks that are chosen from the weights now.
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "row"])
+@engines
+@pytest.mark.parametrize("chosen", [s for s in SELECTIONS if s.both], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_a_rule_gives_the_bits_of_the_masks_it_chooses(engine, rule, dtype):
+def test_a_selection_gives_the_bits_of_the_masks_it_chooses(engine, chosen, dtype):
     inputs, grad = problem((7,), dtype)
-    masks = [select24(w, rule) for w in (inputs[1], inputs[3])]
-    for one in ((rule, rule), (rule, masks[1]), (masks[0], rule)):
-        got = backward(ours(one, "transposable", engine), inputs, grad)
-        expected = backward(ours(masks, "transposable", engine), inputs, grad)
+    masks = [select24(w, chosen.rule) for w in (inputs[1], inputs[3])]
+    expected = backward(ours(masks, EXACT, engine), inputs, grad)
+    for one in ((chosen, chosen), (chosen, masks[1]), (masks[0], chosen)):
+        got = backward(ours(one, EXACT, engine), inputs, grad)
         for result, other in zip(got, expected, strict=True):
             assert torch.equal(result, other)
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 @pytest.mark.parametrize(
     ("weights", "products", "one_pass"),
     [
@@ -143,42 +157,50 @@ def test_a_rule_gives_the_bits_of_the_masks_it_chooses(engine, rule, dtype):
         (torch.float16, torch.bfloat16, False),  # which no kernel converts
     ],
 )
-def test_a_rule_packs_in_one_pass_and_masks_are_of_the_weights_before_rounding(
+def test_a_selection_packs_in_one_pass_and_masks_are_of_the_weights_before_rounding(
     engine, weights, products, one_pass
 ):
     # All are 1 once they are rounded to bfloat16.
     w1, w2 = ((1 + normal(*s, seed=1) / 1000).to(weights) for s in ((16, 12), (8, 16)))
-    masks = [select24(w, "transposable") for w in (w1, w2)]
+    masks = [select24(w, EXACT.rule) for w in (w1, w2)]
+
+    def packed(masks):
+        product = product_of(engine)
+        return [
+            pack(w, mask, EXACT, product, products, forms)
+            for w, mask, forms in zip((w1, w2), masks, (FIRST, SECOND), strict=True)
+        ]
+
     with OpCalls() as calls:
-        got = pack_mlp24(w1, w2, "transposable", "transposable", products, engine)
+        got = packed([None, None])
     if engine == "masked":
         assert calls.names == 2 * ["select24", "mask24"]
     else:
         assert calls.names == 2 * ["pack_into24"] if one_pass else 2 * ["select24", "pack_into24"]
-    expected = pack_mlp24(w1, w2, masks[0], masks[1], products, engine)
-    assert [form is None for form in got] == [form is None for form in expected]
-    for form, other in zip(got, expected, strict=True):
-        if form is not None and other is not None:
-            assert torch.equal(form, other)
+    for one, other in zip(got, packed(masks), strict=True):
+        assert one.spec == other.spec
+        for form, expected in zip(one.tensors, other.tensors, strict=True):
+            assert (form is None) == (expected is None)
+            if form is not None and expected is not None:
+                assert torch.equal(form, expected)
 
 
-def test_the_rule_of_two_masks_is_masked_as_its_mask_and_not_packed_both_ways():
-    inputs, grad = problem()
+@engines
+@exact_and_row
+def test_weights_2_of_4_along_their_rows_alone_multiply_under_their_masks(engine, selection):
+    inputs, grad = problem((7,))
     masks = [select24(w, "row") for w in (inputs[1], inputs[3])]
-    got = backward(ours(("row", "row"), "transposable", "masked"), inputs, grad)
-    expected = backward(ours(masks, "transposable", "masked"), inputs, grad)
-    for result, other in zip(got, expected, strict=True):
-        assert torch.equal(result, other)
-    with pytest.raises(ValueError, match="keeps more than two"):
-        ours((None, "row"), "transposable", "native")(*inputs)
+    oracle = oracle_mlp(masks, activation_masks(inputs, masks[0], selection))
+    got = backward(ours((ROW, ROW), selection, engine), inputs, grad)
+    assert_all_as_accurate(got, *[backward(oracle, inputs, grad)] * 2)
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_a_token_by_hand(engine):
     # z is x, so h of every token is [1, 4, 9, 0] and two are kept: 4 and 9.
     x = torch.tensor([[1.0, 2, 3, -4]], requires_grad=True)
     w1, w2 = torch.eye(4, requires_grad=True), torch.eye(4, requires_grad=True)
-    y = squared_relu_mlp24(x, w1, None, w2, None, rule="row", engine=engine)
+    y = squared_relu_mlp24(x, w1, None, w2, None, selection=ROW, engine=engine)
     y.backward(torch.tensor([[10.0, 10, 100, 10]]))
     assert y.tolist() == [[0, 4, 9, 0]]
     assert x.grad is not None
@@ -190,7 +212,7 @@ def test_a_token_by_hand(engine):
     assert w1.grad[0].tolist() == [20, 40, 60, -80]
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_one_transposable_mask_serves_both_orientations(engine):
     inputs, _ = problem((8,))
     x, w1, b1, _, _ = inputs
@@ -200,12 +222,12 @@ def test_one_transposable_mask_serves_both_orientations(engine):
     assert h.count_nonzero() > 0
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 @pytest.mark.parametrize("masked", [(False, False), (True, True)])
 @pytest.mark.parametrize("frozen", range(5))
 def test_what_is_frozen_gets_no_gradient_and_the_rest_keeps_its_own(engine, masked, frozen):
     inputs, grad = problem()
-    function = ours(weight_masks(inputs, masked), "transposable", engine)
+    function = ours(weight_masks(inputs, masked), EXACT, engine)
     full = backward(function, inputs, grad)
     leaves = [t.clone().requires_grad_(i != frozen) for i, t in enumerate(inputs)]
     function(*leaves).backward(grad)
@@ -215,30 +237,28 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_keeps_its_own(engine, mask
             torch.testing.assert_close(leaf.grad, full[i + 1])
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-@pytest.mark.parametrize("rule", ["transposable", "row"])
-def test_an_infinite_gradient_of_an_activation_that_is_zero_touches_nothing(engine, rule):
+@engines
+@exact_and_row
+def test_an_infinite_gradient_of_an_activation_that_is_zero_touches_nothing(engine, selection):
     inputs, grad = problem()
     inputs[2][5] = -1e6  # unit 5 is never active,
     inputs[3][:, 5] = 1e308  # and its gradient overflows.
     assert (grad @ inputs[3]).isinf().any()
-    for result in backward(ours((None, None), rule, engine), inputs, grad):
+    for result in backward(ours((None, None), selection, engine), inputs, grad):
         assert result.isfinite().all()
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 @pytest.mark.parametrize("masked", [(False, False), (True, True)])
 def test_autocast_gives_bfloat16_outputs_and_float32_gradients(engine, masked):
     inputs, grad = problem((22,), torch.float32)
     masks = weight_masks(inputs, masked)
     low = [t.bfloat16() for t in inputs]
-    low_masks = activation_masks(
-        [low[0], under(masks[0], inputs[1]).bfloat16(), low[2]], None, "row"
-    )
+    low_masks = activation_masks([low[0], under(masks[0], inputs[1]).bfloat16(), low[2]], None, ROW)
     oracle = oracle_mlp(masks, low_masks)
     grad = grad.bfloat16().float()
     with torch.autocast("cpu", torch.bfloat16):
-        got = backward(ours(masks, "row", engine), inputs, grad)
+        got = backward(ours(masks, ROW, engine), inputs, grad)
         plain = backward(oracle, inputs, grad)
     assert got[0] is not None
     assert got[0].dtype == torch.bfloat16
@@ -246,7 +266,7 @@ def test_autocast_gives_bfloat16_outputs_and_float32_gradients(engine, masked):
     assert_all_as_accurate(got, plain, backward(oracle, double(inputs), grad.double()))
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_hidden_features_that_are_not_a_multiple_of_4_are_refused(engine):
     with pytest.raises(ValueError, match="6 columns are not a multiple of 4"):
         squared_relu_mlp24(
@@ -255,7 +275,7 @@ def test_hidden_features_that_are_not_a_multiple_of_4_are_refused(engine):
 
 
 @pytest.mark.parametrize(
-    ("x", "w1", "w2"), [((2, 8), (4, 4), (4, 4)), ((2, 4), (4, 4), (4, 8)), ((4,), (4, 4), (4, 4))]
+    ("x", "w1", "w2"), [((2, 8), (4, 4), (4, 4)), ((2, 4), (4, 4), (4, 8)), ((8,), (4, 4), (4, 4))]
 )
 def test_shapes_that_do_not_fit_are_refused(x, w1, w2):
     with pytest.raises(ValueError, match=r"x \(.*w1 \(4, 4\), w2"):

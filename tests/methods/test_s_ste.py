@@ -1,15 +1,26 @@
-"""soft_linear24, the layer of S-STE, against float64."""
+"""The products of S-STE, whose weight is softly thresholded, against float64."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from autograd_checks import PassThrough, assert_all_as_accurate, backward, double, normal
+from autograd_checks import (
+    PassThrough,
+    assert_all_as_accurate,
+    backward,
+    double,
+    normal,
+    soft_linear24,
+)
 
-from sparsetrain.autograd import PORTABLE_ENGINES, soft_linear24
+from sparsetrain.methods import SSTE
 from sparsetrain.ops import mvue24, unpack24
 from sparsetrain.patterns import NM
+from sparsetrain.products import MASKED
+from sparsetrain.select import ROW
 
 SCALE = torch.tensor([1.5])
+
+engines = pytest.mark.parametrize("engine", ["masked", "native"])
 
 
 def soft(w):
@@ -34,7 +45,7 @@ def layer(engine, mvue=False):
     return lambda x, w, b: soft_linear24(x, w, b, SCALE, mvue=mvue, engine=engine)
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_a_row_by_hand(engine):
     x = torch.tensor([[1.0, 10, 100, 1000]], requires_grad=True)
     w = torch.tensor([[3.0, -1, 2, 0.5]], requires_grad=True)
@@ -47,7 +58,7 @@ def test_a_row_by_hand(engine):
     assert w.grad.tolist() == [[1, 10, 100, 1000]]
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bias", [True, False])
 def test_output_and_gradients_are_those_of_the_soft_weight(engine, dtype, bias):
@@ -57,8 +68,8 @@ def test_output_and_gradients_are_those_of_the_soft_weight(engine, dtype, bias):
     assert_all_as_accurate(got, plain, backward(plain_layer, double(inputs), grad.double()))
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-@pytest.mark.parametrize("leading", [(7,), (0,), (3, 5), (2, 3, 3)])
+@engines
+@pytest.mark.parametrize("leading", [(), (7,), (0,), (3, 5), (2, 3, 3)])
 def test_any_leading_dimensions(engine, leading):
     inputs, grad = problem(leading)
     got = backward(layer(engine), inputs, grad)
@@ -66,7 +77,7 @@ def test_any_leading_dimensions(engine, leading):
     assert_all_as_accurate(got, plain, backward(plain_layer, double(inputs), grad.double()))
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_autocast_thresholds_the_master_weight(engine):
     # In bfloat16 all four are 1, and nothing would be left above the threshold.
     w = torch.tensor([[1.0, 1 + 2**-12, 1 + 2**-10, 1 + 2**-11]])
@@ -82,7 +93,7 @@ def test_the_used_weight_is_2_of_4_along_the_input():
     assert NM(2, 4).holds(soft_linear24(torch.eye(16), inputs[1], None, SCALE).T)
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 def test_mvue_multiplies_the_sample_that_the_seed_draws(engine):
     inputs, grad = problem((7,))
     torch.manual_seed(5)
@@ -92,7 +103,7 @@ def test_mvue_multiplies_the_sample_that_the_seed_draws(engine):
     torch.testing.assert_close(got[2], sample_OT[:, :7] @ inputs[0])
 
 
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
+@engines
 @pytest.mark.parametrize("frozen", [0, 1, 2])
 def test_what_is_frozen_gets_no_gradient(engine, frozen):
     inputs, grad = problem()
@@ -110,6 +121,14 @@ def test_mvue_of_output_features_that_are_not_a_multiple_of_4_is_refused_in_the_
     with pytest.raises(ValueError, match=r"weight has 10 output features.*mvue"):
         layer("masked", mvue=True)(*inputs)
     assert layer("masked")(*inputs).shape == (6, 10)
+
+
+def test_without_its_scale_it_says_how_to_get_one():
+    w = torch.ones(4, 4)
+    with pytest.raises(ValueError, match=r"no β yet.*load its weights, then call sparsetrain\.at"):
+        SSTE().pack(w, None, None, ROW, MASKED, torch.float32)
+    with pytest.raises(ValueError, match="no β yet"):
+        SSTE().weight24(w, w, None)
 
 
 def test_a_scale_of_two_numbers_is_refused():

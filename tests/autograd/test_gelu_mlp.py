@@ -1,26 +1,28 @@
-"""gelu_mlp24: two linear24 with F.gelu between them, to the last gradient."""
+"""packed_gelu_mlp: two linear24 with F.gelu between them, to the last gradient."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from autograd_checks import assert_all_as_accurate, backward, double, masked_linear, normal
+from autograd_checks import (
+    SELECTIONS,
+    assert_all_as_accurate,
+    backward,
+    double,
+    gelu_mlp24,
+    masked_linear,
+    normal,
+)
 from op_calls import OpCalls
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from sparsetrain.autograd import (
-    PORTABLE_ENGINES,
-    Engine,
-    gelu_mlp24,
-    linear24,
-    pack_gelu_mlp24,
-    packed_gelu_mlp24,
-)
+from sparsetrain.autograd import linear24, packed_gelu_mlp
 from sparsetrain.ops import select24
-from sparsetrain.select import RULES, Rule
+from sparsetrain.products import Engine, pack, product_of
 from sparsetrain.reference.gelu import APPROXIMATIONS, Approximate
+from sparsetrain.select import EXACT, ROW, Selection
 
-engines = pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-rules = pytest.mark.parametrize("rule", RULES)
+engines = pytest.mark.parametrize("engine", ["masked", "native"])
+selections = pytest.mark.parametrize("selection", SELECTIONS, ids=str)
 approximations = pytest.mark.parametrize("approximate", APPROXIMATIONS)
 
 
@@ -31,8 +33,8 @@ def problem(leading=(8,), dtype=torch.float64, bias=True, hidden=16):
     return inputs, normal(*leading, 8, seed=9, dtype=dtype)
 
 
-def masks_of(inputs, rule):
-    return [select24(w, rule) for w in (inputs[1], inputs[3])]
+def masks_of(inputs, selection):
+    return select24(inputs[1], selection.rule), select24(inputs[3], selection.rule)
 
 
 def oracle_mlp(masks, approximate="none"):
@@ -44,42 +46,42 @@ def oracle_mlp(masks, approximate="none"):
 
 
 def ours(
-    rule: Rule = "transposable",
+    selection: Selection = EXACT,
     approximate: Approximate = "none",
     engine: Engine = "masked",
 ):
-    return lambda *t: gelu_mlp24(*t, rule=rule, approximate=approximate, engine=engine)
+    return lambda *t: gelu_mlp24(*t, selection=selection, approximate=approximate, engine=engine)
 
 
-def assert_is_the_oracle(inputs, grad, rule, approximate, engine):
-    oracle = oracle_mlp(masks_of(inputs, rule), approximate)
-    got = backward(ours(rule, approximate, engine), inputs, grad)
+def assert_is_the_oracle(inputs, grad, selection, approximate, engine):
+    oracle = oracle_mlp(masks_of(inputs, selection), approximate)
+    got = backward(ours(selection, approximate, engine), inputs, grad)
     plain = backward(oracle, inputs, grad)
     assert_all_as_accurate(got, plain, backward(oracle, double(inputs), grad.double()))
 
 
 @engines
-@rules
+@selections
 @approximations
 @pytest.mark.parametrize("leading", [(8,), (7,), (3, 5)])
-def test_the_six_products_are_those_of_the_oracle(engine, rule, approximate, leading):
-    assert_is_the_oracle(*problem(leading), rule, approximate, engine)
+def test_the_six_products_are_those_of_the_oracle(engine, selection, approximate, leading):
+    assert_is_the_oracle(*problem(leading), selection, approximate, engine)
 
 
 @engines
-@rules
-def test_it_is_two_linear_layers_and_gelu(engine, rule):
+@selections
+def test_it_is_two_linear_layers_and_gelu(engine, selection):
     inputs, grad = problem((3, 5))
 
     def layers(x, w1, b1, w2, b2):
-        h = F.gelu(linear24(x, w1, b1, rule=rule, engine=engine))
-        return linear24(h, w2, b2, rule=rule, engine=engine)
+        h = F.gelu(linear24(x, w1, b1, selection=selection, engine=engine))
+        return linear24(h, w2, b2, selection=selection, engine=engine)
 
-    got = backward(ours(rule, engine=engine), inputs, grad)
+    got = backward(ours(selection, engine=engine), inputs, grad)
     for one, other in zip(got, backward(layers, inputs, grad), strict=True):
         torch.testing.assert_close(one, other)
     # And not the other GELU's.
-    tanh = backward(ours(rule, "tanh", engine), inputs, grad)
+    tanh = backward(ours(selection, "tanh", engine), inputs, grad)
     assert all(
         (one - other).abs().max() > 1e-5 for one, other in zip(got[:5], tanh[:5], strict=True)
     )
@@ -88,50 +90,44 @@ def test_it_is_two_linear_layers_and_gelu(engine, rule):
 @engines
 def test_given_masks_are_used_and_not_chosen(engine):
     inputs, grad = problem()
-    masks = [select24(w.flip(0), "transposable") for w in (inputs[1], inputs[3])]
-    got = backward(
-        lambda *t: gelu_mlp24(*t, mask1=masks[0], mask2=masks[1], engine=engine), inputs, grad
-    )
+    masks = masks_of([None, inputs[1].flip(0), None, inputs[3].flip(0)], EXACT)
+    got = backward(lambda *t: gelu_mlp24(*t, masks=masks, engine=engine), inputs, grad)
     for one, other in zip(got, backward(oracle_mlp(masks), inputs, grad), strict=True):
         torch.testing.assert_close(one, other)
 
 
 @engines
-@rules
-def test_weights_packed_before_are_those_that_multiply(engine, rule):
+@selections
+def test_weights_packed_before_are_those_that_multiply(engine, selection):
     inputs, grad = problem()
-    packed = pack_gelu_mlp24(inputs[1], inputs[3], None, None, torch.float64, rule, engine)
-    expected = backward(ours(rule, engine=engine), inputs, grad)
+    packed = [
+        pack(w, None, selection, product_of(engine), torch.float64) for w in (inputs[1], inputs[3])
+    ]
+    expected = backward(ours(selection, engine=engine), inputs, grad)
     others = [inputs[0], torch.zeros_like(inputs[1]), inputs[2], torch.ones_like(inputs[3])]
-    got = backward(
-        lambda x, w1, b1, w2, b2: packed_gelu_mlp24(
-            x, w1, b1, w2, b2, packed, rule=rule, engine=engine
-        ),
-        [*others, inputs[4]],
-        grad,
-    )
+    got = backward(lambda *t: packed_gelu_mlp(*t, *packed), [*others, inputs[4]], grad)
     for one, other in zip(got, expected, strict=True):
         assert torch.equal(one, other)
 
 
 @engines
-@pytest.mark.parametrize("leading", [(0,), (1,), (2, 0)])
+@pytest.mark.parametrize("leading", [(), (0,), (1,), (2, 0)])
 def test_few_or_no_tokens(engine, leading):
-    assert_is_the_oracle(*problem(leading), "transposable", "none", engine)
+    assert_is_the_oracle(*problem(leading), EXACT, "none", engine)
 
 
 @engines
-@pytest.mark.parametrize("rule", ["transposable", "row"])
+@pytest.mark.parametrize("selection", [EXACT, ROW], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_as_accurate_as_torch(engine, rule, dtype):
+def test_as_accurate_as_torch(engine, selection, dtype):
     # Large enough that the largest of the rounding errors is not chance.
     inputs, grad = problem((50,), dtype, hidden=128)
-    assert_is_the_oracle(inputs, grad, rule, "none", engine)
+    assert_is_the_oracle(inputs, grad, selection, "none", engine)
 
 
 @engines
 def test_biases_may_be_absent(engine):
-    assert_is_the_oracle(*problem(bias=False), "transposable", "none", engine)
+    assert_is_the_oracle(*problem(bias=False), EXACT, "none", engine)
 
 
 @engines
@@ -173,7 +169,7 @@ def test_neither_h_nor_a_dense_weight_is_kept_for_the_backward():
 @engines
 def test_autocast_gives_bfloat16_outputs_and_float32_gradients(engine):
     inputs, grad = problem((50,), torch.float32, hidden=128)
-    oracle = oracle_mlp(masks_of(inputs, "transposable"))
+    oracle = oracle_mlp(masks_of(inputs, EXACT))
     grad = grad.bfloat16().float()
     with torch.autocast("cpu", torch.bfloat16):
         got = backward(ours(engine=engine), inputs, grad)
@@ -186,14 +182,14 @@ def test_autocast_gives_bfloat16_outputs_and_float32_gradients(engine):
 # torch 2.10 and 2.11 do this themselves when they trace an autograd.Function.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @engines
-@pytest.mark.parametrize("rule", ["transposable", "row"])
-def test_it_compiles_whole_to_the_eager_numbers_twice_at_most(engine, rule):
+@pytest.mark.parametrize("selection", [EXACT, ROW], ids=str)
+def test_it_compiles_whole_to_the_eager_numbers_twice_at_most(engine, selection):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(ours(rule, engine=engine), fullgraph=True, backend=counter)
+    compiled = torch.compile(ours(selection, engine=engine), fullgraph=True, backend=counter)
     for tokens in (80, 129, 300):
         inputs, grad = problem((tokens,), torch.float32)
-        expected = backward(ours(rule, engine=engine), inputs, grad)
+        expected = backward(ours(selection, engine=engine), inputs, grad)
         for one, other in zip(backward(compiled, inputs, grad), expected, strict=True):
             torch.testing.assert_close(one, other)
     assert counter.frame_count <= 2
@@ -206,7 +202,7 @@ def test_hidden_features_that_are_not_a_multiple_of_4_are_refused(engine):
 
 
 @pytest.mark.parametrize(
-    ("x", "w1", "w2"), [((2, 8), (4, 4), (4, 4)), ((2, 4), (4, 4), (4, 8)), ((4,), (4, 4), (4, 4))]
+    ("x", "w1", "w2"), [((2, 8), (4, 4), (4, 4)), ((2, 4), (4, 4), (4, 8)), ((8,), (4, 4), (4, 4))]
 )
 def test_shapes_that_do_not_fit_are_refused(x, w1, w2):
     with pytest.raises(ValueError, match=r"x \(.*w1 \(4, 4\), w2"):

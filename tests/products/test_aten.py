@@ -1,17 +1,25 @@
-"""Engine `aten`: the packed form through PyTorch's own 2:4 product, against masked products."""
+"""Product `aten`: the packed form through PyTorch's own 2:4 product, against masked products."""
 
 from typing import Any
 
 import pytest
 import torch
 from aten_checks import aten_on_cpu
-from autograd_checks import assert_all_as_accurate, backward, double, normal
+from autograd_checks import (
+    SELECTIONS,
+    assert_all_as_accurate,
+    backward,
+    double,
+    normal,
+    soft_linear24,
+    squared_relu_mlp24,
+)
 from ops_checks import assert_as_accurate_as_torch
 
-from sparsetrain.autograd import linear24, soft_linear24, squared_relu_mlp24
-from sparsetrain.autograd.aten import aten_mm
+from sparsetrain.autograd import linear24
 from sparsetrain.ops import matmul24, pack24, select24, sparsify24, unpack24
-from sparsetrain.select import RULES
+from sparsetrain.products.aten import aten_mm
+from sparsetrain.select import EXACT, ROW
 
 DTYPES = [torch.bfloat16, torch.float16]
 TOKENS = [1, 31, 64, 129]
@@ -99,14 +107,14 @@ def assert_is_masked(function, inputs, grad, device):
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("selection", SELECTIONS, ids=str)
 @pytest.mark.parametrize("bias", [False, True])
-def test_the_products_of_a_linear_layer(device, rule, bias, tokens):
+def test_the_products_of_a_linear_layer(device, selection, bias, tokens):
     shapes = [(tokens, 64), (192, 64), (192,)]
     x, w, b = (normal(*s, seed=i, dtype=torch.bfloat16) for i, s in enumerate(shapes))
     grad = normal(tokens, 192, seed=3, dtype=torch.bfloat16)
     assert_is_masked(
-        lambda *t, engine: linear24(*t, rule=rule, engine=engine),
+        lambda *t, engine: linear24(*t, selection=selection, engine=engine),
         [x, w, b if bias else None],
         grad,
         device,
@@ -132,18 +140,20 @@ def test_an_mvue_sample_and_a_soft_weight(device, layer):
         )
 
 
-@pytest.mark.parametrize("rule", ["transposable", "row"])
+@pytest.mark.parametrize("selection", [EXACT, ROW], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_six_products_of_an_mlp(device, rule, masked):
+def test_the_six_products_of_an_mlp(device, selection, masked):
     dtype = torch.bfloat16
     shapes = [(70, 64), (128, 64), (128,), (64, 128), (64,)]
     inputs = [normal(*s, seed=i, dtype=dtype) for i, s in enumerate(shapes)]
     # Small whole numbers: all sums are exact, so that every engine chooses the same of z.
     inputs[:3] = [x.mul(2).round().clamp(-3, 3) for x in inputs[:3]]
-    masks = [select24(inputs[i], "transposable").to(device) if masked else None for i in (1, 3)]
+    first, second = (
+        select24(inputs[i], "transposable").to(device) if masked else None for i in (1, 3)
+    )
     assert_is_masked(
         lambda *t, engine: squared_relu_mlp24(
-            *t, mask1=masks[0], mask2=masks[1], rule=rule, engine=engine
+            *t, masks=(first, second), selection=selection, engine=engine
         ),
         inputs,
         normal(70, 64, seed=9, dtype=dtype),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sparsetrain import native
+from sparsetrain.native import Library
 from sparsetrain.products import (
     Config,
     Entry,
@@ -22,7 +23,6 @@ from sparsetrain.products import (
     table_path,
     write_table,
 )
-from sparsetrain.native import Library
 
 KEY = Key("NVIDIA H200", "580.65.06", "2.11.0+cu130", "13.0", "3f2a-x86_64-cuda13.0-sm90a")
 FORWARD = Problem(torch.bfloat16, 4096, 25216, 1024, "columns", transpose_out=True)
@@ -105,7 +105,9 @@ def test_an_entry_that_is_no_entry_is_refused(machine, old, new):
 
 
 def test_without_tables_cuda_is_not_started(machine, monkeypatch):
-    monkeypatch.setattr("sparsetrain.products.table.machine_key", lambda path: pytest.fail("started"))
+    monkeypatch.setattr(
+        "sparsetrain.products.table.machine_key", lambda path: pytest.fail("started")
+    )
     assert load_table() is None
 
 

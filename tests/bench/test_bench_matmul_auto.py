@@ -12,7 +12,7 @@ from sparsetrain.bench.matmul_auto import AutoRow, bench_auto, draw, noise
 from sparsetrain.bench.matmul_report import auto_lines, auto_table, write_auto
 from sparsetrain.bench.products import PRODUCTS, Product, Shape, make_product, problem_of
 from sparsetrain.bench.timing import Times
-from sparsetrain.choice import Choice
+from sparsetrain.products import Choice
 
 CPU = torch.device("cpu")
 BF16 = torch.bfloat16

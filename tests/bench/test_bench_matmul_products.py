@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsetrain.bench.products import PRODUCTS, Shape, make_product, problem_of
-from sparsetrain.choice import Problem
+from sparsetrain.products import Problem
 from sparsetrain.reference.pack24 import padded_rows
 
 CPU = torch.device("cpu")

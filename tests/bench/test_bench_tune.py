@@ -11,7 +11,7 @@ from sparsetrain.bench.matmul_peers import usable_peers
 from sparsetrain.bench.products import Shape, make_product, problem_of
 from sparsetrain.bench.timing import cuda_clocks
 from sparsetrain.bench.tune import Native, first_configs, tune_product, with_other_groups
-from sparsetrain.choice import Config, install, tile_names
+from sparsetrain.products import Config, install, tile_names
 
 SMALL = Shape(tokens=136, features=64, hidden=128)
 TILES = ["128x256", "256x128"]

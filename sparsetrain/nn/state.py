@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from sparsetrain.nn.linear import SparseLinear, sparse_linears
 from sparsetrain.nn.mlp import SparseMlp
+from sparsetrain.nn.phase import Phase
 
 
 def sparse_state(model: nn.Module) -> dict[str, dict[str, Any]]:
@@ -28,15 +30,31 @@ def load_sparse_state(model: nn.Module, state: dict[str, dict[str, Any]]) -> Non
             f"the checkpoint's sparse layers are not the model's; they differ in {differ[:5]} "
             f"({len(differ)} in all): use the sparsity it was trained with"
         )
+    _load_phases(layers, {name: _upgraded(saved) for name, saved in state.items()})
     # Training updates masks in place, which it may not with tensors made in inference mode.
     with torch.inference_mode(False):
         for name, saved in state.items():
             layer = layers[name]
-            layer.phase.load(_upgraded(saved))
             if isinstance(layer, SparseLinear):
                 layer.mask = _copied(saved["mask"], layer.weight.device)
                 layer.scale = _copied(saved["scale"], layer.weight.device)
                 layer.flipped = None
+
+
+def _load_phases(
+    layers: Mapping[str, SparseLinear | SparseMlp], state: Mapping[str, dict[str, Any]]
+) -> None:
+    """Restore phases. Layers that share one before `attach`, and were saved in several (of several
+    optimizers), get as many."""
+    phases: dict[tuple[Any, ...], Phase] = {}
+    for name, saved in state.items():
+        old = layers[name].phase
+        key = old, *(saved[k] for k in old.state())
+        if key not in phases:
+            apart = old in phases.values() and not old.attached
+            phases[key] = Phase(old.schedule, old.total) if apart else old
+            phases[key].load(saved)
+        layers[name].phase = phases[key]
 
 
 def _stateful(model: nn.Module) -> dict[str, SparseLinear | SparseMlp]:

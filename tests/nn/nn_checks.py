@@ -2,11 +2,20 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from sparsetrain.nn import sparse_linears
 from sparsetrain.patterns import NM
+from sparsetrain.products import PORTABLE
+from sparsetrain.select import EXACT, GREEDY, ROW, SQUARED
+
+ENGINES = tuple(product.name for product in PORTABLE)
+SELECTIONS = (EXACT, SQUARED, ROW, GREEDY)
+
+engines = pytest.mark.parametrize("engine", ENGINES)
+selections = pytest.mark.parametrize("selection", SELECTIONS, ids=str)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

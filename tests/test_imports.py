@@ -22,6 +22,7 @@ LAYERS = (
     {"autograd"},
     {"methods"},
     {"nn"},
+    {"upgrade"},
     {"recipe"},
     {"lightning"},
     {"bench"},

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsetrain.cli.overrides import NO_DEMO, parsed, split_word, stored_recipes, take
 from sparsetrain.recipe import compose, data_folder, nearest, recipe_names
+from sparsetrain.upgrade import upgraded_words
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -65,6 +66,9 @@ def _check_group(word: str) -> None:
 def _instead(word: str, chosen: list[str], keys: list[str]) -> str:
     """What to write for a key that is not there."""
     key, _ = split_word(word)
+    today = upgraded_words(word)
+    if today != (word,):
+        return f"write {' '.join(today)}"
     options = _options_with(key, chosen)
     if options:
         return f"it comes with {' or '.join(options)}"

@@ -18,6 +18,7 @@ from sparsetrain.cli.workers import limit_workers
 from sparsetrain.lightning import read_checkpoint
 from sparsetrain.nn import density
 from sparsetrain.recipe import compose, recipe_names
+from sparsetrain.upgrade import upgraded_words
 
 
 def validate(words: list[str]) -> None:
@@ -74,7 +75,8 @@ def _config(trained: DictConfig, path: str, words: list[str]) -> DictConfig:
     if not words:
         return trained
     changed = {split_word(word)[0] for word in words}
-    before = read_checkpoint(path)["sparsetrain_config"]["overrides"]
+    saved = read_checkpoint(path)["sparsetrain_config"]["overrides"]
+    before = [today for word in saved for today in upgraded_words(word)]
     kept = [word for word in before if split_word(word)[0] not in {*changed, "checkpoint"}]
     if "data" in changed or "demo" in changed:
         kept = [

@@ -162,6 +162,7 @@ class Attached:
         layers = self._own(optimizer)
         if layers and layers[0].phase.step == 0:
             # The weights may have been loaded, or made the same on all ranks, since.
+            self._start(layers)
             self._choose(layers, layers[0].phase, first=True)
         # Set by a GradScaler on optimizers that unscale in their own kernel.
         scale = getattr(optimizer, "grad_scale", None)
@@ -206,12 +207,15 @@ class Attached:
         """Be in the phase of an optimizer step, with the masks that are due for its forward."""
         begins = phase.enter(step)
         if begins:
-            for layer in layers:
-                if isinstance(layer, SparseLinear):
-                    layer.start()
+            self._start(layers)
         self._choose(layers, phase, first=step == 0)
         if begins and step > 0 and self._check is not None and not phase.checked:
             self._check.begin(layers)
+
+    def _start(self, layers: list[Layer]) -> None:
+        for layer in layers:
+            if isinstance(layer, SparseLinear) and layer.sparse:
+                layer.start()
 
     def _choose(self, layers: list[Layer], phase: Phase, first: bool) -> None:
         linears = [layer for layer in layers if isinstance(layer, SparseLinear)]

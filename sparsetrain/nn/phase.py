@@ -40,7 +40,7 @@ class Phase:
 
     def enter(self, step: int) -> bool:
         """Go to optimizer step `step`; whether a sparse phase begins with it."""
-        was = self.sparse and self.step > 0
+        was = self.sparse and step > 0
         self.step = step
         self.name = schedules.phase(self.schedule, step, self.total)
         self.frozen = schedules.frozen(self.schedule, step, self.total)

@@ -76,11 +76,12 @@ def _state(layer: SparseLinear | SparseMlp) -> dict[str, Any]:
 
 
 def _upgraded(saved: dict[str, Any]) -> dict[str, Any]:
-    """A layer's phase as it is saved today; checkpoints of 0.1 said only whether it was sparse."""
+    """A layer's phase as it is saved today. Checkpoints of 0.1 said only whether it was sparse;
+    0.1 evaluated with the masks that it had kept, as frozen ones are."""
     if "phase" in saved:
         return saved
     phase = "sparse" if saved["sparse"] else "dense_warmup"
-    return {"phase": phase, "step": 0, "masks_step": -1, "frozen": False, "checked": False}
+    return {"phase": phase, "step": 0, "masks_step": -1, "frozen": True, "checked": False}
 
 
 def _copied(tensor: Tensor | None, device: torch.device) -> Tensor | None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from sparsetrain.products import Engine
 from sparsetrain.bench import mlp
 from sparsetrain.bench.gauges import Gauges
 from sparsetrain.bench.mlp import bench_shape
@@ -28,6 +27,7 @@ from sparsetrain.bench.variants import VARIANTS, Setting
 from sparsetrain.cli import bench_mlp
 from sparsetrain.cli.bench import bench
 from sparsetrain.nn import phased_layers
+from sparsetrain.products import Engine
 
 CPU = torch.device("cpu")
 SMALL = Shape(tokens=128, features=32, hidden=64)

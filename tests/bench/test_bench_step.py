@@ -10,7 +10,6 @@ import timm
 import torch
 
 import sparsetrain as st
-from sparsetrain.products import Engine
 from sparsetrain.bench import step
 from sparsetrain.bench.gauges import Gauges
 from sparsetrain.bench.rounds import TOTAL, run_parts
@@ -24,6 +23,7 @@ from sparsetrain.bench.variants import VARIANTS, Setting, compiled
 from sparsetrain.cli import bench_step
 from sparsetrain.cli.bench import bench
 from sparsetrain.nn import phased_layers
+from sparsetrain.products import Engine
 
 CPU = torch.device("cpu")
 TINY = Vit("tiny", "vit_tiny_patch16_224", batch=4, pixels=16, classes=10)

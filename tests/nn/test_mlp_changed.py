@@ -35,7 +35,6 @@ def patch_forward(mlp: Any) -> None:
     mlp.fc1.forward = lambda x: dense(x) + 1
 
 
-
 CHANGES = {
     "fc1 has hooks": lambda mlp: mlp.fc1.register_forward_hook(lambda *call: call[2] + 1),
     "act has hooks": lambda mlp: mlp.act.register_forward_pre_hook(lambda _, x: (x[0] + 1,)),

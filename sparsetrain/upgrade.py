@@ -1,4 +1,4 @@
-"""What version 0.1 called a `rule` of the weights' method or of the activation is a `selection`."""
+"""What files of format 1 call a `rule` of the weights' method or of the activation is a `selection`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HOMES = {
 
 
 def upgraded_sparsity(sparsity: Mapping[str, Any]) -> dict[str, Any]:
-    """The `sparsity` node of a config of 0.1, plain values, as it is written today; one of today
+    """The `sparsity` node of a config of format 1, plain values, as it is written today; one of today
     as it is. Raises ValueError for an unknown rule."""
     new = dict(sparsity)
     for name in ("weight", "activation"):
@@ -32,7 +32,7 @@ def upgraded_sparsity(sparsity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded_words(word: str) -> tuple[str, ...]:
-    """A key=value of 0.1 as it is written today; one of today, or with another rule, as it is."""
+    """A key=value of format 1 as it is written today; one of today, or with another rule, as it is."""
     key, _, rule = word.partition("=")
     home = _HOMES.get(key.lstrip("+"))
     for known in RULES:

@@ -1,4 +1,4 @@
-"""Configs and words as version 0.1 stored them."""
+"""Configs and words as format 1 stored them."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""Checkpoints of version 0.1 are validated, exported and trained on."""
+"""Checkpoints of format 1 are validated, exported and trained on."""
 
 import pytest
 import torch
@@ -12,8 +12,9 @@ FC1 = "network.blocks.0.mlp.fc1"
 
 @pytest.fixture(scope="module")
 def old(trained, tmp_path_factory):
-    """The last checkpoint of the run as 0.1 would have stored it."""
+    """The last checkpoint of the run as format 1 stored it."""
     checkpoint = torch.load(trained.last, weights_only=True)
+    del checkpoint["sparsetrain_format"]
     saved = checkpoint["sparsetrain_config"]
     sparsity = saved["config"]["sparsity"]
     del sparsity["selection"]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
+from sparsetrain.file_format import CHECKPOINT_KEY, FORMAT, check_format
 from sparsetrain.lightning.stopwatch import Stopwatch
 from sparsetrain.nn import (
     Attached,
@@ -127,11 +128,13 @@ class SparsifyModel(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        checkpoint[CHECKPOINT_KEY] = FORMAT
         checkpoint["sparsetrain_state"] = {"layers": sparse_state(pl_module), "phase": self.phase}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        check_format(checkpoint.get(CHECKPOINT_KEY), f"ckpt_path={trainer.ckpt_path}")
         # Applied when the loop starts: the model may still move to its device.
         self._saved, self._settled = checkpoint.get("sparsetrain_state"), False
 
@@ -176,7 +179,7 @@ class SparsifyModel(pl.Callback):
 
 
 def _layers_of(saved: dict[str, Any], step: int) -> dict[str, dict[str, Any]]:
-    """The state of each layer. 0.1 saved the phase once for all, and the trainer's step alone."""
+    """The state of each layer. Format 1 saved the phase once for all, and no step of the layers."""
     if "masks_step" not in saved:
         return saved["layers"]
     phase = {
@@ -186,7 +189,10 @@ def _layers_of(saved: dict[str, Any], step: int) -> dict[str, dict[str, Any]]:
         "frozen": True,  # until the next step: evaluation had the masks of training
         "checked": False,
     }
-    return {name: layer | phase for name, layer in saved["layers"].items()}
+    return {
+        name: {key: value for key, value in layer.items() if key != "sparse"} | phase
+        for name, layer in saved["layers"].items()
+    }
 
 
 def _total_steps(trainer: pl.Trainer) -> int | None:

@@ -45,7 +45,9 @@ METHODS = {
     "activations: exact": f"sparsity=act24 {NO_TAIL}",
     "activations: row": f"sparsity=act24 {NO_TAIL} sparsity.activation.selection.solver=row",
     "all six products: exact": f"sparsity=all24 {NO_TAIL}",
-    "all six products: row activations": f"sparsity=all24 {NO_TAIL} sparsity.activation.selection.solver=row",
+    "all six products: row activations": (
+        f"sparsity=all24 {NO_TAIL} sparsity.activation.selection.solver=row"
+    ),
 }
 
 

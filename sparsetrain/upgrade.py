@@ -1,4 +1,4 @@
-"""What files of format 1 call a `rule` of the weights' method or of the activation is a `selection`."""
+"""Format 1 had a `rule` of the weights' method and of the activation: a `selection` today."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _HOMES = {
 
 
 def upgraded_sparsity(sparsity: Mapping[str, Any]) -> dict[str, Any]:
-    """The `sparsity` node of a config of format 1, plain values, as it is written today; one of today
-    as it is. Raises ValueError for an unknown rule."""
+    """The `sparsity` node of a config of format 1, plain values, as it is written today; one of
+    today as it is. Raises ValueError for an unknown rule."""
     new = dict(sparsity)
     for name in ("weight", "activation"):
         node = new.get(name)
@@ -32,7 +32,7 @@ def upgraded_sparsity(sparsity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded_words(word: str) -> tuple[str, ...]:
-    """A key=value of format 1 as it is written today; one of today, or with another rule, as it is."""
+    """A key=value of format 1 as it is written today; one of today, or an unknown rule, as it is."""
     key, _, rule = word.partition("=")
     home = _HOMES.get(key.lstrip("+"))
     for known in RULES:

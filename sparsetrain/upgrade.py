@@ -32,7 +32,7 @@ def upgraded_sparsity(sparsity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded_words(word: str) -> tuple[str, ...]:
-    """A key=value of format 1 as it is written today; one of today, or an unknown rule, as it is."""
+    """A key=value of format 1 as it is written today; one of today, or of no known rule, as is."""
     key, _, rule = word.partition("=")
     home = _HOMES.get(key.lstrip("+"))
     for known in RULES:

@@ -15,10 +15,10 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 
 # A part may import those before it, and itself. The package's own __init__ is above all.
 LAYERS = (
-    {"pattern", "schedule", "errors", "file_format", "native"},
+    {"patterns", "select", "schedule", "errors", "file_format", "native"},
     {"reference"},
     {"ops"},
-    {"choice"},
+    {"products"},
     {"autograd"},
     {"methods"},
     {"nn"},

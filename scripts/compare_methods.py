@@ -39,13 +39,15 @@ METHODS = {
     "weights: SR-STE": "sparsity=weights24 sparsity.schedule.dense_tail=0",
     "weights: SR-STE, last 1/6 dense": "sparsity=weights24 sparsity.schedule.dense_tail=0.1667",
     "weights: SR-STE, row masks": (
-        "sparsity=weights24 sparsity.schedule.dense_tail=0 sparsity.weight.rule=row"
+        "sparsity=weights24 sparsity.schedule.dense_tail=0 sparsity.selection.solver=row"
     ),
     "weights: S-STE": "sparsity=s_ste24",
-    "activations: transposable": f"sparsity=act24 {NO_TAIL}",
-    "activations: row": f"sparsity=act24 {NO_TAIL} sparsity.activation.rule=row",
-    "all six products: transposable": f"sparsity=all24 {NO_TAIL}",
-    "all six products: row activations": f"sparsity=all24 {NO_TAIL} sparsity.activation.rule=row",
+    "activations: exact": f"sparsity=act24 {NO_TAIL}",
+    "activations: row": f"sparsity=act24 {NO_TAIL} sparsity.activation.selection.solver=row",
+    "all six products: exact": f"sparsity=all24 {NO_TAIL}",
+    "all six products: row activations": (
+        f"sparsity=all24 {NO_TAIL} sparsity.activation.selection.solver=row"
+    ),
 }
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sparsetrain.file_format import RECIPE_KEY, check_format
 from sparsetrain.nn import Sparsity
+from sparsetrain.upgrade import upgraded_sparsity
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -113,7 +114,10 @@ def resolve_sparsity(sparsity: Sparsity | None, recipe: str | None) -> Sparsity:
 
 
 def instantiate_sparsity(config: DictConfig) -> Sparsity:
-    """The `sparsity` node of a composed config as the frozen type."""
+    """The `sparsity` node of a composed config, of format 1 too, as the frozen type."""
     from hydra.utils import instantiate
+    from omegaconf import OmegaConf
 
-    return instantiate(config.sparsity, _convert_="all")
+    node = OmegaConf.to_container(config.sparsity, resolve=True)
+    assert isinstance(node, dict)
+    return instantiate(upgraded_sparsity(node), _convert_="all")

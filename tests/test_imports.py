@@ -23,7 +23,7 @@ LAYERS = (
     {"autograd"},
     {"methods"},
     {"nn"},
-    {"targets"},
+    {"targets", "upgrade"},
     {"recipe"},
     {"lightning"},
     {"bench"},

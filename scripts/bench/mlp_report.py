@@ -19,7 +19,7 @@ PARTS = ("forward", "backward")
 
 LEGEND = """\
 ms, medians, of fc1, activation, fc2 and their backward, gradient of the input included; float32
-     parameters, bfloat16 autocast; pack: the 2:4 weights, which others do in the forward
+     parameters, bfloat16 autocast; forward: packing of the 2:4 weights included
 total: of whole steps back to back, not the sum of the parts; ±: distance of its quartiles
 ×: speed-up over dense, compiled; TFLOP/s: of the six dense products in that time; MFU: that over
      what the device can do dense

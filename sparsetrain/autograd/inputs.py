@@ -11,7 +11,7 @@ def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
 
     float64 is not autocast, as in PyTorch. Raises ValueError where x and weight then differ.
     """
-    device, double = x.device.type, torch.float64 in (x.dtype, weight.dtype)
+    device, double = autocast_device(x), torch.float64 in (x.dtype, weight.dtype)
     if torch.is_autocast_enabled(device) and not double:
         return torch.get_autocast_dtype(device)
     if x.dtype != weight.dtype:
@@ -20,6 +20,11 @@ def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
             + ("" if double else ", or run under torch.autocast")
         )
     return weight.dtype
+
+
+def autocast_device(x: Tensor) -> str:
+    """The device of x as autocast calls it, which knows no meta device."""
+    return "cpu" if x.is_meta else x.device.type
 
 
 def rows_of(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparsetrain.autograd.inputs import check_weight, compute_dtype, rows_of
+from sparsetrain.autograd.inputs import autocast_device, check_weight, compute_dtype, rows_of
 from sparsetrain.ops import column_sums, mvue24
 from sparsetrain.products import Engine, Packed, Product, dense_mm, pack, pack_columns, product_of
 from sparsetrain.select import EXACT, Selection
@@ -64,7 +64,7 @@ def packed_linear(
     check_linear(x, weight, mvue)
     x_TI = rows_of(x, w24.dtype)
     # Everything is in its dtype now; autocast would round some steps in another.
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(autocast_device(x), enabled=False):
         out_TO = _Linear.apply(x_TI, weight, bias, mvue, *w24)
     return out_TO.unflatten(0, x.shape[:-1]) if x.ndim > 1 else out_TO[0]
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparsetrain.autograd.inputs import check_mlp, rows_of
+from sparsetrain.autograd.inputs import autocast_device, check_mlp, rows_of
 from sparsetrain.ops import column_sums
 from sparsetrain.products import Packed, squared_relu_gradient, squared_relu_packed
 from sparsetrain.select import Selection
@@ -57,7 +57,7 @@ def packed_squared_relu_mlp(
     check_mlp(x, w1, w2)
     x_TI = rows_of(x, packed1.dtype)
     # Everything is in its dtype now; autocast would square in float32.
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(autocast_device(x), enabled=False):
         y_TO = _SquaredReluMlp.apply(x_TI, w1, b1, w2, b2, selection, *packed1, *packed2)
     return y_TO.unflatten(0, x.shape[:-1]) if x.ndim > 1 else y_TO[0]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 _COLORS = {
-    "pack": "#c8371f",
     "forward": "#4c78a8",
     "backward": "#9ecae9",
     "optimizer": "#b8b8b8",

@@ -18,9 +18,9 @@ from sparsetrain.bench.timing import Times
 PARTS = ("forward", "backward", "optimizer")
 
 LEGEND = """\
-ms, medians: pack: every 2:4 weight under its mask, which was chosen once, before; forward: model
-     and cross-entropy; optimizer: fused AdamW; step: of whole steps back to back, not the sum; ±:
-     distance of its quartiles
+ms, medians: forward: model and cross-entropy, packing of every 2:4 weight under its mask included,
+     which was chosen once, before; optimizer: fused AdamW; step: of whole steps back to back, not
+     the sum; ±: distance of its quartiles
 ×: speed-up over dense, which is compiled and in bfloat16 autocast as all of them are
 GiB: at most, with parameters and AdamW's state; of dense: as a share of dense's
 J/img: of the GPU, by NVML's counter, over seconds of steps

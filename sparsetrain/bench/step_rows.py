@@ -34,7 +34,7 @@ MODELS = {
 class Start:
     """What the first steps of a variant say.
 
-    held       bytes that it keeps between steps: parameters, AdamW's state, packed weights
+    held       bytes that it keeps between steps: parameters, AdamW's state, masks
     loss       on the batch, of the first step
     engines    how many sparse layers run on which
     reasons    the layers that do not run native, and why

@@ -15,6 +15,7 @@ from sparsetrain.cli.overrides import (
 )
 from sparsetrain.recipe import compose, data_folder, nearest, recipe_names
 from sparsetrain.targets import check_targets
+from sparsetrain.upgrade import upgraded_words
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -82,6 +83,9 @@ def _check_group(word: str) -> None:
 def _instead(word: str, chosen: list[str], keys: list[str]) -> str:
     """What to write for a key that is not there."""
     key, _ = split_word(word)
+    today = upgraded_words(word)
+    if today != (word,):
+        return f"write {' '.join(today)}"
     options = _options_with(key, chosen)
     if options:
         return f"it comes with {' or '.join(options)}"

@@ -27,6 +27,7 @@ from sparsetrain.lightning import read_checkpoint
 from sparsetrain.nn import density
 from sparsetrain.recipe import compose, recipe_names
 from sparsetrain.targets import checked
+from sparsetrain.upgrade import upgraded_words
 
 
 def validate(words: list[str]) -> None:
@@ -89,7 +90,7 @@ def _config(
     if not words:
         return trained
     changed = {split_word(word)[0] for word in words}
-    before = _words_of_the_run(path)
+    before = [today for word in _words_of_the_run(path) for today in upgraded_words(word)]
     kept = [word for word in before if split_word(word)[0] not in {*changed, "checkpoint"}]
     if "data" in changed or "demo" in changed:
         kept = [

@@ -158,6 +158,7 @@ class Attached:
         layers = self._own(optimizer)
         if layers and layers[0].phase.step == 0:
             # The weights may have been loaded, or made the same on all ranks, since.
+            self._start(layers)
             self._choose(layers, first=True)
         # Set by a GradScaler on optimizers that unscale in their own kernel.
         scale = getattr(optimizer, "grad_scale", None)
@@ -203,12 +204,15 @@ class Attached:
         layers, phase = self._own(optimizer), self._phases[optimizer]
         begins = phase.enter(step)
         if begins:
-            for layer in layers:
-                if isinstance(layer, SparseLinear):
-                    layer.start()
+            self._start(layers)
         self._choose(layers, first=step == 0)
         if begins and self._checks and not phase.checked:
             first_step.begin(layers)
+
+    def _start(self, layers: list[Layer]) -> None:
+        for layer in layers:
+            if isinstance(layer, SparseLinear) and layer.sparse:
+                layer.start()
 
     def _choose(self, layers: list[Layer], first: bool) -> None:
         linears, phase = [m for m in layers if isinstance(m, SparseLinear)], layers[0].phase

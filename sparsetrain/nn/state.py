@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparsetrain.nn.linear import SparseLinear, sparse_linears
 from sparsetrain.nn.mlp import SparseMlp
+from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.saved_state import check_state
 
 
@@ -30,15 +31,31 @@ def load_sparse_state(model: nn.Module, state: dict[str, dict[str, Any]]) -> Non
     if isinstance(state, Mapping):
         state = {name: _upgraded(saved) for name, saved in state.items()}
     check_state(layers, state)
+    _load_phases(layers, state)
     # Training updates masks in place, which it may not with tensors made in inference mode.
     with torch.inference_mode(False):
         for name, saved in state.items():
             layer = layers[name]
-            layer.phase.load(saved)
             if isinstance(layer, SparseLinear):
                 layer.mask = _copied(saved["mask"], layer.weight.device)
                 layer.scale = _copied(saved["scale"], layer.weight.device)
                 layer.flipped = None
+
+
+def _load_phases(
+    layers: Mapping[str, SparseLinear | SparseMlp], state: Mapping[str, dict[str, Any]]
+) -> None:
+    """Restore phases. Layers that share one before `attach`, and were saved in several (of several
+    optimizers), get as many."""
+    phases: dict[tuple[Any, ...], Phase] = {}
+    for name, saved in state.items():
+        old = layers[name].phase
+        key = old, *(saved[k] for k in old.state())
+        if key not in phases:
+            apart = old in phases.values() and not old.attached
+            phases[key] = Phase(old.schedule, old.total) if apart else old
+            phases[key].load(saved)
+        layers[name].phase = phases[key]
 
 
 def _stateful(model: nn.Module) -> dict[str, SparseLinear | SparseMlp]:
@@ -60,13 +77,14 @@ def _state(layer: SparseLinear | SparseMlp) -> dict[str, Any]:
 
 
 def _upgraded(saved: Any) -> Any:
-    """A layer's state as it is saved today; format 1 said only whether the layer was sparse."""
+    """A layer's state as it is saved today. Format 1 said only whether the layer was sparse, and
+    evaluated with the masks that it had kept, as frozen ones are."""
     if not isinstance(saved, Mapping) or saved.keys() - {"mask", "scale"} != {"sparse"}:
         return saved
     if not isinstance(saved["sparse"], bool):
         return saved
     phase = "sparse" if saved["sparse"] else "dense_warmup"
-    rest = {"step": 0, "masks_step": -1, "frozen": False, "checked": False}
+    rest = {"step": 0, "masks_step": -1, "frozen": True, "checked": False}
     return {"phase": phase, **rest, **{k: v for k, v in saved.items() if k != "sparse"}}
 
 

@@ -70,10 +70,10 @@ def why_apart(module: Any, act: type[nn.Module]) -> str:
         # What a hook computes, as weight_norm does and pruning, is no parameter any more.
         if "weight" not in child._parameters:
             return f"{name}.weight is computed now"
+        if act is nn.GELU and not (isinstance(child, SparseLinear) and child.sparse):
+            return f"{name} is dense now"
     if type(module.act) is not act:
         return f"act is {type(module.act).__name__} now"
-    if act is nn.GELU and not (isinstance(module.fc1, SparseLinear) and module.fc1.sparse):
-        return "fc1 is dense now"
     if not isinstance(getattr(module, "norm", None), (nn.Identity, type(None))):
         return f"norm is {type(module.norm).__name__} now"
     for name in ("drop1", "drop"):

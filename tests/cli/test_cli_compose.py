@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 
 from sparsetrain.cli.check import check
 from sparsetrain.cli.overrides import with_demo, with_recipe_file
-from sparsetrain.nn import decay_pruned_weights, sparsify
+from sparsetrain.nn import attach, sparsify
 from sparsetrain.recipe import compose, instantiate_sparsity, recipe_names, store_recipes
 
 SPARSITIES = sorted(path.stem for path in (ROOT / "configs" / "sparsity").glob("*.yaml"))
@@ -26,7 +26,8 @@ def assert_trains(*words: str) -> None:
     linears, mlps = 2 * (spec.weight is not None), spec.activation is not None
     assert len(report.converted) == linears + mlps
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    decay_pruned_weights(network, optimizer)
+    if report.converted:
+        attach(network, optimizer, total_steps=1)
     before = [p.detach().clone() for p in network.parameters()]
     F.cross_entropy(network(torch.randn(5, 3, 16, 16)), torch.arange(5)).backward()
     optimizer.step()

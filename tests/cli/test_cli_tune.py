@@ -10,10 +10,10 @@ from cli_helpers import call
 from sparsetrain import native
 from sparsetrain.bench.products import PRODUCTS, Shape, problem_of
 from sparsetrain.bench.tune import Tuned
-from sparsetrain.products import Config, Entry, Key, Table, read_table, table_path
 from sparsetrain.cli import tune as tune_module
 from sparsetrain.cli.tune_layers import products_of_recipe
 from sparsetrain.native import Library
+from sparsetrain.products import Config, Entry, Key, Table, read_table, table_path
 from sparsetrain.recipe import compose
 
 KEY = Key("NVIDIA H200", "580", "2.11", "13.0", "key")

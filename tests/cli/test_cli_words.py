@@ -30,6 +30,14 @@ VERBS = ("fit", "validate", "export", "doctor", "bench", "tune", "build", "compl
             ["sparsity='weigths24'", "did you mean weights24"],
         ),
         (
+            ["fit", "recipe=vit_tiny_24", "sparsity.weight.rule=row"],
+            ["sparsity.weight.rule= is no key", "write sparsity.selection.solver=row"],
+        ),
+        (
+            ["fit", "recipe=vit_b_act24", "sparsity.activation.rule=transposable_l2"],
+            ["write sparsity.activation.selection.solver=exact", ".selection.score=squared"],
+        ),
+        (
             ["fit", "recipe=vit_tiny_24", "data=parqet"],
             ["data='parqet'", "did you mean parquet"],
         ),

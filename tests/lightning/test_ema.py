@@ -20,7 +20,7 @@ from torch import nn
 
 from sparsetrain import STE, SparsifyModel, density
 from sparsetrain.lightning import EMA
-from sparsetrain.ops import mask24
+from sparsetrain.ops import mask24, select24
 
 pytestmark = CHATTER
 DECAY = 0.5
@@ -61,20 +61,24 @@ def test_the_average_is_of_the_master_weights_in_either_order_of_callbacks(tmp_p
     assert density(module) == 0.5
 
 
-def test_validation_runs_on_the_averaged_weights_under_the_masks_of_training(tmp_path):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_averaged_weights_are_validated_under_their_own_masks_or_frozen_ones(tmp_path, frozen):
     class Looks(Stranger):
         def on_validation_start(self):
-            self.masters, self.mask = self.body[0].weight.clone(), self.body[0].mask.clone()
+            self.masters, self.kept = self.body[0].weight.clone(), self.body[0].mask.clone()
             self.average = averaged(average).body[0].weight.clone()
+            self.own = select24(self.average, "transposable")
 
         def validation_step(self, batch):
             self.output = self.body[0](batch[0])
-            used = mask24(self.average, self.mask)
+            used = mask24(self.average, self.kept if frozen else self.own)
             self.expected = F.linear(batch[0], used, self.body[0].bias)
 
     module, average = Looks(lr=1.0), ema()
-    trainer = make_trainer(tmp_path, SparsifyModel(weights24(STE(), mask_every=99)), average)
+    schedule = {"freeze_at": 0.0} if frozen else {"mask_every": 99}
+    trainer = make_trainer(tmp_path, SparsifyModel(weights24(STE(), **schedule)), average)
     trainer.fit(module, vectors(), vectors())
+    assert not torch.equal(module.kept, module.own)
     assert not torch.equal(module.average, module.masters)
     torch.testing.assert_close(module.output, module.expected)
 

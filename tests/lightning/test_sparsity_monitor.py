@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import Logger
 from sparsetrain import SRSTE, STE, SparsifyModel, Sparsity, SparsityMonitor
 from sparsetrain.lightning import MaskSnapshots
 from sparsetrain.lightning.callbacks import monitor as monitor_file
-from sparsetrain.nn import flops, sparsify
+from sparsetrain.nn import flops, set_sparse, sparsify
 from sparsetrain.reference.masks24 import unpack_bits
 
 pytestmark = CHATTER
@@ -169,7 +169,7 @@ def test_utilisation_is_dense_flops_over_the_dense_peak(tmp_path, monkeypatch):
 def test_flops_of_a_training_step_are_three_forwards_and_leave_the_module_alone():
     module = Stranger()
     sparsify(module, weights24(STE()))
-    module.body[2].sparse = False
+    set_sparse(module.body[2], False)
     module.body[1].eval()
     assert flops.training_flops_per_image(module, torch.zeros(5, 8)) == 3 * FORWARD_FLOPS
     assert [module.body[0].sparse, module.body[2].sparse] == [True, False]

@@ -2,11 +2,22 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.nn import sparse_linears
+from sparsetrain.methods import STE, WeightMethod
+from sparsetrain.nn import Phase, SparseLinear, sparse_linears
 from sparsetrain.patterns import NM
+from sparsetrain.products import PORTABLE, Engine, product_of
+from sparsetrain.schedule import Schedule
+from sparsetrain.select import EXACT, GREEDY, ROW, SQUARED, Selection
+
+ENGINES = tuple(product.name for product in PORTABLE)
+SELECTIONS = (EXACT, SQUARED, ROW, GREEDY)
+
+engines = pytest.mark.parametrize("engine", ENGINES)
+selections = pytest.mark.parametrize("selection", SELECTIONS, ids=str)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -50,6 +61,17 @@ def seeded(module: nn.Module, seed: int = 0) -> Any:
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     return module
+
+
+def sparse_linear(
+    dense: nn.Linear,
+    method: WeightMethod | None = None,
+    selection: Selection = EXACT,
+    engine: Engine = "masked",
+) -> Any:
+    """One layer made sparse, in a phase of its own."""
+    phase, product = Phase(Schedule()), product_of(engine)
+    return SparseLinear.from_dense(dense, method or STE(), selection, product, phase)
 
 
 def layers(model: nn.Module) -> dict[str, Any]:

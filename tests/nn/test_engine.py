@@ -8,9 +8,11 @@ from nn_checks import Mlp, seeded
 from torch import nn
 
 from sparsetrain import native
-from sparsetrain.methods import SSTE, STE, Activation24
+from sparsetrain.methods import SSTE, Activation24
 from sparsetrain.native import Library, Machine
 from sparsetrain.nn import Sparsity, sparse_linears, sparsify
+from sparsetrain.products import ATEN, MASKED
+from sparsetrain.select import ROW
 
 NO_LIBRARY = Library(reason="no nvcc", fix="install it")
 
@@ -42,7 +44,7 @@ def engines(model: nn.Module, engine: Any = "auto", **options: Any) -> dict[str,
     report = sparsify(model, Sparsity(**options), engine)
     for name, layer in sparse_linears(model).items():
         (row,) = (r for r in report.converted if r.name == name)
-        assert row.engine.startswith(f"{layer.engine}: "), "the report tells what runs"
+        assert row.engine.startswith(f"{layer.product.name}: "), "the report tells what runs"
     return {row.name: row.engine for row in report.converted}
 
 
@@ -54,10 +56,9 @@ def test_on_hopper_auto_is_native_for_any_layer(place):
     assert engines(two_layers()) == {"0": "native: sm_90", "1": "native: sm_90"}
 
 
-def test_on_hopper_auto_masks_what_has_no_packing_kernel(place):
-    reason = "masked: weights that are 2:4 along the input alone are packed without a kernel"
-    assert set(engines(two_layers(), weight=STE(rule="row")).values()) == {reason}
-    assert set(engines(two_layers(), weight=SSTE()).values()) == {reason}
+def test_on_hopper_auto_is_native_for_weights_that_are_2_of_4_along_the_input_alone_too(place):
+    assert set(engines(two_layers(), selection=ROW).values()) == {"native: sm_90"}
+    assert set(engines(two_layers(), weight=SSTE()).values()) == {"native: sm_90"}
 
 
 def test_where_the_model_runs_on_a_cpu_auto_is_masked_whatever_the_gpu(place):
@@ -87,7 +88,7 @@ def test_activations_have_the_engine_of_all_features_of_their_mlp(place):
     assert said["0"] == "aten: sm_80"
     assert said["0.fc1"] == said["0.fc2"] == "aten: with its MLP"
     assert said["1"] == "masked: 72 features are not multiples of 64"
-    assert (model[0].engine, model[1].engine) == ("aten", "masked")
+    assert (model[0].product, model[1].product) == (ATEN, MASKED)
 
 
 def test_what_keeps_auto_from_native_is_the_reason(place):

@@ -7,11 +7,12 @@ from test_engine import Place
 from torch import nn
 
 from sparsetrain.bench.products import Shape, problem_of
-from sparsetrain.products import Config, Entry
-from sparsetrain.methods import STE, Activation24
+from sparsetrain.methods import SSTE, STE, Activation24
 from sparsetrain.nn import Sparsity, count_tokens, gains, sparsify
 from sparsetrain.nn.engine import Engines
-from sparsetrain.nn.gains import linear_products, mlp_products
+from sparsetrain.nn.recorded import linear_products, mlp_products
+from sparsetrain.products import MASKED, NATIVE, Config, Entry
+from sparsetrain.select import EXACT, ROW
 
 CONFIG = Config("128x256", 1, 1, 8, False)
 
@@ -32,35 +33,52 @@ def test_the_products_are_those_that_tune_and_bench_time():
     def named(name: str, shape: Shape):
         return problem_of(name, shape, torch.bfloat16)
 
-    linear = linear_products(500, (256, 64), both=True, mvue=True)
-    assert linear == {
-        "forward": named("W24 forward", Shape(500, 64, 256)),
-        "grad input": named("W24 dX", Shape(500, 64, 256)),
-        "grad weight": named("dz24 dW", Shape(500, 64, 256)),
+    fc1, fc2 = Shape(500, 64, 256), Shape(500, 32, 256)
+    assert linear_products(500, (256, 64), STE(mvue=True), EXACT) == {
+        "forward": named("W24 forward", fc1),
+        "backward 1": named("W24 dX", fc1),
+        "backward 2": named("dz24 dW", fc1),
     }
-    assert list(linear_products(500, (256, 64), both=False, mvue=False)) == ["forward"]
-    assert mlp_products(500, (64, 256, 32)) == {
-        "fc2 forward": named("act24 forward", Shape(500, 32, 256)),
-        "fc1 grad input": named("dz24 dX", Shape(500, 64, 256)),
-        "fc1 grad weight": named("dz24 dW", Shape(500, 64, 256)),
-        "fc2 grad weight": named("act24 dW", Shape(500, 32, 256)),
+    activations = {
+        "backward 1": named("dz24 dX", fc1),
+        "backward 2": named("dz24 dW", fc1),
+        "backward 3": named("act24 dW", fc2),
     }
+    assert mlp_products(500, (64, 256, 32), Activation24(), None, EXACT) == {
+        "forward": named("act24 forward", fc2),
+        **activations,
+    }
+
+
+@pytest.mark.parametrize("method", [STE(), SSTE(mvue=False)], ids=["STE", "S-STE"])
+def test_weights_that_are_2_of_4_along_the_input_alone_have_one_sparse_product(method):
+    assert list(linear_products(500, (256, 64), method, ROW)) == ["forward"]
+
+
+@pytest.mark.parametrize("activation", [Activation24(), None], ids=["all", "GELU"])
+def test_two_sparse_weights_add_a_product_each_way(activation):
+    shape = (64, 256, 32)
+    products = mlp_products(500, shape, activation, STE(), EXACT)
+    names = ["forward 1", "forward 2"] + [f"backward {i}" for i in range(1, 5 if activation else 3)]
+    assert list(products) == names
+    both = linear_products(500, (256, 64), STE(), EXACT)
+    assert products["forward 1"] == both["forward"]
 
 
 def test_a_layer_whose_products_gain_is_native_and_says_by_how_much(place):
     model = seeded(nn.Sequential(nn.Linear(4096, 4096)))
     report = sparsify(model, Sparsity(), tokens={"0": 16384})
     # 2 · 16384 · 4096² FLOP take 763.5 µs dense, and 163.84 + 5 µs are expected.
-    assert report.converted[0].engine == "native: forward 4.52×, grad input 4.52×, expected"
-    assert model[0].engine == "native"
+    assert report.converted[0].engine == "native: forward 4.52×, backward 4.52×, expected"
+    assert model[0].product == NATIVE
 
 
 def test_a_layer_whose_products_do_not_gain_is_masked_and_says_so(place):
     model = seeded(nn.Sequential(nn.Linear(64, 64), nn.Linear(4096, 4096)))
     report = sparsify(model, Sparsity(), tokens={"0": 8, "1": 16384})
     why = "masked: native may be no faster here, below 1.1× in all expected: "
-    assert report.converted[0].engine == f"{why}forward 0.00×, grad input 0.00×"
-    assert [layer.engine for layer in model] == ["masked", "native"]
+    assert report.converted[0].engine == f"{why}forward 0.00×, backward 0.00×"
+    assert [layer.product for layer in model] == [MASKED, NATIVE]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +88,7 @@ def test_a_layer_whose_products_do_not_gain_is_masked_and_says_so(place):
 def test_a_tenth_is_asked_of_what_is_expected_and_any_gain_of_what_is_measured(
     place, monkeypatch, gain, expected, measured
 ):
-    products = linear_products(8192, (1024, 1024), both=True, mvue=False)
+    products = linear_products(8192, (1024, 1024), STE(), EXACT)
     dense_us = 2 * 8192 * 1024**2 / 720e6
     monkeypatch.setattr(gains, "expected_us", lambda problem, sms: dense_us / gain - 5)
     table = {problem: Entry("native", CONFIG, 10.0, 10.0 * gain) for problem in products.values()}
@@ -81,7 +99,7 @@ def test_a_tenth_is_asked_of_what_is_expected_and_any_gain_of_what_is_measured(
 
 
 def test_what_was_measured_goes_before_what_is_expected():
-    forward = linear_products(8, (64, 64), both=False, mvue=False)["forward"]
+    forward = linear_products(8, (64, 64), STE(), ROW)["forward"]
     entries = {forward: Entry("native", CONFIG, 10.0, 12.5)}
     assert gains.gain_of(forward, entries, 132) == gains.Gain(10.0, 12.5, measured=True)
     # cuSPARSELt won, which layers do not run: the kernel was no faster than dense.
@@ -101,10 +119,9 @@ def test_an_mlp_decides_for_its_linears_too(place):
     report = sparsify(model, sparsity, tokens={"0.fc1": 8, "0.fc2": 8})
     said = {row.name: row.engine for row in report.converted}
     assert said["0.fc1"] == said["0.fc2"] == "masked: with its MLP"
-    products = "fc2 forward, fc1 grad input, fc1 grad weight, fc2 grad weight, fc1 forward, "
-    for product in (products + "fc2 grad input").split(", "):
+    for product in ("forward 1", "forward 2", *(f"backward {i}" for i in range(1, 5))):
         assert f"{product} 0." in said["0"]
-    assert model[0].engine == "masked"
+    assert model[0].product == MASKED
 
 
 def test_tokens_are_counted_without_computing_anything():

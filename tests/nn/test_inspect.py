@@ -13,17 +13,18 @@ from sparsetrain.nn import (
     density,
     inspect,
     set_sparse,
-    sparse_linears,
     sparsify,
     update_masks,
 )
+from sparsetrain.select import ROW
 
 
 def one_layer(rows, method=None):
+    """Masks by row, which S-STE has of itself."""
     model = seeded(nn.Sequential(nn.Linear(4, len(rows))))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor(rows))
-    sparsify(model, Sparsity(weight=method or STE("row")))
+    sparsify(model, Sparsity(weight=method or STE(), selection=ROW))
     return model
 
 
@@ -43,7 +44,7 @@ def test_layers_come_in_model_order_and_weigh_by_their_size():
     sparsify(model, Sparsity())
     assert [s.name for s in inspect(model)] == ["embed", "mlp.fc1", "mlp.fc2", "head"]
     assert density(model) == 0.5
-    sparse_linears(model)["mlp.fc1"].sparse = False
+    set_sparse(model.mlp.fc1, False)
     assert [s.density for s in inspect(model)] == [0.5, 1.0, 0.5, 0.5]
     assert density(model) == pytest.approx((64 + 2 * 128 + 128 + 32) / 2 / (64 + 256 + 32))
 

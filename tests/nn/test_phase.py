@@ -19,6 +19,7 @@ from sparsetrain.nn import (
 )
 from sparsetrain.ops import select24
 from sparsetrain.reference.soft_threshold24 import soft_scale24
+from sparsetrain.select import ROW
 
 
 def sparse_net(weight=None, activation=None):
@@ -97,7 +98,7 @@ def test_one_swap_flips_two_bits():
     model = seeded(nn.Sequential(nn.Linear(8, 4)))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([4.0, 3, 2, 1]).repeat(4, 2))
-    sparsify(model, Sparsity(weight=STE("row")))
+    sparsify(model, Sparsity(selection=ROW))
     update_masks(model)
     with torch.no_grad():
         model[0].weight[2, 5] = 1.5  # third of its four now, after 2
@@ -132,7 +133,7 @@ def test_state_and_state_dict_together_restore_the_model_exactly(method):
     model, x = sparse_net(method), normal(3, 8)
     update_masks(model)
     scramble(model)  # so that the masks are not those of the weights
-    layers(model)["head"].sparse = False
+    set_sparse(model.head, False)
     buffer = io.BytesIO()
     torch.save({"weights": model.state_dict(), "sparse": sparse_state(model)}, buffer)
     buffer.seek(0)
@@ -164,11 +165,31 @@ def test_the_phase_of_mlps_is_in_the_state():
     model = sparse_net(activation=Activation24())
     set_sparse(model, False)
     state = copy.deepcopy(sparse_state(model))
-    assert state["mlp"] == {"sparse": False}
+    assert state["mlp"] == {
+        "phase": "dense_warmup",
+        "step": 0,
+        "masks_step": -1,
+        "frozen": False,
+        "checked": False,
+    }
     set_sparse(model, True)
     load_sparse_state(model, state)
     assert not model.mlp.sparse
     assert not model.mlp.fc1.sparse
+
+
+def test_a_state_of_version_0_1_still_loads():
+    model, other = sparse_net(activation=Activation24()), sparse_net(activation=Activation24())
+    update_masks(model)
+    state = {
+        name: {"mask": layer.mask, "scale": None, "sparse": name != "head"}
+        for name, layer in layers(model).items()
+    }
+    scramble(model)
+    scramble(other)
+    load_sparse_state(other, state | {"mlp": {"sparse": True}})
+    set_sparse(model.head, False)
+    assert torch.equal(other(normal(3, 8)), model(normal(3, 8)))
 
 
 def test_a_loaded_state_is_a_copy():

@@ -3,28 +3,27 @@
 import copy
 import io
 import pickle
-import warnings
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from nn_checks import normal, seeded
+from nn_checks import normal, seeded, sparse_linear
 from torch import nn
 
-from sparsetrain.autograd import PORTABLE_ENGINES, Engine, linear24, soft_linear24
+from sparsetrain.autograd import linear24
 from sparsetrain.methods import SRSTE, SSTE, STE, WeightMethod
-from sparsetrain.nn import SparseLinear
-from sparsetrain.ops import select24
-from sparsetrain.select import RULES
+from sparsetrain.products import Engine
+from sparsetrain.select import EXACT, ROW, Selection
 
 
 def dense_layer(bias=True):
     return seeded(nn.Linear(8, 12, bias=bias))
 
 
-def sparse_layer(method: WeightMethod | None = None, engine: Engine = "masked") -> Any:
-    return SparseLinear.from_dense(dense_layer(), method or STE(), engine)
+def sparse_layer(
+    method: WeightMethod | None = None, engine: Engine = "masked", selection: Selection = EXACT
+) -> Any:
+    return sparse_linear(dense_layer(), method, selection, engine)
 
 
 # Conversion.
@@ -32,7 +31,7 @@ def sparse_layer(method: WeightMethod | None = None, engine: Engine = "masked") 
 
 def test_the_parameters_are_shared_and_keep_their_names():
     dense = dense_layer()
-    sparse = SparseLinear.from_dense(dense, STE(), "masked")
+    sparse = sparse_linear(dense)
     assert isinstance(sparse, nn.Linear)
     assert sparse.weight is dense.weight
     assert sparse.bias is dense.bias
@@ -43,7 +42,7 @@ def test_the_parameters_are_shared_and_keep_their_names():
 
 
 def test_a_layer_without_bias_stays_without():
-    sparse = SparseLinear.from_dense(dense_layer(bias=False), STE(), "masked")
+    sparse = sparse_linear(dense_layer(bias=False))
     assert sparse.bias is None
     assert sparse(normal(3, 8)).shape == (3, 12)
 
@@ -52,7 +51,7 @@ def test_a_layer_without_bias_stays_without():
 def test_mode_and_the_users_own_attributes_are_kept_both_ways(training):
     dense = dense_layer().train(training)
     dense.note = "mine"
-    sparse = SparseLinear.from_dense(dense, STE(), "masked")
+    sparse = sparse_linear(dense)
     back = sparse.to_dense()
     for layer in (sparse, back):
         assert layer.training == training
@@ -64,7 +63,7 @@ def test_hooks_run_in_the_sparse_layer_and_again_in_the_dense_one():
     dense.register_forward_pre_hook(lambda *_: calls.append("before"))
     dense.register_forward_hook(lambda *_: calls.append("after"))
     dense.register_full_backward_hook(lambda *_: calls.append("backward"))
-    sparse = SparseLinear.from_dense(dense, STE(), "masked")
+    sparse = sparse_linear(dense)
     x = normal(3, 8).requires_grad_()
     sparse(x).sum().backward()
     assert calls == ["before", "after", "backward"]
@@ -74,9 +73,7 @@ def test_hooks_run_in_the_sparse_layer_and_again_in_the_dense_one():
 
 def test_a_hook_on_the_sparse_layer_is_not_one_on_the_dense_layer():
     dense, calls = dense_layer(), []
-    SparseLinear.from_dense(dense, STE(), "masked").register_forward_hook(
-        lambda *_: calls.append("sparse")
-    )
+    sparse_linear(dense).register_forward_hook(lambda *_: calls.append("sparse"))
     dense(normal(3, 8))
     assert calls == []
 
@@ -86,15 +83,15 @@ def test_a_layer_compiled_before_does_not_go_on_running_dense():
     dense.compile(backend="eager")
     x = normal(3, 8)
     dense(x)
-    sparse = SparseLinear.from_dense(dense, STE(), "masked")
+    sparse = sparse_linear(dense)
     torch.testing.assert_close(sparse(x), linear24(x, dense.weight, dense.bias))
 
 
 def test_the_parameters_keep_their_dtype_and_device():
-    meta = SparseLinear.from_dense(nn.Linear(8, 12, device="meta"), SSTE(), "masked")
+    meta = sparse_linear(nn.Linear(8, 12, device="meta"), SSTE(), ROW)
     assert meta.weight.is_meta
     assert meta.scale is None
-    half = SparseLinear.from_dense(dense_layer().bfloat16(), STE(), "masked")
+    half = sparse_linear(dense_layer().bfloat16())
     assert half(normal(3, 8).bfloat16()).dtype == torch.bfloat16
 
 
@@ -104,7 +101,7 @@ def test_the_parameters_keep_their_dtype_and_device():
 @pytest.mark.parametrize("method", [STE(), SRSTE(), SSTE()])
 def test_the_state_dict_is_that_of_the_dense_layer_both_ways(method):
     dense = dense_layer()
-    sparse = SparseLinear.from_dense(copy.deepcopy(dense), method, "masked")
+    sparse = sparse_linear(copy.deepcopy(dense), method)
     sparse.update_mask()
     assert list(sparse.state_dict()) == list(dense.state_dict())
     for name, value in sparse.state_dict().items():
@@ -170,112 +167,3 @@ def test_mask_scale_and_flips_follow_the_layer_to_its_device():
     assert sparse.mask.dtype == torch.uint8
     assert sparse.scale.is_meta
     assert sparse.flipped.is_meta
-
-
-# What it computes.
-
-
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-@pytest.mark.parametrize("rule", RULES)
-def test_ste_is_linear24_with_its_rule(engine, rule):
-    sparse, x = sparse_layer(STE(rule), engine), normal(2, 5, 8, seed=3)
-    expected = linear24(x, sparse.weight, sparse.bias, rule=rule, engine=engine)
-    torch.testing.assert_close(sparse(x), expected)
-
-
-@pytest.mark.parametrize("engine", PORTABLE_ENGINES)
-def test_s_ste_is_soft_linear24_with_its_scale(engine):
-    sparse, x = sparse_layer(SSTE(), engine), normal(2, 5, 8, seed=3)
-    expected = soft_linear24(x, sparse.weight, sparse.bias, sparse.scale, engine=engine)
-    torch.testing.assert_close(sparse(x), expected)
-
-
-@pytest.mark.parametrize("method", [STE("row", mvue=True), SSTE(mvue=True)])
-def test_mvue_reaches_the_gradient(method):
-    sparse, x = sparse_layer(method), normal(16, 8, seed=3)
-    drawn = []
-    for _ in range(2):
-        sparse.weight.grad = None
-        sparse(x).square().sum().backward()
-        drawn.append(sparse.weight.grad)
-    assert not torch.equal(*drawn)
-
-
-@pytest.mark.parametrize("method", [STE(), SSTE()])
-def test_a_dense_phase_is_the_dense_layer_exactly(method):
-    sparse, x = sparse_layer(method), normal(5, 8, seed=3)
-    sparse.sparse = False
-    assert torch.equal(sparse(x), F.linear(x, sparse.weight, sparse.bias))
-    assert torch.equal(sparse.used_weight(), sparse.weight)
-
-
-@pytest.mark.parametrize("method", [STE(), STE("row"), SSTE()])
-def test_the_used_weight_is_what_multiplies(method):
-    sparse = sparse_layer(method)
-    torch.testing.assert_close(sparse(torch.eye(8)) - sparse.bias, sparse.used_weight().T)
-
-
-def test_without_an_update_the_mask_follows_the_weight():
-    sparse = sparse_layer()
-    before = sparse.current_mask()
-    with torch.no_grad():
-        sparse.weight.copy_(normal(12, 8, seed=7))
-    assert sparse.mask is None
-    assert not torch.equal(sparse.current_mask(), before)
-    assert torch.equal(sparse.current_mask(), select24(sparse.weight.detach(), "transposable"))
-
-
-def test_after_an_update_the_mask_stays_until_the_next():
-    sparse = sparse_layer()
-    sparse.update_mask()
-    before = sparse.mask.clone()
-    with torch.no_grad():
-        sparse.weight.copy_(normal(12, 8, seed=7))
-    assert torch.equal(sparse.current_mask(), before)
-    x = normal(3, 8, seed=3)
-    torch.testing.assert_close(sparse(x), linear24(x, sparse.weight, sparse.bias, before))
-    sparse.update_mask()
-    assert torch.equal(sparse.current_mask(), select24(sparse.weight.detach(), "transposable"))
-
-
-def test_a_new_mask_reaches_a_compiled_layer():
-    sparse, x = sparse_layer(), normal(3, 8, seed=3)
-    sparse.update_mask()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*should not be instantiated")
-        compiled = torch.compile(sparse, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(x), sparse(x))
-        before = sparse(x)
-        with torch.no_grad():
-            sparse.weight.copy_(normal(12, 8, seed=7))
-        sparse.update_mask()
-        torch.testing.assert_close(compiled(x), sparse(x))
-    assert (sparse(x) - before).abs().max() > 0.1
-
-
-def test_the_layer_prints_its_pattern_engine_and_phase():
-    sparse = sparse_layer(SRSTE(decay=6e-5), "native")
-    text = "in_features=8, out_features=12, bias=True, 2:4 weight, transposable, SR-STE 6e-05"
-    assert sparse.extra_repr() == f"{text}, engine=native"
-    sparse.sparse = False
-    assert sparse.extra_repr() == f"{text}, engine=native, now dense"
-
-
-# The warning that SR-STE's other half is missing.
-
-
-def test_training_without_the_decay_warns():
-    with pytest.warns(UserWarning, match=r"call sparsetrain\.decay_pruned_weights"):
-        sparse_layer(SRSTE())(normal(3, 8))
-
-
-@pytest.mark.parametrize("why", ["eval", "no_grad", "dense", "attached", "decay 0", "STE"])
-def test_nothing_warns_where_no_decay_is_due(why):
-    sparse = sparse_layer({"decay 0": SRSTE(decay=0.0), "STE": STE()}.get(why, SRSTE())).train(
-        why != "eval"
-    )
-    sparse.sparse = why != "dense"
-    sparse.decay_attached = why == "attached"
-    with warnings.catch_warnings(), torch.set_grad_enabled(why != "no_grad"):
-        warnings.simplefilter("error")
-        sparse(normal(3, 8))

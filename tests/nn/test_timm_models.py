@@ -10,6 +10,7 @@ from timm.models.mlp_mixer import MlpMixer
 
 from sparsetrain.methods import STE, Activation24
 from sparsetrain.nn import SparseMlp, Sparsity, densify, sparse_linears, sparsify
+from sparsetrain.select import EXACT, ROW
 
 BLOCK = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
 TINY: dict[str, Any] = {
@@ -116,11 +117,11 @@ def test_a_qkv_whose_weight_is_read_directly_stays_dense_with_the_reason(name):
 
 
 @pytest.mark.parametrize("weight", [None, STE()])
-@pytest.mark.parametrize("rule", ["transposable", "row"])
-def test_activations_of_a_vit_are_2_of_4_and_train(weight, rule):
+@pytest.mark.parametrize("selection", [EXACT, ROW], ids=str)
+def test_activations_of_a_vit_are_2_of_4_and_train(weight, selection):
     name = "vit_tiny_patch16_224"
     model = create(name)
-    sparsity = Sparsity(include=("blocks.*",), weight=weight, activation=Activation24(rule))
+    sparsity = Sparsity(include=("blocks.*",), weight=weight, activation=Activation24(selection))
     report = sparsify(model, sparsity)
     assert isinstance(model.blocks[0].mlp, SparseMlp)
     assert [row.shape for row in report.converted if row.name.endswith("mlp")] == [(32, 128, 32)]

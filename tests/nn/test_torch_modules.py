@@ -1,12 +1,14 @@
 """PyTorch's own modules that hold linear layers, and some that use them without calling them."""
 
+from typing import Any
+
 import pytest
 import torch
-from nn_checks import assert_sparse_both_ways, assert_trains, normal, seeded
+from nn_checks import assert_trains, normal, seeded
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
-from sparsetrain.nn import SparseLinear, Sparsity, densify, sparse_linears, sparsify
+from sparsetrain.nn import Sparsity, densify, sparse_linears, sparsify
 from sparsetrain.patterns import NM
 
 
@@ -76,43 +78,66 @@ def test_a_decoder_layer_is_sparse_in_its_feed_forward():
         torch.testing.assert_close(layer.eval()(x, x), expected)
 
 
-def test_a_parametrized_linear_stays_dense_by_name():
-    model = nn.Sequential(nn.Linear(8, 8), parametrizations.spectral_norm(nn.Linear(8, 8)))
+@pytest.mark.parametrize("compute", [parametrizations.spectral_norm, prune.identity])
+def test_a_linear_whose_weight_is_computed_stays_dense(compute):
+    named = {"name": "weight"}
+    model = nn.Sequential(nn.Linear(8, 8), compute(nn.Linear(8, 8), **named))
     report = sparsify(model, Sparsity())
-    assert reasons(report) == {"1": "ParametrizedLinear is not a plain nn.Linear"}
-
-
-def test_a_module_that_adds_the_bias_of_its_qkv_itself_keeps_it_dense():
-    class Fused(nn.Module):
-        def __init__(self, q_bias):
-            super().__init__()
-            self.qkv, self.proj = nn.Linear(8, 24, bias=False), nn.Linear(24, 8)
-            self.q_bias = q_bias
-
-        def forward(self, x):
-            return self.proj(self.qkv(x))
-
-    report = sparsify(Fused(nn.Parameter(torch.zeros(8))), Sparsity())
     assert reasons(report) == {
-        "qkv": "Fused reads its weight without calling it, to add q_bias and v_bias"
+        "1": "its weight is computed by a hook (weight_norm, spectral_norm, pruning)"
     }
-    assert sparsify(Fused(None), Sparsity()).skipped == ()
 
 
-def test_a_tied_head_trains_one_parameter():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.head = nn.Embedding(12, 8), nn.Linear(8, 12, bias=False)
-            self.head.weight = self.embed.weight
+class Fused(nn.Module):
+    """Multiplies by the weight of its qkv itself, as those do that add a bias of their own."""
 
-        def forward(self, tokens):
-            return self.head(self.embed(tokens))
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(8, 24, bias=False), nn.Linear(24, 8)
 
-    model = Tied()
-    sparsify(model, Sparsity())
-    assert isinstance(model.head, SparseLinear)
-    assert model.head.weight is model.embed.weight
-    assert_sparse_both_ways(model)
+    def forward(self, x):
+        return self.proj(nn.functional.linear(x, self.qkv.weight))
+
+
+class Above(nn.Module):
+    """Reads the weight of a layer that is not its own child."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Fused()
+
+    def forward(self, x):
+        return self.inner(x) @ self.inner.proj.weight
+
+
+class Casting(Fused):
+    """Asks a weight for its dtype alone."""
+
+    def forward(self, x):
+        return self.proj(self.qkv(x.to(self.qkv.weight.dtype)))
+
+
+def test_a_layer_whose_weight_a_module_above_reads_stays_dense_and_the_report_names_it():
+    reads = "reads its weight without calling it"
+    assert reasons(sparsify(Fused(), Sparsity())) == {"qkv": f"Fused {reads}"}
+    assert reasons(sparsify(nn.Sequential(Above(), nn.Linear(8, 8)), Sparsity())) == {
+        "0.inner.qkv": f"Fused {reads}",
+        "0.inner.proj": f"Above {reads}",
+    }
+    assert sparsify(Casting(), Sparsity()).skipped == ()
+
+
+def test_a_head_that_shares_the_weight_of_an_embedding_stays_dense_with_it():
+    model: Any = nn.Sequential(nn.Embedding(12, 8), nn.Linear(8, 8), nn.Linear(8, 12, bias=False))
+    model[2].weight = model[0].weight
+    report = sparsify(model, Sparsity())
+    assert reasons(report) == {"2": "its weight is tied to 0, which stays dense"}
     assert_trains(model, torch.arange(12))
-    assert len(list(model.parameters())) == 1
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(2, 6)], ids=["whole", "in part"])
+def test_of_linears_that_share_a_weight_none_is_sparse_alone(rows):
+    model: Any = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
+    model[1].weight = nn.Parameter(model[0].weight.detach()[rows])
+    report = sparsify(model, Sparsity(exclude=("1",)))
+    assert reasons(report) == {"0": "its weight is tied to 1, which stays dense", "1": "excluded"}

@@ -37,9 +37,11 @@ class SparsityMonitor(pl.Callback):
         self._phase_logged: Phase | None = None
         self._start: tuple[int, float] | None = None  # optimizer step, time
         self._images = 0
+        self._before: dict[str, float] | None = None  # sparsity of the step that is trained
+        self._chosen = False  # its masks were chosen for it
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start, self._images = None, 0
+        self._start, self._images, self._before = None, 0, None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -50,6 +52,10 @@ class SparsityMonitor(pl.Callback):
             self._flops = training_flops_per_image(pl_module, batch[0])
         if self._start is None:
             self._start = trainer.global_step, time.perf_counter()
+        every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if self._before is None and self._due(trainer.global_step + 1, every):
+            # The optimizer's step ends with the masks and the phase of the next one.
+            self._before = self._sparsity(trainer, pl_module)
 
     def on_train_batch_end(
         self,
@@ -63,7 +69,11 @@ class SparsityMonitor(pl.Callback):
         self._images += 0 if images is None else len(images) * trainer.world_size
         step = trainer.global_step
         if self._due(step, trainer.log_every_n_steps):  # pyright: ignore[reportAttributeAccessIssue]
-            metrics = self._throughput(trainer, pl_module) | self._sparsity(trainer, pl_module)
+            sparsity = self._before
+            if sparsity is None:  # a loop of its own that made several steps of the batch
+                sparsity = self._sparsity(trainer, pl_module)
+            self._before = None
+            metrics = self._throughput(trainer, pl_module) | sparsity | self._choice(trainer)
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=step - 1)
 
@@ -97,11 +107,10 @@ class SparsityMonitor(pl.Callback):
         return metrics
 
     def _sparsity(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
-        callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-        sparsify = next((c for c in callbacks if isinstance(c, SparsifyModel)), None)
+        sparsify = _sparsify_of(trainer)
         if sparsify is None:
             return {}
-        chosen = sparsify.masks_step != self._masks_logged
+        self._chosen = chosen = sparsify.masks_step != self._masks_logged
         if not chosen and not sparsify.frozen and sparsify.phase == self._phase_logged:
             return {}
         self._masks_logged, self._phase_logged = sparsify.masks_step, sparsify.phase
@@ -109,9 +118,17 @@ class SparsityMonitor(pl.Callback):
         if not chosen:
             flip_rate = 0.0 if sparsify.frozen else None
             self.stats = [replace(stats, flip_rate=flip_rate) for stats in self.stats]
-        return sparsity_metrics(
-            self.stats, sparsify.sparsify_time.milliseconds() if chosen else None
-        )
+        return sparsity_metrics(self.stats)
+
+    def _choice(self, trainer: pl.Trainer) -> dict[str, float]:
+        sparsify = _sparsify_of(trainer)
+        took = None if sparsify is None else sparsify.sparsify_time.milliseconds()
+        return {} if took is None or not self._chosen else {"perf/sparsify_ms": took}
+
+
+def _sparsify_of(trainer: pl.Trainer) -> SparsifyModel | None:
+    callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    return next((c for c in callbacks if isinstance(c, SparsifyModel)), None)
 
 
 def _first_tensor(batch: Any) -> Tensor | None:
@@ -123,7 +140,7 @@ def _first_tensor(batch: Any) -> Tensor | None:
     return next((tensor for tensor in found if tensor is not None), None)
 
 
-def sparsity_metrics(stats: list[LayerStats], sparsify_ms: float | None) -> dict[str, float]:
+def sparsity_metrics(stats: list[LayerStats]) -> dict[str, float]:
     """The `sparsity/` keys of one moment; layer names with `_` for `.`."""
     if not stats:
         return {}
@@ -138,6 +155,4 @@ def sparsity_metrics(stats: list[LayerStats], sparsify_ms: float | None) -> dict
         metrics["sparsity/flip_rate"] = sum(flips) / total
     for s in stats:
         metrics[f"sparsity/kept_energy/{s.name.replace('.', '_')}"] = s.kept_energy
-    if sparsify_ms is not None:
-        metrics["perf/sparsify_ms"] = sparsify_ms
     return metrics

@@ -167,7 +167,7 @@ class SparsifyModel(pl.Callback):
 
     def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._saved is not None:
-            load_sparse_state(pl_module, self._saved["layers"])
+            load_sparse_state(pl_module, _layers_of(self._saved, trainer.global_step))
             self._saved, self._settled = None, True
         elif trainer.ckpt_path is not None and not self._settled and not self.sparsity.dense:
             self._settled = True
@@ -176,6 +176,23 @@ class SparsifyModel(pl.Callback):
                 "saved with weights only): masks are chosen anew from its weights",
                 stacklevel=2,
             )
+
+
+def _layers_of(saved: dict[str, Any], step: int) -> dict[str, dict[str, Any]]:
+    """The state of each layer. Format 1 saved the phase once for all, and no step of the layers."""
+    if "masks_step" not in saved:
+        return saved["layers"]
+    phase = {
+        "phase": saved["phase"] or "sparse",
+        "step": step,
+        "masks_step": saved["masks_step"],
+        "frozen": True,  # until the next step: evaluation had the masks of training
+        "checked": False,
+    }
+    return {
+        name: {key: value for key, value in layer.items() if key != "sparse"} | phase
+        for name, layer in saved["layers"].items()
+    }
 
 
 def _total_steps(trainer: pl.Trainer) -> int | None:

@@ -1,0 +1,43 @@
+"""Format 1 had a `rule` of the weights' method and of the activation: a `selection` today."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sparsetrain.select import RULES, Selection
+
+_HOMES = {
+    "sparsity.weight.rule": "sparsity.selection",
+    "sparsity.activation.rule": "sparsity.activation.selection",
+}
+
+
+def upgraded_sparsity(sparsity: Mapping[str, Any]) -> dict[str, Any]:
+    """The `sparsity` node of a config of format 1, plain values, as it is written today; one of
+    today as it is. Raises ValueError for an unknown rule."""
+    new = dict(sparsity)
+    for name in ("weight", "activation"):
+        node = new.get(name)
+        if isinstance(node, Mapping) and "rule" in node:
+            new[name] = {key: value for key, value in node.items() if key != "rule"}
+            home = new if name == "weight" else new[name]
+            chosen = Selection.of_rule(node["rule"])
+            home["selection"] = {
+                "_target_": "sparsetrain.Selection",
+                "solver": chosen.solver,
+                "score": chosen.score,
+            }
+    return new
+
+
+def upgraded_words(word: str) -> tuple[str, ...]:
+    """A key=value of format 1 as it is written today; one of today, or of no known rule, as is."""
+    key, _, rule = word.partition("=")
+    home = _HOMES.get(key.lstrip("+"))
+    for known in RULES:
+        if home is not None and rule == known:
+            chosen = Selection.of_rule(known)
+            score = () if chosen.score == "magnitude" else (f"{home}.score={chosen.score}",)
+            return f"{home}.solver={chosen.solver}", *score
+    return (word,)

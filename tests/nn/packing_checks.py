@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 from nn_checks import Net, normal, seeded
+from sparsetrain.nn.packing import PackingLayer
 from torch import nn
 
 import sparsetrain as st
 from sparsetrain.autograd import PORTABLE_ENGINES, Engine
-from sparsetrain.nn.packing import PackingLayer
 from sparsetrain.select import RULES
 
 PACKING = (

@@ -16,10 +16,10 @@ from packing_checks import (
     sparse_net,
     step,
 )
+from sparsetrain.nn.packing import _write
 from torch import nn
 
 import sparsetrain as st
-from sparsetrain.nn.packing import _write
 
 
 def places(model: nn.Module) -> list[int]:

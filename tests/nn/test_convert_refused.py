@@ -1,0 +1,113 @@
+"""What sparsify leaves dense or refuses, and what it says of it."""
+
+import pytest
+from nn_checks import Net, assert_trains, normal, seeded
+from torch import nn
+
+from sparsetrain.methods import SSTE, STE, Activation24
+from sparsetrain.nn import Sparsity, sparse_linears, sparsify
+from sparsetrain.select import ROW
+
+
+def net():
+    return seeded(Net())
+
+
+def reasons(report):
+    return {row.name: row.reason for row in report.skipped}
+
+
+# What stays dense.
+
+
+def test_features_that_are_not_a_multiple_of_4_stay_dense_with_their_numbers():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 10), nn.Linear(10, 6))
+    report = sparsify(model, Sparsity())
+    assert reasons(report) == {
+        "1": "out_features=10 is not a multiple of 4",
+        "2": "in_features=10, out_features=6 is not a multiple of 4",
+    }
+
+
+def test_row_masks_need_input_features_alone():
+    model = nn.Sequential(nn.Linear(8, 10))
+    sparsify(model, Sparsity(selection=ROW))
+    assert_trains(model, normal(5, 8))
+
+
+@pytest.mark.parametrize("method", [STE(mvue=True), SSTE(mvue=True)])
+def test_mvue_needs_output_features_in_fours_and_what_is_converted_trains(method):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 10))
+    report = sparsify(model, Sparsity(weight=method, selection=ROW))
+    assert reasons(report) == {"1": "out_features=10 is not a multiple of 4"}
+    assert_trains(model, normal(5, 8))
+
+
+def test_a_linear_subclass_stays_dense():
+    class Own(nn.Linear):
+        pass
+
+    report = sparsify(nn.Sequential(nn.Linear(8, 8), Own(8, 8)), Sparsity())
+    assert reasons(report) == {"1": "Own is not a plain nn.Linear"}
+
+
+# Errors.
+
+
+def test_a_glob_that_matches_nothing_names_what_there_is():
+    with pytest.raises(ValueError, match=r"include: 'mpl\.\*' matches no linear layer.*mlp\.fc1"):
+        sparsify(net(), Sparsity(include=("mpl.*",)))
+    with pytest.raises(ValueError, match=r"exclude: 'haed' matches no .*it has head"):
+        sparsify(net(), Sparsity(exclude=("haed",)))
+    with pytest.raises(ValueError, match="the model has none"):
+        sparsify(nn.Sequential(nn.Conv2d(4, 4, 1)), Sparsity())
+
+
+def test_many_candidates_are_counted():
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(12)))
+    with pytest.raises(ValueError, match="and 4 more"):
+        sparsify(model, Sparsity(include=("head",)))
+
+
+def test_nothing_convertible_is_an_error_with_the_reasons():
+    with pytest.raises(ValueError, match=r"no included layer.*\(0: in_features=6 is not"):
+        sparsify(nn.Sequential(nn.Linear(6, 8)), Sparsity())
+    with pytest.raises(ValueError, match="it is the model itself: wrap it"):
+        sparsify(nn.Linear(8, 8), Sparsity())
+
+
+@pytest.mark.parametrize("first", [Sparsity(), Sparsity(weight=None, activation=Activation24())])
+def test_twice_is_an_error(first):
+    model = net()
+    sparsify(model, first)
+    with pytest.raises(ValueError, match="sparse already: call densify"):
+        sparsify(model, Sparsity())
+
+
+def test_an_unknown_engine_is_an_error_that_changes_nothing():
+    model = net()
+    with pytest.raises(
+        ValueError, match="engine='fast': choose auto or one of masked, native, aten"
+    ):
+        sparsify(model, Sparsity(), "fast")  # pyright: ignore
+    assert list(sparse_linears(model)) == []
+
+
+def test_a_list_of_globs_may_not_be_a_string():
+    with pytest.raises(ValueError, match=r"include='mlp.\*': give a list of globs"):
+        Sparsity(include="mlp.*")  # pyright: ignore
+
+
+def test_a_method_that_was_not_made_is_refused():
+    with pytest.raises(ValueError, match=r"weight=STE: give an instance, STE\(\)"):
+        Sparsity(weight=STE)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"activation=Activation24: give an instance"):
+        Sparsity(activation=Activation24)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"weight": SSTE()}, {"selection": ROW}, {"weight": STE(mvue=True)}], ids=str
+)
+def test_six_products_need_masks_for_both_orientations_and_exact_gradients(wrong):
+    with pytest.raises(ValueError, match="with mvue=False and the exact selection"):
+        Sparsity(activation=Activation24(), **wrong)

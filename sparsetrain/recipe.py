@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparsetrain.file_format import RECIPE_KEY, check_format
 from sparsetrain.nn import Sparsity
 
 if TYPE_CHECKING:
@@ -48,11 +49,22 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 def store_recipes() -> None:
     """Offer recipes/*.yaml to Hydra as the group `recipe`."""
     for path in sorted(data_folder("recipes").glob("*.yaml")):
-        store_recipe(path)
+        store_recipe(path, path.stem)
 
 
-def store_recipe(path: Path) -> str:
-    """Offer one recipe file to Hydra; returns its name. Raises ValueError for what is no YAML."""
+def store_own_recipe(path: Path) -> str:
+    """Offer a recipe file of the user's to Hydra. Returns its name: the file's, with `own_` before
+    that of a recipe of the package, whose place it must not take.
+
+    Raises ValueError for a file that is not YAML, holds no keys, or is of another format.
+    """
+    name = f"own_{path.stem}" if path.stem in recipe_names() else path.stem
+    store_recipe(path, name)
+    return name
+
+
+def store_recipe(path: Path, name: str) -> None:
+    """Offer one recipe file to Hydra. Raises ValueError for one that cannot be read."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import DictConfig, OmegaConf
     from yaml import YAMLError
@@ -63,13 +75,16 @@ def store_recipe(path: Path) -> str:
         raise ValueError(f"recipe={path} is no YAML: {error}") from error
     if not isinstance(node, DictConfig):
         raise ValueError(f"recipe={path} holds a list; a recipe sets keys")
+    check_format(node.pop(RECIPE_KEY, None), f"recipe={path}")
     # Recipes set keys of the whole config, as their header `# @package _global_` says.
-    ConfigStore.instance().store(group="recipe", name=path.stem, node=node, package="_global_")
-    return path.stem
+    ConfigStore.instance().store(group="recipe", name=name, node=node, package="_global_")
 
 
-def compose(overrides: list[str]) -> DictConfig:
-    """The config of a run, as `python -m sparsetrain fit` would see it with these overrides."""
+def compose(overrides: list[str], hydras: bool = False) -> DictConfig:
+    """The config of a run, as `python -m sparsetrain fit` would see it with these overrides.
+
+    hydras: with Hydra's own part of it, as `hydra`.
+    """
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
@@ -79,7 +94,7 @@ def compose(overrides: list[str]) -> DictConfig:
     callers, state.hydra = state.hydra, None
     try:
         with hydra.initialize_config_dir(str(data_folder("configs")), version_base="1.3"):
-            return hydra.compose("config", overrides)
+            return hydra.compose("config", overrides, return_hydra_config=hydras)
     finally:
         state.hydra = callers
 

@@ -15,13 +15,14 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 
 # A part may import those before it, and itself. The package's own __init__ is above all.
 LAYERS = (
-    {"pattern", "schedule", "errors", "native"},
+    {"pattern", "schedule", "errors", "file_format", "native"},
     {"reference"},
     {"ops"},
     {"choice"},
     {"autograd"},
     {"methods"},
     {"nn"},
+    {"targets"},
     {"recipe"},
     {"lightning"},
     {"bench"},
@@ -43,7 +44,7 @@ HEAVY = (
 # Where each may be imported, at the top of a file or inside a function.
 HOMES = {
     "hydra": {"recipe", "cli"},
-    "omegaconf": {"recipe", "cli"},
+    "omegaconf": {"recipe", "targets", "cli"},
     "pytorch_lightning": {"lightning", "cli"},
     "timm": {"lightning", "cli"},
     "wandb": {"lightning", "cli"},

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from sparsetrain.cli.overrides import NO_DEMO, parsed, split_word, stored_recipes, take
+from sparsetrain.cli.overrides import (
+    NO_DEMO,
+    parsed,
+    split_word,
+    stored_recipes,
+    take,
+    values_of,
+)
 from sparsetrain.recipe import compose, data_folder, nearest, recipe_names
+from sparsetrain.targets import check_targets
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -14,8 +22,15 @@ if TYPE_CHECKING:
 _PARTS = ("callbacks", "logger")  # groups whose nodes are made one by one
 
 
-def check(words: list[str]) -> None:
-    """Raise ValueError in one line for an unknown recipe, group option, or key."""
+FILES = "the recipe, or a folder of configs"
+"""Where a config comes from whose targets are not sparsetrain's own."""
+
+
+def check(words: list[str], allowed: Collection[str] = ()) -> None:
+    """Raise ValueError in one line for an unknown recipe, group option, or key, and for a target
+    that is neither sparsetrain's own nor `allowed`."""
+    from omegaconf import OmegaConf
+
     value, _ = take(words, "recipe")
     if not value:
         raise ValueError(f"recipe= is missing: choose one of {', '.join(recipe_names())}")
@@ -38,7 +53,9 @@ def check(words: list[str]) -> None:
         if key not in keys:
             raise ValueError(f"{key}= is no key of this config: {_instead(word, chosen, keys)}")
     _check_numbers(words, before)
-    _check_parts(compose(plain), chosen)
+    config = compose(plain)
+    check_targets(OmegaConf.to_container(config), FILES, allowed)
+    _check_parts(config, chosen)
 
 
 def _groups() -> set[str]:
@@ -93,7 +110,7 @@ def _check_numbers(words: list[str], before: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     optimizer = [(f"optimizer.{name}", value) for name, value in before.optimizer.items()]
-    for key, value in (*optimizer, *_values_of(words)):
+    for key, value in (*optimizer, *values_of(words)):
         old = OmegaConf.select(before, key, throw_on_resolution_failure=False)
         is_number = isinstance(old, int | float) and not isinstance(old, bool)
         of_optimizer = key.startswith("optimizer.") and key != "optimizer._target_"
@@ -133,19 +150,3 @@ def _first_of_sweeps(words: list[str]) -> Iterator[str]:
             yield f"{override.get_key_element()}={first}"
         else:
             yield str(override.input_line)
-
-
-def _values_of(words: list[str]) -> Iterator[tuple[str, Any]]:
-    """Each key with each value it is given in a sweep or a list, typed; text is str."""
-    from hydra.core.override_parser.types import QuotedString
-
-    for override in parsed(words):
-        key = override.get_key_element().lstrip("+")
-        if override.is_delete():
-            continue
-        if override.is_sweep_override():
-            yield from _values_of([f"{key}={each}" for each in override.sweep_string_iterator()])
-            continue
-        value = override.value()
-        for each in value if isinstance(value, list) else [value]:
-            yield key, each.text if isinstance(each, QuotedString) else each

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.cli.load import Trained, load_trained
-from sparsetrain.cli.overrides import split_word
+from sparsetrain.cli.overrides import split_word, take_allowed
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.show import relative, show_values
 from sparsetrain.nn import SparseLinear, densify, set_sparse, sparse_linears
@@ -24,8 +24,9 @@ _ENDINGS = {"safetensors": ".safetensors", "onnx": ".onnx"}
 def export(words: list[str]) -> None:
     """Write `checkpoint=…` as `format=safetensors` or `onnx`, read it back, verify it."""
     quiet_lightning()
+    allowed, words = take_allowed(words)
     options = _options(words)
-    trained = load_trained(options["checkpoint"])
+    trained = load_trained(options["checkpoint"], allowed)
     if options.get("prune") == "true":
         set_sparse(trained.network, True)
     used = {name: layer.used_weight().clone() for name, layer in _sparse(trained).items()}

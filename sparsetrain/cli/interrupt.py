@@ -70,7 +70,8 @@ def resume_command(checkpoint: Path) -> str:
     """The command line of this run, with `checkpoint=` for the file given, in a folder of its own:
     in the same one its best checkpoint and its metrics would take the place of this run's."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        words = ["fit", *HydraConfig.get().overrides.task]
+        allowed = [word for word in sys.argv if split_word(word)[0] == "allow_targets"]
+        words = ["fit", *HydraConfig.get().overrides.task, *allowed]
     else:
         words = sys.argv[1:]
     dropped = ("checkpoint", "hydra.run.dir")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sparsetrain.recipe import nearest, recipe_names, store_recipe
+from sparsetrain.recipe import nearest, recipe_names, store_own_recipe
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -41,6 +42,35 @@ def take(words: list[str], key: str) -> tuple[str | None, list[str]]:
     return (values[-1] if values else None), rest
 
 
+def take_allowed(words: list[str]) -> tuple[frozenset[str], list[str]]:
+    """The targets beside sparsetrain's own that the words allow, and the words without
+    `allow_targets=[…]`. A word that sets a `_target_` allows what it names.
+
+    Raises ValueError for what is no list of names.
+    """
+    value, rest = take(words, "allow_targets")
+    given = [] if value is None else [name for _, name in values_of([f"allow_targets={value}"])]
+    for name in given:
+        if not isinstance(name, str) or "." not in name:
+            raise ValueError(
+                f"allow_targets={value}: give names in full, as allow_targets=[my.module.Thing]"
+            )
+    named = values_of([word for word in rest if "_target_" in word])
+    return frozenset([*given, *(name for key, value in named for name in _named(key, value))]), rest
+
+
+def _named(key: str, value: Any) -> Iterator[str]:
+    """The targets in what a word gives to a key."""
+    if isinstance(value, dict):
+        for inner, each in value.items():
+            yield from _named(str(inner), each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _named("", each)
+    elif key.rpartition(".")[2] == "_target_":
+        yield str(value)
+
+
 def with_recipe_file(words: list[str]) -> list[str]:
     """recipe=path/to/mine.yaml offers that file to Hydra under its name."""
     value, rest = take(words, "recipe")
@@ -51,7 +81,7 @@ def with_recipe_file(words: list[str]) -> list[str]:
         raise FileNotFoundError(
             f"recipe={value}: no such file; {nearest(path.stem, recipe_names())}"
         )
-    return [f"recipe={store_recipe(path)}", *rest]
+    return [f"recipe={store_own_recipe(path)}", *rest]
 
 
 def with_demo(words: list[str], has_gpu: bool) -> list[str]:
@@ -92,6 +122,22 @@ def parsed(words: list[str]) -> list[Override]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     return OverridesParser.create().parse_overrides(words)
+
+
+def values_of(words: list[str]) -> Iterator[tuple[str, Any]]:
+    """Each key with each value it is given in a sweep or a list, typed; text is str."""
+    from hydra.core.override_parser.types import QuotedString
+
+    for override in parsed(words):
+        key = override.get_key_element().lstrip("+")
+        if override.is_delete():
+            continue
+        if override.is_sweep_override():
+            yield from values_of([f"{key}={each}" for each in override.sweep_string_iterator()])
+            continue
+        value = override.value()
+        for each in value if isinstance(value, list) else [value]:
+            yield key, each.text if isinstance(each, QuotedString) else each
 
 
 def stored_recipes() -> dict[str, DictConfig]:

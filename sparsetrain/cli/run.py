@@ -16,19 +16,30 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sparsetrain.cli.check import check
+from sparsetrain.cli.check import FILES, check
 from sparsetrain.cli.explain import explained
-from sparsetrain.cli.overrides import split_word, swept, with_demo, with_recipe_file
+from sparsetrain.cli.flags import split_flags
+from sparsetrain.cli.hydra_parts import check_hydra
+from sparsetrain.cli.overrides import (
+    split_word,
+    swept,
+    take_allowed,
+    with_demo,
+    with_recipe_file,
+)
 from sparsetrain.recipe import data_folder, store_recipes
+from sparsetrain.targets import checked
 
 
 def run_fit(args: list[str]) -> None:
     """`fit` with Hydra's own flags (-m, --cfg job, …) and overrides."""
     store_recipes()
-    flags, words = _split(args)
+    flags, words = split_flags(args)
+    allowed, words = take_allowed(words)
     words = with_recipe_file(words)
     words = with_demo(words, has_gpu=torch.cuda.is_available())
-    check(words)
+    check(words, allowed)
+    check_hydra(words)
     whole = sys.argv
     sweep = _Sweep(swept(words))
 
@@ -41,7 +52,7 @@ def run_fit(args: list[str]) -> None:
             # Lightning takes seconds to import; a wrong word is told before.
             from sparsetrain.cli.fit import fit
 
-            fit(config)
+            fit(checked(config, FILES, allowed))
 
     with _scratch_of_a_helper() as scratch:
         sys.argv = [whole[0], *flags, *words, *scratch]
@@ -116,13 +127,3 @@ def _scratch_of_a_helper() -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory(prefix="sparsetrain-") as folder:
         dirs = [f"hydra.{kind}.dir={folder}" for kind in ("run", "sweep")]
         yield [*dirs, "hydra.output_subdir=null"]
-
-
-def _split(args: list[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags with their values, and the override words."""
-    with_value = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--config-dir", "-cd")
-    flags, words = [], []
-    for previous, arg in zip(["", *args], args, strict=False):
-        is_flag = arg.startswith("-") or previous in with_value
-        (flags if is_flag else words).append(arg)
-    return flags, words

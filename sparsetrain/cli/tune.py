@@ -14,8 +14,8 @@ from sparsetrain.bench.products import PRODUCTS, Shape, make_product, problem_of
 from sparsetrain.bench.timing import cuda_clocks
 from sparsetrain.bench.tune import Tuned, tune_product
 from sparsetrain.cli.bench_matmul import parse as parse_bench
-from sparsetrain.cli.check import check
-from sparsetrain.cli.overrides import split_word, take, with_recipe_file
+from sparsetrain.cli.check import FILES, check
+from sparsetrain.cli.overrides import split_word, take, take_allowed, with_recipe_file
 from sparsetrain.cli.show import console, relative, show_lines, show_values
 from sparsetrain.cli.tune_layers import Named, products_of_recipe
 from sparsetrain.nn.engine import why_not_native
@@ -30,18 +30,21 @@ from sparsetrain.products import (
     write_table,
 )
 from sparsetrain.recipe import compose, nearest
+from sparsetrain.targets import checked
 
 _KEYS = ("recipe", "shapes", "dtype", "rounds")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `tune` was asked for. recipe: words that compose one, else the shapes count."""
+    """What `tune` was asked for. recipe: words that compose one, else the shapes count; allowed:
+    the targets that it may name beside sparsetrain's own."""
 
     recipe: list[str] | None
     shapes: tuple[Shape, ...]
     dtype: torch.dtype
     rounds: int
+    allowed: frozenset[str]
 
 
 def tune(words: list[str]) -> None:
@@ -75,6 +78,7 @@ def tune(words: list[str]) -> None:
 
 def parse(words: list[str]) -> Options:
     """Read `recipe=` or `shapes=`, `dtype=`, `rounds=`. Raises ValueError naming what is wrong."""
+    allowed, words = take_allowed(words)
     for word in words:
         if "=" not in word:
             raise ValueError(f"{word!r} is not of the form key=value")
@@ -88,8 +92,8 @@ def parse(words: list[str]) -> Options:
         if any(split_word(word)[0] == "shapes" for word in others):
             raise ValueError("recipe= and shapes= say the same in two ways: leave one of them away")
         chosen = with_recipe_file([f"recipe={recipe}"])
-        check(chosen)
-    return Options(chosen, bench.shapes, bench.dtype, bench.rounds)
+        check(chosen, allowed)
+    return Options(chosen, bench.shapes, bench.dtype, bench.rounds, allowed)
 
 
 def _products(options: Options) -> list[Named]:
@@ -97,7 +101,9 @@ def _products(options: Options) -> list[Named]:
     if options.recipe is None:
         named = [(name, shape) for shape in options.shapes for name in PRODUCTS]
     else:
-        named = products_of_recipe(compose(options.recipe))
+        parts = ("model", "sparsity", "data")
+        config = checked(compose(options.recipe), FILES, options.allowed, parts)
+        named = products_of_recipe(config)
     once = {problem_of(*each, options.dtype): each for each in reversed(named)}
     return list(reversed(once.values()))
 

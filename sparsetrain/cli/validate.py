@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from sparsetrain.cli.check import check
+from sparsetrain.cli.check import FILES, check
 from sparsetrain.cli.fit import classifier
-from sparsetrain.cli.load import load_trained
-from sparsetrain.cli.overrides import split_word, take, with_demo_off, with_recipe_file
+from sparsetrain.cli.load import load_trained, saved_config
+from sparsetrain.cli.overrides import (
+    split_word,
+    take,
+    take_allowed,
+    with_demo_off,
+    with_recipe_file,
+)
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.show import console, show_lines, show_values
 from sparsetrain.cli.workers import limit_workers
 from sparsetrain.lightning import read_checkpoint
 from sparsetrain.nn import density
 from sparsetrain.recipe import compose, recipe_names
+from sparsetrain.targets import checked
 
 
 def validate(words: list[str]) -> None:
     """Validate `checkpoint=…` on the data of its run, or on what further key=value say."""
     quiet_lightning()
-    path, rest = take(with_demo_off(words), "checkpoint")
+    allowed, words = take_allowed(with_demo_off(words))
+    path, rest = take(words, "checkpoint")
     if path is None:
-        _check_the_other_words(with_recipe_file(rest))
+        _check_the_other_words(with_recipe_file(rest), allowed)
         raise ValueError("checkpoint= is missing: give a file that `fit` wrote")
-    trained = load_trained(path)
-    config = _config(trained.config, path, with_recipe_file(rest))
+    trained = load_trained(path, allowed)
+    config = _config(trained.config, path, with_recipe_file(rest), allowed)
     show_lines(limit_workers(config, rest))
     data = instantiate(config.data, num_classes=trained.config.model.num_classes, _convert_="all")
     data.setup("validate")
@@ -51,12 +60,12 @@ def validate(words: list[str]) -> None:
     )
 
 
-def _check_the_other_words(words: list[str]) -> None:
+def _check_the_other_words(words: list[str], allowed: Collection[str]) -> None:
     """checkpoint= may be among them, misspelt."""
     if take(words, "recipe")[0] is None:
         # Every recipe has the same keys, but for those of its groups.
         words = [f"recipe={recipe_names()[0]}", *words]
-    check(words)
+    check(words, allowed)
 
 
 class _Timer(pl.Callback):
@@ -69,21 +78,35 @@ class _Timer(pl.Callback):
         self.seconds += time.perf_counter()
 
 
-def _config(trained: DictConfig, path: str, words: list[str]) -> DictConfig:
+_MADE = ("model", "sparsity", "data", "optimizer", "mix", "trainer")  # or read here
+
+
+def _config(
+    trained: DictConfig, path: str, words: list[str], allowed: Collection[str]
+) -> DictConfig:
     """The config of the run, composed anew where the command line changes something."""
     if not words:
         return trained
     changed = {split_word(word)[0] for word in words}
-    before = read_checkpoint(path)["sparsetrain_config"]["overrides"]
+    before = _words_of_the_run(path)
     kept = [word for word in before if split_word(word)[0] not in {*changed, "checkpoint"}]
     if "data" in changed or "demo" in changed:
         kept = [
             word for word in kept if split_word(word)[0].partition(".")[0] not in ("data", "demo")
         ]
-    check([*kept, *words])
+    check([*kept, *words], allowed)
     config = compose([*kept, *words])
     OmegaConf.update(config, "model", trained.model, merge=False)
-    return config
+    return checked(config, FILES, allowed, _MADE)
+
+
+def _words_of_the_run(path: str) -> list[str]:
+    """The overrides in a checkpoint. Hydra's own are refused: they could bring in folders."""
+    before = saved_config(read_checkpoint(path), path)["overrides"]
+    for word in before if isinstance(before, list) else [before]:
+        if not isinstance(word, str) or not word or "hydra" in split_word(word)[0]:
+            raise ValueError(f"checkpoint={path}: {word!r} in its overrides is no word of a recipe")
+    return before
 
 
 def _trainer(config: DictConfig, timer: pl.Callback) -> pl.Trainer:

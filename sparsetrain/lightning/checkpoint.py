@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from sparsetrain.file_format import CHECKPOINT_KEY, check_format
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, syncs, renames: a kill at any moment leaves the old file or the
@@ -45,7 +47,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint of this package on the CPU, tensors and plain values only.
 
-    Raises FileNotFoundError naming the nearest checkpoints, ValueError if it is none.
+    Raises FileNotFoundError naming the nearest checkpoints, ValueError if it is none, or of a
+    format that is not read here.
     """
     path = Path(path)
     if not path.is_file():
@@ -61,4 +64,5 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"checkpoint={path} cannot be read ({why})") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"checkpoint={path} has no state_dict: it is no training checkpoint")
+    check_format(checkpoint.get(CHECKPOINT_KEY), f"checkpoint={path}")
     return checkpoint

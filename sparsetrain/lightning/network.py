@@ -24,10 +24,12 @@ def build_network(
     attention: `sdpa` (PyTorch's fused attention) or `xformers` (memory-efficient attention).
     options: further arguments of the timm model, as `embed_dim` or `depth`.
 
-    Raises ValueError for an unknown model (with the nearest names), an option it does not take,
-    or an attention that cannot run here.
+    Raises ValueError for an unknown model (with the nearest names), an option it does not take or
+    that could unpickle a file, or an attention that cannot run here.
     """
     import timm
+
+    _check_files(options or {})
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
@@ -52,3 +54,21 @@ def build_network(
 
         use_xformers(network)
     return network
+
+
+def _check_files(options: dict[str, Any]) -> None:
+    """Raise ValueError for options from which timm, depending on its version, unpickles a file."""
+    path = options.get("checkpoint_path")
+    # Lower case and whole, as timm tells them apart.
+    if path and not str(path).endswith(".safetensors"):
+        raise ValueError(
+            f"model.options.checkpoint_path={path!r}: reading it could run any code; convert it "
+            "to .safetensors"
+        )
+    for key in ("pretrained_cfg", "pretrained_cfg_overlay"):
+        value = options.get(key)
+        if value is not None and not isinstance(value, str):
+            raise ValueError(
+                f"model.options.{key}={value!r} may name a file, and reading that could run any "
+                "code: give the tag of timm's own weights in model.name"
+            )

@@ -73,6 +73,7 @@ class Attached:
         self.timer: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._names = {module: name for name, module in model.named_modules()}
         self._check = FirstStep(self._names) if check else None
+        self._phases: dict[Optimizer, Phase] = {}
         self._layers: dict[Optimizer, list[Layer]] = {}
         self._counts: dict[Optimizer, int] = {}
         reshard(model)
@@ -84,7 +85,7 @@ class Attached:
     @property
     def phase(self) -> Phase | None:
         """Where the layers of the first optimizer that holds any are."""
-        return next((ls[0].phase for ls in self._layers.values() if ls), None)
+        return next(iter(self._phases.values()), None)
 
     @property
     def idle(self) -> list[str]:
@@ -94,8 +95,7 @@ class Attached:
     def progress(self, done: float | None) -> None:
         """Say which share of the run is done, where the number of steps is only known from that: a
         loop of its own may accumulate batches as it likes."""
-        phases = {layers[0].phase for layers in self._layers.values() if layers}
-        for phase in phases:
+        for phase in self._phases.values():
             if done and phase.step:
                 phase.total = max(1, round(phase.step / done))
 
@@ -111,9 +111,8 @@ class Attached:
         """Undo it: phases and masks stay as they are."""
         for hook in self._hooks:
             hook.remove()
-        for layers in self._layers.values():
-            for layer in layers:
-                layer.phase.attached = layer.phase.loaded = False
+        for phase in self._phases.values():
+            phase.attached = phase.loaded = False
         if self._check is not None:
             self._check.stop()
 
@@ -128,30 +127,26 @@ class Attached:
         self._counts[optimizer] = _size(optimizer)
         known, held = self._layers.setdefault(optimizer, []), held_by(optimizer)
         new = [m for m in phased_layers(self.model) if id(_weight(m)) in held and m not in known]
-        phases: dict[Phase, Phase] = {}
+        if not new:
+            return
+        old = new[0].phase
+        if optimizer not in self._phases:
+            self._phases[optimizer] = phase = Phase(old.schedule, self.total)
+            phase.attached = True
+            if old.attached or old.loaded:
+                phase.load(old.state())
         for layer in new:
-            old = layer.phase
-            if old not in phases:
-                phases[old] = known[0].phase if known else self._successor(old)
-            layer.phase = phases[old]
+            layer.phase = self._phases[optimizer]
         known += new
-        for old, phase in phases.items():
-            if not (old.attached or old.loaded):
-                self._enter([layer for layer in new if layer.phase is phase], phase, phase.step)
+        if not (old.attached or old.loaded):
+            self._enter(optimizer, new[0].phase.step)
         if self._check is not None:
             self._check.begin(m for m in new if m.sparse and not m.phase.checked)
 
-    def _successor(self, old: Phase) -> Phase:
-        phase = Phase(old.schedule, self.total)
-        phase.attached = True
-        if old.attached or old.loaded:
-            phase.load(old.state())
-        return phase
-
     def _own(self, optimizer: Optimizer) -> list[Layer]:
-        # A layer whose phase another attachment took is that one's.
-        layers = self._layers[optimizer]
-        return [m for m in layers if m.phase.attached and m.phase is layers[0].phase]
+        # A layer whose phase is another was attached again since.
+        phase = self._phases.get(optimizer)
+        return [m for m in self._layers[optimizer] if m.phase is phase]
 
     def _before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -162,7 +157,7 @@ class Attached:
         layers = self._own(optimizer)
         if layers and layers[0].phase.step == 0:
             # The weights may have been loaded, or made the same on all ranks, since.
-            self._choose(layers, layers[0].phase, first=True)
+            self._choose(layers, first=True)
         # Set by a GradScaler on optimizers that unscale in their own kernel.
         scale = getattr(optimizer, "grad_scale", None)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
@@ -181,9 +176,9 @@ class Attached:
         reshard(self.model)
         layers = self._own(optimizer)
         if self._check is not None and layers and not layers[0].phase.checked:
-            self._check.look()
+            self._check.look(layers)
             check_held(self._names)
-            layers[0].phase.checked = layers[0].sparse and not self._check.idle
+            layers[0].phase.checked = layers[0].sparse and not self._check.watches(layers)
         decayed = set()
         for layer in layers:
             if not isinstance(layer, SparseLinear) or not layer.sparse:
@@ -200,21 +195,22 @@ class Attached:
         layers, skipped = self._own(optimizer), getattr(optimizer, "found_inf", None)
         if layers and not (skipped is not None and bool(skipped)):
             reshard(self.model)
-            self._enter(layers, layers[0].phase, layers[0].phase.step + 1)
+            self._enter(optimizer, layers[0].phase.step + 1)
 
-    def _enter(self, layers: list[Layer], phase: Phase, step: int) -> None:
+    def _enter(self, optimizer: Optimizer, step: int) -> None:
         """Be in the phase of an optimizer step, with the masks that are due for its forward."""
+        layers, phase = self._own(optimizer), self._phases[optimizer]
         begins = phase.enter(step)
         if begins:
             for layer in layers:
                 if isinstance(layer, SparseLinear):
                     layer.start()
-        self._choose(layers, phase, first=step == 0)
+        self._choose(layers, first=step == 0)
         if begins and step > 0 and self._check is not None and not phase.checked:
             self._check.begin(layers)
 
-    def _choose(self, layers: list[Layer], phase: Phase, first: bool) -> None:
-        linears = [layer for layer in layers if isinstance(layer, SparseLinear)]
+    def _choose(self, layers: list[Layer], first: bool) -> None:
+        linears, phase = [m for m in layers if isinstance(m, SparseLinear)], layers[0].phase
         if not linears or not phase.mask_due:
             return
         if torch.is_anomaly_enabled():

@@ -7,7 +7,7 @@ layers can never be complete, and a sparse run that trains dense is the failure 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class FirstStep:
     def __init__(self, names: Mapping[nn.Module, str]) -> None:
         self._names = names
         self._watched: dict[SparseLinear, Watch] = {}
-        self._whole = False  # the step is run without compiled code from its beginning
+        self._without_compiled: set[nn.Module] = set()  # layers whose step runs so, from its start
 
     @property
     def idle(self) -> list[str]:
@@ -40,52 +40,57 @@ class FirstStep:
 
     def begin(self, layers: Iterable[nn.Module]) -> None:
         """Watch the layers from the next forward on."""
-        for layer in layers:
-            if isinstance(layer, SparseLinear) and layer not in self._watched:
-                layer.watch = self._watched[layer] = Watch()
-        if self._watched:
-            self._without_compiled_code()
+        new = [m for m in layers if isinstance(m, SparseLinear) and m not in self._watched]
+        for layer in new:
+            layer.watch = self._watched[layer] = Watch()
+        self._run_without_compiled(new)
 
-    def look(self) -> None:
-        """What the backward of a step has shown. Raises RuntimeError where it is not sparse."""
-        past, beside, unknown = [], [], False
-        # What imports dynamo after `begin` compiles in spite of it.
-        whole = self._whole and (bool(_eager) or "torch._dynamo" not in sys.modules)
-        for layer, watch in list(self._watched.items()):
-            if not layer.sparse:
-                continue
+    def look(self, layers: Collection[nn.Module]) -> None:
+        """What the backward of a step has shown of the layers of its optimizer.
+
+        Raises RuntimeError where they are not sparse.
+        """
+        past, beside, unknown = [], [], []
+        for layer, watch in [(m, w) for m, w in self._watched.items() if m in layers and m.sparse]:
             if watch.ran:
                 if watch.read_beside():
                     beside.append(layer)
                 self._stop(layer)
             elif _received(layer, watch):
-                # Compiled code is not watched: look again, without it.
-                unknown = unknown or not whole
-                past += [layer] if whole else []
+                # Compiled code is not watched: look again, without it. What imports dynamo after
+                # `begin` compiles in spite of it.
+                trusted = bool(_eager) or "torch._dynamo" not in sys.modules
+                seen = past if layer in self._without_compiled and trusted else unknown
+                seen.append(layer)
         if past or beside:
             self.stop()
             raise RuntimeError(self._complaint(past, beside))
-        _compiled_again()
-        self._whole = False
-        if unknown:
-            self._without_compiled_code()
+        self._without_compiled -= set(layers)
+        self._run_without_compiled(unknown)
+
+    def watches(self, layers: Iterable[nn.Module]) -> bool:
+        """Whether any of the layers was not seen to train sparse yet."""
+        return any(layer in self._watched for layer in layers)
 
     def stop(self) -> None:
         """Watch nothing more."""
         for layer in list(self._watched):
             self._stop(layer)
-        _compiled_again()
+        self._without_compiled.clear()
+        self._run_without_compiled([])
 
     def _stop(self, layer: SparseLinear) -> None:
         self._watched.pop(layer).stop()
         layer.watch = None
 
-    def _without_compiled_code(self) -> None:
-        self._whole = True
-        if "torch._dynamo" in sys.modules and not _eager:
+    def _run_without_compiled(self, layers: Iterable[nn.Module]) -> None:
+        self._without_compiled |= set(layers)
+        if self._without_compiled and "torch._dynamo" in sys.modules and not _eager:
             stance = torch.compiler.set_stance("force_eager")
             stance.__enter__()
             _eager.append(stance)
+        while _eager and not self._without_compiled:
+            _eager.pop().__exit__(None, None, None)
 
     def _complaint(self, past: list[SparseLinear], beside: list[SparseLinear]) -> str:
         lines = []
@@ -131,8 +136,3 @@ def _received(layer: SparseLinear, watch: Watch) -> bool:
         return bool(watch.total.any())
     grad = layer.weight.grad if layer.weight.is_leaf else None
     return grad is not None and bool(local(grad).any())
-
-
-def _compiled_again() -> None:
-    while _eager:
-        _eager.pop().__exit__(None, None, None)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sparsetrain.nn.linear import SparseLinear, sparse_linears
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.phase import Phase
+from sparsetrain.nn.saved_state import check_state
 
 
 def sparse_state(model: nn.Module) -> dict[str, dict[str, Any]]:
@@ -21,16 +22,16 @@ def sparse_state(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def load_sparse_state(model: nn.Module, state: dict[str, dict[str, Any]]) -> None:
-    """Restore `sparse_state`, before or after `attach`. Raises ValueError if the model's sparse
-    layers are others."""
+    """Restore `sparse_state`, before or after `attach`.
+
+    Raises ValueError naming the layer, and changes nothing, if the model's sparse layers are others
+    or their masks and β are not what the methods of the layers can have (`saved_state.py`).
+    """
     layers = _stateful(model)
-    if layers.keys() != state.keys():
-        differ = sorted(layers.keys() ^ state.keys())
-        raise ValueError(
-            f"the checkpoint's sparse layers are not the model's; they differ in {differ[:5]} "
-            f"({len(differ)} in all): use the sparsity it was trained with"
-        )
-    _load_phases(layers, {name: _upgraded(saved) for name, saved in state.items()})
+    if isinstance(state, Mapping):
+        state = {name: _upgraded(saved) for name, saved in state.items()}
+    check_state(layers, state)
+    _load_phases(layers, state)
     # Training updates masks in place, which it may not with tensors made in inference mode.
     with torch.inference_mode(False):
         for name, saved in state.items():
@@ -75,12 +76,15 @@ def _state(layer: SparseLinear | SparseMlp) -> dict[str, Any]:
     return state
 
 
-def _upgraded(saved: dict[str, Any]) -> dict[str, Any]:
-    """A layer's phase as it is saved today; checkpoints of 0.1 said only whether it was sparse."""
-    if "phase" in saved:
+def _upgraded(saved: Any) -> Any:
+    """A layer's state as it is saved today; format 1 said only whether the layer was sparse."""
+    if not isinstance(saved, Mapping) or saved.keys() - {"mask", "scale"} != {"sparse"}:
+        return saved
+    if not isinstance(saved["sparse"], bool):
         return saved
     phase = "sparse" if saved["sparse"] else "dense_warmup"
-    return {"phase": phase, "step": 0, "masks_step": -1, "frozen": False, "checked": False}
+    rest = {"step": 0, "masks_step": -1, "frozen": False, "checked": False}
+    return {"phase": phase, **rest, **{k: v for k, v in saved.items() if k != "sparse"}}
 
 
 def _copied(tensor: Tensor | None, device: torch.device) -> Tensor | None:

@@ -17,9 +17,9 @@ from sparsetrain.ops.checks import (
     check_shape,
 )
 from sparsetrain.ops.register import nothing, register
-from sparsetrain.select import Rule
 from sparsetrain.reference.pack24 import meta_shape24, padded_rows
 from sparsetrain.reference.pack_into24 import pack_into24 as reference
+from sparsetrain.select import Rule
 
 
 class Forms24(NamedTuple):

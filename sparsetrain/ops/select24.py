@@ -5,8 +5,8 @@ from torch import Tensor
 
 from sparsetrain.ops.checks import check_cuda, check_groups, check_rule
 from sparsetrain.ops.register import register
-from sparsetrain.select import Rule
 from sparsetrain.reference.masks24 import select24 as reference
+from sparsetrain.select import Rule
 
 
 def _check(x: Tensor, rule: str) -> None:

@@ -8,8 +8,8 @@ from torch import Tensor
 from sparsetrain.ops.checks import check_cuda, check_dtype, check_groups, check_mask, check_rule
 from sparsetrain.ops.pack_into24 import empty_forms24
 from sparsetrain.ops.register import register
-from sparsetrain.select import Rule
 from sparsetrain.reference.sparsify24 import sparsify24 as reference
+from sparsetrain.select import Rule
 
 
 def _check(x: Tensor, rule: str, dtype: torch.dtype | None, previous: Tensor | None) -> None:

@@ -5,8 +5,8 @@ from torch import Tensor
 from sparsetrain.ops.checks import check_cuda, check_groups, check_rule
 from sparsetrain.ops.pack_into24 import empty_forms24
 from sparsetrain.ops.register import register
-from sparsetrain.select import Rule
 from sparsetrain.reference.squared_relu24 import squared_relu24 as reference
+from sparsetrain.select import Rule
 
 
 def _check(z: Tensor, rule: str) -> None:

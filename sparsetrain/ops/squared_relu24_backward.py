@@ -7,9 +7,9 @@ from torch import Tensor
 
 from sparsetrain.ops.checks import check_alike, check_cuda, check_groups, check_packed, check_rule
 from sparsetrain.ops.register import register
-from sparsetrain.select import Rule
 from sparsetrain.reference.pack24 import padded_rows
 from sparsetrain.reference.squared_relu24 import squared_relu24_backward as reference
+from sparsetrain.select import Rule
 
 
 def _check(

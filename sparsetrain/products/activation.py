@@ -45,7 +45,8 @@ def squared_relu_gradient(h24: Packed, dh_TH: Tensor) -> tuple[Packed, Tensor]:
     if h24.dense is None:
         assert spec.selection is not None, "h24 is 2:4"
         packed: Any = h24[1:5]
-        values, values_t, sums = squared_relu24_backward(dh_TH, *packed, spec.selection.rule)
+        rule = spec.selection.rule
+        values, values_t, sums = squared_relu24_backward(dh_TH, *packed, rule)  # pyright: ignore
         return Packed(spec, values, h24.meta, values_t, h24.meta_t), sums
     dtype, wide = dh_TH.dtype, torch.promote_types(dh_TH.dtype, torch.float32)
     rows_TH = _gradient(h24.dense.to(wide), dh_TH.to(wide))

@@ -17,25 +17,40 @@ SPARSITIES = sorted(path.stem for path in (ROOT / "configs" / "sparsity").glob("
 SMALL = [f"++model.options.{o}" for o in ("depth=1", "embed_dim=64", "num_heads=2", "patch_size=4")]
 
 
+def assert_trains(*words: str) -> None:
+    """What the words compose, built small, is as sparse as it says and every parameter moves."""
+    config = compose([*words, *SMALL, "model.img_size=16", "model.num_classes=5"])
+    network = instantiate(config.model, _convert_="all")
+    spec = instantiate_sparsity(config)
+    report = sparsify(network, spec)
+    linears, mlps = 2 * (spec.weight is not None), spec.activation is not None
+    assert len(report.converted) == linears + mlps
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    decay_pruned_weights(network, optimizer)
+    before = [p.detach().clone() for p in network.parameters()]
+    F.cross_entropy(network(torch.randn(5, 3, 16, 16)), torch.arange(5)).backward()
+    optimizer.step()
+    for old, new in zip(before, network.parameters(), strict=True):
+        assert not torch.equal(old, new)
+    instantiate(config.optimizer, _convert_="all")
+    instantiate(config.mix)
+
+
 @pytest.mark.parametrize("recipe", recipe_names())
-def test_a_recipe_trains_with_every_sparsity(recipe):
-    for sparsity in SPARSITIES:
-        words = [f"recipe={recipe}", f"sparsity={sparsity}", *SMALL, "model.img_size=16"]
-        config = compose([*words, "model.num_classes=5"])
-        network = instantiate(config.model, _convert_="all")
-        spec = instantiate_sparsity(config)
-        report = sparsify(network, spec)
-        linears, mlps = 2 * (spec.weight is not None), spec.activation is not None
-        assert len(report.converted) == linears + mlps
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-        decay_pruned_weights(network, optimizer)
-        before = [p.detach().clone() for p in network.parameters()]
-        F.cross_entropy(network(torch.randn(5, 3, 16, 16)), torch.arange(5)).backward()
-        optimizer.step()
-        for old, new in zip(before, network.parameters(), strict=True):
-            assert not torch.equal(old, new)
-        instantiate(config.optimizer, _convert_="all")
-        instantiate(config.mix)
+def test_a_recipe_trains_as_it_stands(recipe):
+    assert_trains(f"recipe={recipe}")
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_a_recipe_trains_with_every_sparsity(sparsity):
+    assert_trains("recipe=vit_b_24", f"sparsity={sparsity}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", recipe_names())
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_every_recipe_trains_with_every_sparsity(sparsity, recipe):
+    assert_trains(f"recipe={recipe}", f"sparsity={sparsity}")
 
 
 def test_a_recipe_wants_imagenet_where_the_environment_has_it(monkeypatch):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, ValuesView
 from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
+from torch import Tensor
 
 from sparsetrain.lightning.callbacks.sparsify import SparsifyModel
 from sparsetrain.nn import LayerStats, inspect
@@ -17,7 +19,7 @@ from sparsetrain.schedule import Phase
 class SparsityMonitor(pl.Callback):
     """Log sparsity and throughput every `trainer.log_every_n_steps` optimizer steps.
 
-    Batches begin with the images.
+    A batch is a tensor, or a list, tuple or dict of which the first tensor has its samples (images).
 
     sparsity/density, sparsity/kept_energy/<layer>, sparsity/kept_energy, sparsity/flip_rate (of
     the virtual masks in dense phases, 0 once masks are frozen; absent until masks have been
@@ -42,7 +44,9 @@ class SparsityMonitor(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._flops is None and dense_peak_flops(pl_module.device) is not None:
+        images = _first_tensor(batch)
+        known = images is not None and dense_peak_flops(pl_module.device) is not None
+        if self._flops is None and known and isinstance(batch, (list, tuple)):
             self._flops = training_flops_per_image(pl_module, batch[0])
         if self._start is None:
             self._start = trainer.global_step, time.perf_counter()
@@ -55,7 +59,8 @@ class SparsityMonitor(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        self._images += len(batch[0]) * trainer.world_size
+        images = _first_tensor(batch)
+        self._images += 0 if images is None else len(images) * trainer.world_size
         step = trainer.global_step
         if self._due(step, trainer.log_every_n_steps):  # pyright: ignore[reportAttributeAccessIssue]
             metrics = self._throughput(trainer, pl_module) | self._sparsity(trainer, pl_module)
@@ -107,6 +112,15 @@ class SparsityMonitor(pl.Callback):
         return sparsity_metrics(
             self.stats, sparsify.sparsify_time.milliseconds() if chosen else None
         )
+
+
+def _first_tensor(batch: Any) -> Tensor | None:
+    """The first tensor with samples in a batch; None without one."""
+    if isinstance(batch, Tensor):
+        return batch if batch.ndim else None
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    found = map(_first_tensor, parts) if isinstance(parts, (list, tuple, ValuesView)) else ()
+    return next((tensor for tensor in found if tensor is not None), None)
 
 
 def sparsity_metrics(stats: list[LayerStats], sparsify_ms: float | None) -> dict[str, float]:

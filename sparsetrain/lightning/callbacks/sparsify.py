@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
+from sparsetrain.file_format import CHECKPOINT_KEY, FORMAT, check_format
 from sparsetrain.lightning.stopwatch import Stopwatch
 from sparsetrain.nn import (
     Attached,
@@ -127,11 +128,13 @@ class SparsifyModel(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        checkpoint[CHECKPOINT_KEY] = FORMAT
         checkpoint["sparsetrain_state"] = {"layers": sparse_state(pl_module), "phase": self.phase}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        check_format(checkpoint.get(CHECKPOINT_KEY), f"ckpt_path={trainer.ckpt_path}")
         # Applied when the loop starts: the model may still move to its device.
         self._saved, self._settled = checkpoint.get("sparsetrain_state"), False
 

@@ -16,6 +16,9 @@ from sparsetrain.lightning.data.sampler import Key
 
 Transform = Callable[[Any], Tensor]
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What is decoded, by content. Pillow reads more formats, and for EPS it runs the program `gs`."""
+
 
 class Source(Protocol):
     """Images and labels by index, without any randomness."""
@@ -80,10 +83,10 @@ def decode(data: bytes | memoryview, where: str) -> Image.Image:
     """Decode an encoded image to RGB, completely.
 
     Raises:
-        ValueError: for data that is not an image, or one cut short, naming `where` it is.
+        ValueError: for data that is not an image of FORMATS, or one cut short, naming `where`.
     """
     try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
+        return Image.open(io.BytesIO(data), formats=FORMATS).convert("RGB")
     # What PIL's decoders raise: unidentified and truncated files, broken PNG chunks, bad headers.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(

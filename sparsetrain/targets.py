@@ -1,0 +1,129 @@
+"""What a config may name as `_target_`: Hydra calls whatever stands there, at any depth.
+
+Checkpoints, recipe files and folders of configs come from anywhere, so only the exact names of
+TARGETS are made from them. Prefixes would not do: names are looked up attribute by attribute, and
+`sparsetrain.native.find.os.system` is found. Further names come from the command line alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+TARGETS = frozenset(
+    (
+        "pytorch_lightning.Trainer",
+        "pytorch_lightning.callbacks.EMAWeightAveraging",  # in checkpoints before `EMA`
+        "pytorch_lightning.callbacks.ModelCheckpoint",
+        "pytorch_lightning.loggers.CSVLogger",
+        "sparsetrain.Activation24",
+        "sparsetrain.NM",
+        "sparsetrain.Part",
+        "sparsetrain.SRSTE",
+        "sparsetrain.SSTE",
+        "sparsetrain.STE",
+        "sparsetrain.Schedule",
+        "sparsetrain.Selection",
+        "sparsetrain.Sparsity",
+        "sparsetrain.lightning.AdamW",
+        "sparsetrain.lightning.EMA",
+        "sparsetrain.lightning.MaskSnapshots",
+        "sparsetrain.lightning.Mix",
+        "sparsetrain.lightning.SaveLast",
+        "sparsetrain.lightning.SaveOnInterrupt",
+        "sparsetrain.lightning.SparsityMonitor",
+        "sparsetrain.lightning.StepSeed",
+        "sparsetrain.lightning.StopOnNonFinite",
+        "sparsetrain.lightning.build_network",
+        "sparsetrain.lightning.data.Augment",
+        "sparsetrain.lightning.data.Digits",
+        "sparsetrain.lightning.data.ImageNet",
+        "sparsetrain.lightning.data.Parquet",
+        "sparsetrain.lightning.data.Synthetic",
+        "sparsetrain.lightning.progress",
+        "sparsetrain.lightning.wandb_logger",
+    )
+)
+"""Every target of configs/ and recipes/."""
+
+_DEEPEST = 32  # levels of a config; ours has 4, and a pickled list can hold itself
+
+
+def check_targets(values: Any, where: str, allowed: Collection[str] = ()) -> None:
+    """Raise ValueError in one line for a `_target_` that is neither in TARGETS nor `allowed`.
+
+    values: dicts, lists and plain values, interpolations as text. where: what they were read from.
+    """
+    for path, key, value in _walk(values, where):
+        if key != "_target_" or (isinstance(value, str) and value in {*TARGETS, *allowed}):
+            continue
+        fix = f"if you trust it, add allow_targets=[{value}] to the command line"
+        if not isinstance(value, str) or "${" in value:
+            fix = "write its name out"
+        raise ValueError(
+            f"{where}: {path}={value!r} is none of sparsetrain's own targets, and calling it could "
+            f"run any code: {fix}"
+        )
+
+
+def check_plain(values: Any, where: str) -> None:
+    """Raise ValueError in one line unless values are dicts, lists, numbers, text and None, without
+    an interpolation, which could still become anything."""
+    for path, _, value in _walk(values, where):
+        if isinstance(value, str) and "${" in value:
+            raise ValueError(
+                f"{where}: {path}={value!r} holds an interpolation where values are resolved: "
+                "write the value out"
+            )
+        if not isinstance(value, dict | list | tuple | str | int | float | None):
+            raise ValueError(
+                f"{where}: {path} is a {type(value).__name__}: a config holds dicts, lists, "
+                "numbers and text"
+            )
+
+
+def checked(
+    config: DictConfig, where: str, allowed: Collection[str] = (), parts: Collection[str] = ()
+) -> DictConfig:
+    """The config resolved, so that what was checked is what is made. Raises as `check_targets`.
+
+    parts: the keys that are kept, all without any.
+    """
+    from omegaconf import DictConfig, OmegaConf
+
+    keys = parts or list(config)
+    # Before anything is resolved too: the line then names the key as it was written.
+    check_targets(OmegaConf.to_container(config), where, allowed)
+    values = {}
+    for key in keys:
+        node = config[key]
+        is_node = OmegaConf.is_config(node)
+        values[key] = OmegaConf.to_container(node, resolve=True) if is_node else node
+    check_plain(values, where)
+    check_targets(values, where, allowed)
+    resolved = OmegaConf.create(values)
+    assert isinstance(resolved, DictConfig)
+    OmegaConf.set_struct(resolved, True)
+    return resolved
+
+
+def _walk(
+    values: Any, where: str, path: str = "", depth: int = 0
+) -> Iterator[tuple[str, Any, Any]]:
+    """(path, key, value) of everything inside, parents first."""
+    if depth > _DEEPEST:
+        raise ValueError(f"{where}: {path[:60]}… is nested more than {_DEEPEST} deep: no config is")
+    if isinstance(values, dict):
+        items = [
+            (f"{path}.{key}" if path else str(key), key, value) for key, value in values.items()
+        ]
+    elif isinstance(values, list | tuple):
+        items = [(f"{path}[{i}]", i, value) for i, value in enumerate(values)]
+    else:
+        return
+    for inside, key, value in items:
+        yield inside, key, value
+        yield from _walk(value, where, inside, depth + 1)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from typing_extensions import Self
 
 from sparsetrain.methods import SRSTE, add_pruned_decay
-from sparsetrain.nn.check import FirstStep, check_held
+from sparsetrain.nn import check as first_step
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.masks import phased_layers
 from sparsetrain.nn.mlp import SparseMlp
@@ -72,7 +72,7 @@ class Attached:
         self.model, self.optimizers, self.total = model, optimizers, total
         self.timer: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._names = {module: name for name, module in model.named_modules()}
-        self._check = FirstStep(self._names) if check else None
+        self._checks = check
         self._phases: dict[Optimizer, Phase] = {}
         self._layers: dict[Optimizer, list[Layer]] = {}
         self._counts: dict[Optimizer, int] = {}
@@ -90,7 +90,7 @@ class Attached:
     @property
     def idle(self) -> list[str]:
         """Layers that neither ran nor received a gradient in a sparse step so far."""
-        return [] if self._check is None else self._check.idle
+        return [self._names[layer] for layer in first_step.idle(self._names)]
 
     def progress(self, done: float | None) -> None:
         """Say which share of the run is done, where the number of steps is only known from that: a
@@ -106,6 +106,7 @@ class Attached:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`; see `load_sparse_state`."""
         load_sparse_state(self.model, state)
+        first_step.stop(m for m in phased_layers(self.model) if m.phase.checked)
 
     def detach(self) -> None:
         """Undo it: phases and masks stay as they are."""
@@ -113,8 +114,7 @@ class Attached:
             hook.remove()
         for phase in self._phases.values():
             phase.attached = phase.loaded = False
-        if self._check is not None:
-            self._check.stop()
+        first_step.stop(self._names)
 
     def __enter__(self) -> Self:
         return self
@@ -140,8 +140,9 @@ class Attached:
         known += new
         if not (old.attached or old.loaded):
             self._enter(optimizer, new[0].phase.step)
-        if self._check is not None:
-            self._check.begin(m for m in new if m.sparse and not m.phase.checked)
+        first_step.stop(new)  # an attachment before this one may have begun
+        if self._checks:
+            first_step.begin(m for m in new if m.sparse and not m.phase.checked)
 
     def _own(self, optimizer: Optimizer) -> list[Layer]:
         # A layer whose phase is another was attached again since.
@@ -175,10 +176,10 @@ class Attached:
     def _after_backward(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         reshard(self.model)
         layers = self._own(optimizer)
-        if self._check is not None and layers and not layers[0].phase.checked:
-            self._check.look(layers)
-            check_held(self._names)
-            layers[0].phase.checked = layers[0].sparse and not self._check.watches(layers)
+        if first_step.idle(layers):
+            first_step.look(layers, self._names)
+            first_step.check_held(self._names)
+            layers[0].phase.checked = layers[0].sparse and not first_step.idle(layers)
         decayed = set()
         for layer in layers:
             if not isinstance(layer, SparseLinear) or not layer.sparse:
@@ -206,8 +207,8 @@ class Attached:
                 if isinstance(layer, SparseLinear):
                     layer.start()
         self._choose(layers, first=step == 0)
-        if begins and step > 0 and self._check is not None and not phase.checked:
-            self._check.begin(layers)
+        if begins and self._checks and not phase.checked:
+            first_step.begin(layers)
 
     def _choose(self, layers: list[Layer], first: bool) -> None:
         linears, phase = [m for m in layers if isinstance(m, SparseLinear)], layers[0].phase

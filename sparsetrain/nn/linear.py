@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from sparsetrain.autograd import compute_dtype, packed_linear
 from sparsetrain.methods import SRSTE, SSTE, WeightMethod
+from sparsetrain.nn.leaf import traced
 from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.sharded import is_sharded, whole
 from sparsetrain.nn.swap import with_class
@@ -85,6 +86,8 @@ class SparseLinear(nn.Linear):
         return self.phase.sparse
 
     def forward(self, input: Tensor) -> Tensor:
+        if (node := traced(self, input)) is not None:
+            return node
         if not self.phase.sparse:
             return F.linear(input, self.weight, self.bias)
         packed = self.packed(compute_dtype(input, self.weight))

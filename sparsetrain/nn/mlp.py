@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparsetrain.autograd import compute_dtype, packed_gelu_mlp, packed_squared_relu_mlp
 from sparsetrain.methods import Activation24
+from sparsetrain.nn.leaf import traced
 from sparsetrain.nn.linear import SparseLinear, check_whole
 from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.structure import why_apart
@@ -77,6 +78,8 @@ class SparseMlp(nn.Module):
         return self.phase.sparse
 
     def forward(self, x: Tensor) -> Tensor:
+        if (node := traced(self, x)) is not None:
+            return node
         if not self.phase.sparse:
             return self.dense_class.forward(self, x)
         why = why_apart(self, SquaredReLU if self.activation is not None else nn.GELU)

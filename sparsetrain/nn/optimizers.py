@@ -52,7 +52,7 @@ def _innermost(optimizer: Any, seen: set[int]) -> Iterable[Optimizer]:
 def _attributes(optimizer: Any) -> Iterable[Optimizer]:
     if isinstance(optimizer, nn.Module):
         return
-    for value in vars(optimizer).values():
+    for value in getattr(optimizer, "__dict__", {}).values():
         values = value.values() if isinstance(value, dict) else value
         several = values if isinstance(value, (list, tuple, dict)) else [value]
         yield from (other for other in several if isinstance(other, Optimizer))

@@ -32,6 +32,7 @@ class Phase:
         self.schedule, self.total, self.step = schedule, total, 0
         self.name: schedules.Phase = "sparse"
         self.masks_step = -1
+        self._entered = False
         self.frozen = self.attached = self.loaded = self.checked = False
 
     @property
@@ -40,7 +41,7 @@ class Phase:
 
     def enter(self, step: int) -> bool:
         """Go to optimizer step `step`; whether a sparse phase begins with it."""
-        was = self.sparse and self.step > 0
+        was, self._entered = self.sparse and self._entered, True
         self.step = step
         self.name = schedules.phase(self.schedule, step, self.total)
         self.frozen = schedules.frozen(self.schedule, step, self.total)
@@ -66,6 +67,7 @@ class Phase:
         self.name, self.step = state["phase"], state["step"]
         self.masks_step = state["masks_step"]
         self.frozen, self.checked, self.loaded = state["frozen"], state["checked"], True
+        self._entered = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self

@@ -1,0 +1,182 @@
+"""The run checks itself: what is reported sparse is multiplied sparse, or its first step says no."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import sparsetrain as st
+from sparsetrain.schedule import Schedule
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # dynamo
+
+
+class Reads(nn.Module):
+    """Reads the weight of a linear child in a way that no source search finds."""
+
+    def __init__(self, also_calls=False, eager_only=False):
+        super().__init__()
+        self.q, self.k = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.also_calls = also_calls
+
+    def forward(self, x):
+        q = getattr(self, "q")  # noqa: B009
+        weight = q._parameters["weight"]
+        y = F.linear(x, weight, q.bias)
+        return self.k(y + q(x) if self.also_calls else y)
+
+
+class Routed(nn.Module):
+    """Experts, of which one is used at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+        self.use = 0
+
+    def forward(self, x):
+        return self.experts[self.use](x)
+
+
+def attached(model, **schedule):
+    torch.manual_seed(0)
+    model = nn.Sequential(model)
+    st.sparsify(model, st.Sparsity(schedule=Schedule(**schedule)))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    return model, optimizer, st.attach(model, optimizer, total_steps=8)
+
+
+def step(model, optimizer, forward=None):
+    (forward or model)(torch.randn(4, 16)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_a_weight_that_is_read_past_its_layer_is_an_error_that_names_it():
+    model, optimizer, _ = attached(Reads())
+    with pytest.raises(RuntimeError, match=r"0\.q: Reads read their weight without calling them"):
+        step(model, optimizer)
+
+
+def test_a_weight_that_is_read_beside_its_layer_is_an_error_that_names_it():
+    model, optimizer, _ = attached(Reads(also_calls=True))
+    with pytest.raises(RuntimeError, match=r"0\.q: Reads read the dense weight beside"):
+        step(model, optimizer)
+
+
+def test_a_penalty_on_the_weight_is_read_beside_and_can_be_allowed():
+    model, optimizer, _ = attached(nn.Linear(16, 16))
+
+    def penalized(x):
+        return model(x) + model[0].weight.square().sum()
+
+    with pytest.raises(RuntimeError, match="check=False"):
+        step(model, optimizer, penalized)
+    st.attach(model, optimizer, total_steps=8, check=False)
+    step(model, optimizer, penalized)
+
+
+@pytest.mark.parametrize("also_calls", [False, True])
+def test_compiled_code_does_not_hide_it(also_calls):
+    model = nn.Sequential(Reads(also_calls))
+    compiled = torch.compile(model, backend="eager")
+    st.sparsify(model, st.Sparsity())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    st.attach(model, optimizer)
+    with pytest.raises(RuntimeError, match=r"0\.q: Reads read"):
+        step(model, optimizer, compiled)
+
+
+def test_compiled_code_runs_from_the_second_step_on():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    model, optimizer, run = attached(nn.Linear(16, 16))
+    compiled = torch.compile(model, backend=backend)
+    step(model, optimizer, compiled)
+    compiled_in_the_first = len(graphs)
+    step(model, optimizer, compiled)
+    step(model, optimizer, compiled)
+    assert compiled_in_the_first == 0
+    assert graphs
+    assert run.idle == []
+
+
+def test_the_check_waits_for_the_sparse_phase():
+    model, optimizer, _ = attached(Reads(), dense_warmup=0.25)
+    step(model, optimizer)
+    step(model, optimizer)
+    with pytest.raises(RuntimeError, match="reported sparse are not"):
+        step(model, optimizer)
+
+
+def test_a_layer_that_is_not_used_is_idle_until_it_is():
+    model, optimizer, run = attached(Routed())
+    step(model, optimizer)
+    assert run.idle == ["0.experts.1", "0.experts.2"]
+    model[0].use = 1
+    step(model, optimizer)
+    assert run.idle == ["0.experts.2"]
+
+
+def test_an_expert_that_is_first_used_in_compiled_code_is_looked_at_again():
+    model, optimizer, run = attached(Routed())
+    compiled = torch.compile(model, backend="eager")
+    step(model, optimizer, compiled)
+    model[0].use = 1
+    step(model, optimizer, compiled)
+    step(model, optimizer, compiled)
+    assert run.idle == ["0.experts.2"]
+
+
+def test_gradients_that_are_zeroed_in_place_do_not_look_like_use():
+    model, optimizer, run = attached(Routed())
+    for expert in model[0].experts:
+        expert.weight.grad = torch.zeros_like(expert.weight)
+    step(model, optimizer)
+    assert len(run.idle) == 2
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_and_shared_layers_pass(reentrant):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, x):
+            x = self.a(x)
+            for layer in (self.b, self.b, self.a):
+                x = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=reentrant)
+            return x
+
+    model, optimizer, run = attached(Twice())
+    step(model, optimizer)
+    assert run.idle == []
+
+
+def test_two_optimizers_look_at_their_own_layers():
+    torch.manual_seed(0)
+    model = nn.ModuleList([nn.Linear(16, 16), nn.Linear(16, 16)])
+    st.sparsify(model, st.Sparsity())
+    optimizers = [torch.optim.SGD(m.parameters(), 0.1) for m in model]
+    run = st.attach(model, optimizers)
+    for _ in range(2):
+        for layer, optimizer in zip(model, optimizers, strict=True):
+            step(layer, optimizer)
+    assert run.idle == []
+
+
+def test_a_resumed_run_is_not_checked_again():
+    model, optimizer, run = attached(nn.Linear(16, 16))
+    step(model, optimizer)
+    state = run.state_dict()
+    assert state["0"]["checked"]
+    again, optimizer, run = attached(nn.Linear(16, 16))
+    run.load_state_dict(state)
+    st.attach(again, optimizer, total_steps=8)
+    assert again[0].watch is None

@@ -11,7 +11,7 @@ from torch import nn
 from sparsetrain.autograd import compute_dtype
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp
-from sparsetrain.nn.sharded import is_sharded
+from sparsetrain.nn.sharded import is_sharded, reshard
 from sparsetrain.products import BOTH, Forms
 
 
@@ -30,6 +30,7 @@ def packed_once(model: nn.Module) -> Iterator[None]:
     if a weight was changed inside, and ValueError for weights that FSDP2 shards, which are whole in
     a forward alone.
     """
+    reshard(model)
     forms: dict[nn.Module, Forms] = {}
     for mlp in model.modules():
         if isinstance(mlp, SparseMlp):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
@@ -16,13 +18,12 @@ from torch.optim import SGD, AdamW
 from torch.utils.checkpoint import checkpoint
 
 import sparsetrain as st
+from sparsetrain.nn import phased_layers
 
 ENCODER = ("blocks.*",)
 BF16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
 WEIGHTS = st.Sparsity(include=ENCODER, weight=st.SRSTE(decay=0.1))
-ACTIVATIONS = st.Sparsity(
-    include=("*.mlp.*",), weight=None, activation=st.Activation24(rule="transposable")
-)
+ACTIVATIONS = st.Sparsity(include=("*.mlp.*",), weight=None, activation=st.Activation24())
 ALL = st.Sparsity(include=ENCODER, weight=st.SRSTE(decay=0.1), activation=st.Activation24())
 VARIANTS = {"weights": WEIGHTS, "activations": ACTIVATIONS, "all": ALL}
 
@@ -66,13 +67,27 @@ class Model(nn.Module):
         return self.head(x)
 
 
-def sparse_model(sparsity: st.Sparsity, checkpointed: bool = False, seed: int = 0) -> Any:
+class Uneven(nn.Module):
+    """Two ranks hold 3 and 2 rows of the first layer, 1 and none of the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.five = nn.Linear(8, 5)
+        self.one = nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.five(x)[..., :3] + self.one(x)
+
+
+def sparse_model(
+    sparsity: st.Sparsity, checkpointed: bool = False, seed: int = 0, mask_every: int = 1
+) -> Any:
     """The model, made sparse, of the same small numbers on every rank."""
     model = seeded(Model(checkpointed), seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.2)
-    st.sparsify(model, sparsity)
+    st.sparsify(model, replace(sparsity, schedule=st.Schedule(mask_every=mask_every)))
     return model
 
 
@@ -113,19 +128,18 @@ def step(model: nn.Module, optimizer: Any, halved: bool = True) -> float:
     return sum(losses) / len(losses)
 
 
-def train(
-    model: nn.Module, steps: int = 4, masks_every: int | None = None, halved: bool = True
-) -> list[float]:
-    """The losses of a few steps of AdamW with SR-STE's decay."""
+def leave_whole(model: nn.Module) -> None:
+    """A forward without a backward, after which the root of FSDP2 is not sharded."""
+    with torch.no_grad():
+        model(IMAGES)
+    assert not any(isinstance(weight, DTensor) for weight in model.parameters())
+
+
+def train(model: nn.Module, steps: int = 4, halved: bool = True) -> list[float]:
+    """The losses of a few steps of AdamW, attached while the model is sparse."""
     optimizer = adamw(model)
-    attached = st.decay_pruned_weights(model, optimizer)
-    losses = []
-    for number in range(steps):
-        if masks_every is not None and number % masks_every == 0:
-            st.update_masks(model)
-        losses.append(step(model, optimizer, halved))
-    attached.remove()
-    return losses
+    with st.attach(model, optimizer) if phased_layers(model) else nullcontext():
+        return [step(model, optimizer, halved) for _ in range(steps)]
 
 
 def full(tensor: Tensor) -> Tensor:

@@ -4,14 +4,29 @@ import copy
 
 import pytest
 import torch
-,
-
+from nn_checks import (
+    ENGINES,
+    Mlp,
+    Net,
+    assert_sparse_both_ways,
+    assert_trains,
+    engines,
+    normal,
+    seeded,
+)
 from torch import nn
 
 import sparsetrain
 from sparsetrain.methods import SRSTE, SSTE, STE, Activation24
-,
-
+from sparsetrain.nn import (
+    Part,
+    SparseLinear,
+    SparseMlp,
+    Sparsity,
+    densify,
+    sparse_linears,
+    sparsify,
+)
 from sparsetrain.select import ROW
 
 

@@ -1,4 +1,4 @@
-"""decay_pruned_weights: SR-STE inside the optimizer step, against SR-STE written out."""
+"""attach: SR-STE inside the optimizer step, against SR-STE written out."""
 
 import copy
 
@@ -9,9 +9,10 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from sparsetrain.methods import SRSTE, STE
-from sparsetrain.nn import Sparsity, decay_pruned_weights, set_sparse, sparsify, update_masks
+from sparsetrain.nn import Sparsity, attach, set_sparse, sparsify
 from sparsetrain.ops import select24
 from sparsetrain.reference.masks24 import unpack_bits
+from sparsetrain.schedule import Schedule
 
 DECAY = 0.3
 
@@ -54,7 +55,7 @@ def assert_is_sr_ste(name, step, by_hand_clip=None):
     """Train five steps with the hook and by hand; `step` makes one of the model's."""
     model, by_hand = sparse_network(), sparse_network(STE())
     optimizer, other = (OPTIMIZERS[name](m.parameters()) for m in (model, by_hand))
-    decay_pruned_weights(model, optimizer)
+    attach(model, optimizer)
     for i in range(5):
         step(model, optimizer, i)
         other.zero_grad()
@@ -137,7 +138,7 @@ def test_a_grad_scaler_scales_the_decay_neither_up_nor_down(name, unscale):
 def test_a_step_that_the_scaler_skips_changes_nothing(name):
     model = sparse_network()
     optimizer = OPTIMIZERS[name](model.parameters())
-    decay_pruned_weights(model, optimizer)
+    attach(model, optimizer)
     before = copy.deepcopy(model)
     scaler = GradScaler("cpu", init_scale=1024.0)
     scaler.scale(loss_of(model, 0)).backward()
@@ -149,7 +150,7 @@ def test_a_step_that_the_scaler_skips_changes_nothing(name):
 def test_pruned_weights_shrink_by_the_decay_and_kept_ones_do_not():
     model = sparse_network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    decay_pruned_weights(model, optimizer)
+    attach(model, optimizer)
     before = model[0].weight.detach().clone()
     kept = unpack_bits(model[0].current_mask(), 8)
     for parameter in model.parameters():
@@ -160,16 +161,17 @@ def test_pruned_weights_shrink_by_the_decay_and_kept_ones_do_not():
 
 
 def test_the_mask_in_force_decides_what_is_pruned():
-    model = sparse_network()
+    model = network()
+    sparsify(model, Sparsity(weight=SRSTE(decay=DECAY), schedule=Schedule(mask_every=3)))
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    decay_pruned_weights(model, optimizer)
-    update_masks(model)
+    attach(model, optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
     kept = unpack_bits(model[0].mask, 8)
     with torch.no_grad():
         model[0].weight.copy_(normal(8, 8, seed=9))
     before = model[0].weight.detach().clone()
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     assert torch.equal((model[0].weight == before), kept)
 
@@ -177,7 +179,7 @@ def test_the_mask_in_force_decides_what_is_pruned():
 def test_dense_phases_have_no_decay():
     model, plain = sparse_network(), sparse_network(STE())
     optimizer, other = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, plain))
-    decay_pruned_weights(model, optimizer)
+    attach(model, optimizer)
     for m in (model, plain):
         set_sparse(m, False)
     plain_step(model, optimizer, 0)
@@ -189,7 +191,7 @@ def test_dense_phases_have_no_decay():
 def test_a_removed_handle_removes_the_decay():
     model, plain = sparse_network(), sparse_network(STE())
     optimizer, other = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, plain))
-    decay_pruned_weights(model, optimizer).remove()
+    attach(model, optimizer).detach()
     with pytest.warns(UserWarning, match="not attached"):
         plain_step(model, optimizer, 0)
     plain_step(plain, other, 0)
@@ -199,7 +201,7 @@ def test_a_removed_handle_removes_the_decay():
 def test_a_weight_without_a_gradient_is_left_alone():
     model = sparse_network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    decay_pruned_weights(model, optimizer)
+    attach(model, optimizer)
     before = copy.deepcopy(model)
     optimizer.step()
     assert_same_weights(model, before)
@@ -208,7 +210,7 @@ def test_a_weight_without_a_gradient_is_left_alone():
 def test_a_weight_of_another_optimizer_is_left_alone_and_still_warns():
     model = sparse_network()
     optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
-    decay_pruned_weights(model, optimizer)
+    attach(model, optimizer)
     x = normal(3, 8)
     model[0](x)
     with pytest.warns(UserWarning, match="decay is not attached"):
@@ -220,27 +222,27 @@ def test_a_weight_that_two_layers_share_decays_once():
     model[1].weight = model[0].weight
     sparsify(model, Sparsity(weight=SRSTE(decay=DECAY)))
     optimizer = torch.optim.SGD([model[0].weight], lr=1.0)
-    decay_pruned_weights(model, optimizer)
+    attach(model, optimizer)
     before = model[0].weight.detach().clone()
     model[0].weight.grad = torch.zeros_like(before)
     optimizer.step()
     pruned = ~unpack_bits(select24(before, "transposable"), 8)
     torch.testing.assert_close(model[0].weight.detach(), before - DECAY * pruned * before)
-    assert model[1].decay_attached
+    assert model[1].phase.attached
 
 
 def test_a_second_parameter_group_counts():
     model = sparse_network()
     groups = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.2}]
-    decay_pruned_weights(model, torch.optim.SGD(groups, lr=0.1))
-    assert model[0].decay_attached
-    assert model[2].decay_attached
+    attach(model, torch.optim.SGD(groups, lr=0.1))
+    assert model[0].phase.attached
+    assert model[2].phase.attached
 
 
 def test_other_methods_have_no_decay():
     model = sparse_network(STE())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    decay_pruned_weights(model, optimizer)
+    attach(model, optimizer)
     before = copy.deepcopy(model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)

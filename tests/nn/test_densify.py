@@ -10,17 +10,20 @@ from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from sparsetrain.methods import SRSTE, SSTE, STE, Activation24
-,
-
+from sparsetrain.nn import (
+    Sparsity,
+    SquaredReLU,
+    densify,
+    set_sparse,
+    sparse_linears,
+    sparsify,
+    update_masks,
+)
 from sparsetrain.patterns import NM
 
 
 def net():
     return seeded(Net())
-
-
-def reasons(report):
-    return {row.name: row.reason for row in report.skipped}
 
 
 def test_densify_gives_the_dense_model_with_its_master_weights():

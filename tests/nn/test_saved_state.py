@@ -5,24 +5,29 @@ from typing import Any
 
 import pytest
 import torch
-from nn_checks import seeded
+from nn_checks import seeded, selections
 from torch import nn
 
 from sparsetrain import SSTE, STE, Sparsity, load_sparse_state, sparse_state, sparsify, update_masks
 from sparsetrain.methods import SRSTE, WeightMethod
-from sparsetrain.select import RULES
 from sparsetrain.reference.masks24 import pack_bits, unpack_bits
+from sparsetrain.select import EXACT, ROW, Selection
 
 
-def net(method: WeightMethod, features: int = 12, out: int = 8) -> Any:
+def net(
+    method: WeightMethod | None = None,
+    selection: Selection = EXACT,
+    features: int = 12,
+    out: int = 8,
+) -> Any:
     """Rows of 12 bits end in half a byte."""
     model = seeded(nn.Sequential(nn.Linear(features, out)))
-    sparsify(model, Sparsity(weight=method))
+    sparsify(model, Sparsity(weight=method or STE(), selection=selection))
     return model
 
 
-def saved(method: WeightMethod) -> tuple[Any, dict]:
-    model = net(method)
+def saved(method: WeightMethod | None = None, selection: Selection = EXACT) -> tuple[Any, dict]:
+    model = net(method, selection)
     update_masks(model)
     return model, copy.deepcopy(sparse_state(model))
 
@@ -65,32 +70,32 @@ MASKS = {
 
 
 @pytest.mark.parametrize("break_", MASKS.values(), ids=MASKS)
-def test_a_mask_that_the_rule_cannot_choose_is_refused_and_nothing_is_loaded(break_):
-    model, state = saved(STE("transposable"))
+def test_a_mask_that_cannot_be_chosen_is_refused_and_nothing_is_loaded(break_):
+    model, state = saved()
     before = model[0].mask.clone()
     state["0"]["mask"] = break_(state["0"]["mask"])
-    state["0"]["sparse"] = False
+    state["0"]["phase"] = "dense_warmup"
     with pytest.raises(ValueError, match=r"^0: its saved mask .*: use the sparsity"):
         load_sparse_state(model, state)
     assert torch.equal(model[0].mask, before)
     assert model[0].sparse
 
 
-@pytest.mark.parametrize("rule", RULES)
+@selections
 @pytest.mark.parametrize(("features", "out"), [(12, 8), (8, 8), (4, 4), (20, 12)])
-def test_what_a_rule_chooses_is_loaded_again(rule, features, out):
-    model = net(STE(rule), features, out)
+def test_what_is_chosen_is_loaded_again(selection, features, out):
+    model = net(None, selection, features, out)
     with torch.no_grad():
         model[0].weight[0, :4] = 0.0
         model[0].weight[0, 0] = float("nan")
     update_masks(model)
-    other = net(STE(rule), features, out)
+    other = net(None, selection, features, out)
     load_sparse_state(other, sparse_state(model))
     assert torch.equal(other[0].mask, model[0].mask)
 
 
 def test_a_row_mask_is_loaded_for_rows_and_refused_for_tiles():
-    model, state = saved(STE("row"))
+    model, state = saved(selection=ROW)
     load_sparse_state(model, state)
     with pytest.raises(ValueError, match=r"0: its saved mask does not keep .* along columns"):
         load_sparse_state(saved(SRSTE())[0], state)
@@ -119,7 +124,7 @@ def test_a_beta_that_is_not_one_positive_number_is_refused(beta):
 
 
 def test_the_state_of_another_method_is_refused():
-    (ste, of_ste), (sste, of_sste) = saved(STE("row")), saved(SSTE())
+    (ste, of_ste), (sste, of_sste) = saved(selection=ROW), saved(SSTE())
     with pytest.raises(ValueError, match="0: its saved state has β, which only S-STE has"):
         load_sparse_state(ste, of_sste)
     with pytest.raises(ValueError, match="0: β of S-STE is saved as None"):
@@ -129,9 +134,10 @@ def test_the_state_of_another_method_is_refused():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda state: state["0"].update(sparse=1), "0: sparse=1 is neither True nor False"),
+        (lambda state: state["0"].update(frozen=1), "0: frozen=1 is no bool"),
+        (lambda state: state["0"].update(phase="warm"), "0: phase='warm' is none there is"),
         (lambda state: state["0"].update(engine="native"), "0: its saved state has .*'engine'"),
-        (lambda state: state["0"].pop("scale"), "0: its saved state has .*'mask', 'sparse'"),
+        (lambda state: state["0"].pop("scale"), "0: its saved state has .*'mask', 'masks_step'"),
         (lambda state: state.update({"0": None}), "0: its saved state has None"),
         (lambda state: state.update({"1": {}}), "sparse layers are not the model's"),
     ],

@@ -32,10 +32,8 @@ class Run:
         self.optimizer = adamw(self.model)
 
     def steps(self, number: int = 2) -> list[float]:
-        attached = st.decay_pruned_weights(self.model, self.optimizer)
-        losses = [step(self.model, self.optimizer, halved=self.shards) for _ in range(number)]
-        attached.remove()
-        return losses
+        with st.attach(self.model, self.optimizer):
+            return [step(self.model, self.optimizer, halved=self.shards) for _ in range(number)]
 
     def state(self, options: StateDictOptions | None = None) -> dict:
         model, optimizer = get_state_dict(self.model, self.optimizer, options=options)

@@ -33,10 +33,10 @@ SMALL_BUCKET = 1000
 
 
 def losses_are_those_of_one_process(variant, options):
-    model, alone = sparse_model(VARIANTS[variant]), sparse_model(VARIANTS[variant])
+    model, alone = (sparse_model(VARIANTS[variant], mask_every=2) for _ in range(2))
     ddp = DistributedDataParallel(model, **options)
-    expected = train(alone, masks_every=2, halved=False)
-    assert train(ddp, masks_every=2) == pytest.approx(expected, abs=1e-6)
+    expected = train(alone, halved=False)
+    assert train(ddp) == pytest.approx(expected, abs=1e-6)
     for layer in layers(ddp).values():
         assert_same_on_every_rank(layer.mask)
     assert_same_weights(ddp, alone, atol=1e-5)
@@ -52,7 +52,6 @@ def test_two_ranks_train_as_one_process_with_both_batches(ranks, variant, option
 def weights_of_other_ranks_count(own_seed):
     rank = dist.get_rank()
     model = sparse_model(WEIGHTS, seed=own_seed + rank)
-    st.pack_weights(model)
     ddp = DistributedDataParallel(model)
     with torch.no_grad():
         assert_same_on_every_rank(model(IMAGES))
@@ -61,7 +60,7 @@ def weights_of_other_ranks_count(own_seed):
         assert_same_on_every_rank(layer.mask)
 
 
-def test_what_was_packed_before_ddp_sent_other_weights_is_not_used(ranks):
+def test_masks_are_those_of_the_weights_that_ddp_sent(ranks):
     ranks(weights_of_other_ranks_count, 5)
 
 
@@ -70,16 +69,15 @@ def accumulation_packs_once():
     ddp = DistributedDataParallel(model)
     optimizers = sgd(ddp), sgd(alone)
     for one, optimizer in zip((ddp, alone), optimizers, strict=True):
-        st.decay_pruned_weights(one, optimizer)
+        st.attach(one, optimizer)
     for _ in range(2):
-        st.pack_weights(ddp)
-        mlp = model.blocks[0].mlp
-        held = mlp.held
-        with ddp.no_sync():
-            _backward(ddp, own_half(IMAGES)[:2], own_half(LABELS)[:2])
-        _backward(ddp, own_half(IMAGES)[2:], own_half(LABELS)[2:])
-        assert held is not None
-        assert mlp.held is held
+        with st.packed_once(ddp):
+            held = [layer.held for layer in layers(model).values()]
+            with ddp.no_sync():
+                _backward(ddp, own_half(IMAGES)[:2], own_half(LABELS)[:2])
+            _backward(ddp, own_half(IMAGES)[2:], own_half(LABELS)[2:])
+            assert None not in held
+            assert all(m.held is h for m, h in zip(layers(model).values(), held, strict=True))
         _backward(alone, IMAGES, LABELS, 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -96,8 +94,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch_with_weights_packed_
 
 
 def gradients_are_those_without(strategy):
-    models = [wrapped(sparse_model(ALL, checkpointed=again), strategy) for again in (True, False)]
-    losses = [train(model, masks_every=2) for model in models]
+    models = [
+        wrapped(sparse_model(ALL, checkpointed=again, mask_every=2), strategy)
+        for again in (True, False)
+    ]
+    losses = [train(model) for model in models]
     assert losses[0] == losses[1]
     assert_same_weights(*models, atol=0)
 
@@ -108,21 +109,22 @@ def test_activation_checkpointing_changes_nothing(ranks, strategy):
 
 
 def compiled_losses_are_eager_ones(strategy):
-    model, eager = sparse_model(ALL), wrapped(sparse_model(ALL), strategy)
+    model, other = (sparse_model(ALL, mask_every=2) for _ in range(2))
+    eager = wrapped(other, strategy)
     counter = CompileCounterWithBackend("aot_eager")
     if strategy == "ddp":
         # DDPOptimizer splits the graph where a bucket is full: here after every few weights.
         with patch.object(dist, "_DEFAULT_FIRST_BUCKET_BYTES", SMALL_BUCKET):
             ddp = DistributedDataParallel(model, bucket_cap_mb=SMALL_BUCKET / 2**20)
             compiled: Any = torch.compile(ddp, backend=counter)
-            losses = train(compiled, masks_every=2)
+            losses = train(compiled)
         assert counter.frame_count > 3
     else:
         for block in model.blocks:
             block.compile(backend=counter, fullgraph=True)
-        losses = train(sharded(model), masks_every=2)
+        losses = train(sharded(model))
         assert counter.frame_count > 0
-    assert losses == pytest.approx(train(eager, masks_every=2), abs=1e-6)
+    assert losses == pytest.approx(train(eager), abs=1e-6)
     torch.compiler.reset()
 
 

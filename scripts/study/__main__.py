@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     ]
     file = Path(args.out) / f"accuracy-{args.data}.json"
     done = rows.read(file) + rows.read(RESULTS / file.name)
+    # So that a study that is told to end takes its runs with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return launch.launch(planned, done, file, args)
 
 

@@ -31,7 +31,11 @@ class Job:
 
 def launch(planned: Sequence[Run], done: list[Row], file: Path, args: argparse.Namespace) -> int:
     """Train what has no row yet and write rows to `file`. Returns the exit status."""
+    left = [row for run in planned if (row := left_row(folder_of(run, args))) is not None]
     finished = {key_of(row) for row in done}
+    left = [row for row in left if key_of(row) not in finished]
+    rows.write(file, [*rows.read(file), *left])  # of a call before, whose rows went elsewhere
+    done, finished = [*done, *left], finished | {key_of(row) for row in left}
     waiting = [run for run in planned if run.key not in finished]
     print(f"{len(planned) - len(waiting)} of {len(planned)} runs are done", flush=True)
     gpus = args.gpus or count_gpus()
@@ -59,7 +63,7 @@ def launch(planned: Sequence[Run], done: list[Row], file: Path, args: argparse.N
                 ended.append(row)
                 rows.write(file, [*rows.read(file), row])
                 tell(row, time.monotonic() - start)
-    finally:
+    finally:  # also where this process is told to end
         for job in running:
             job.process.kill()
     if late:
@@ -69,10 +73,21 @@ def launch(planned: Sequence[Run], done: list[Row], file: Path, args: argparse.N
     return 1 if failed else 0
 
 
+def folder_of(run: Run, args: argparse.Namespace) -> Path:
+    return Path(args.runs).resolve() / run.name
+
+
+def left_row(folder: Path) -> Row | None:
+    """The row that a run left in its folder."""
+    path = folder / "row.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
 def predict(run: Run, past: list[Row], guess: float) -> float:
     """Seconds that a run will take: of its variant with as many epochs, else the longest of any
     variant with as many, else `guess`."""
-    alike = [r for r in past if (r["data"], r["epochs"]) == (run.data, run.epochs)]
+    whole = [r for r in past if not r["resumed"]]
+    alike = [r for r in whole if (r["data"], r["epochs"]) == (run.data, run.epochs)]
     same = [r["seconds"] for r in alike if r["variant"] == run.variant]
     if same:
         return statistics.median(same)
@@ -80,7 +95,7 @@ def predict(run: Run, past: list[Row], guess: float) -> float:
 
 
 def begin(run: Run, gpu: int, args: argparse.Namespace, gpus: int) -> Job:
-    folder = Path(args.runs).resolve() / run.name
+    folder = folder_of(run, args)
     folder.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable,
@@ -107,9 +122,9 @@ def begin(run: Run, gpu: int, args: argparse.Namespace, gpus: int) -> Job:
 
 def result(job: Job) -> Row | None:
     """The row of a run that ended; None, with the end of what it printed, where it failed."""
-    path = job.folder / "row.json"
-    if job.process.returncode == 0 and path.is_file():
-        return json.loads(path.read_text())
+    row = left_row(job.folder)
+    if job.process.returncode == 0 and row is not None:
+        return row
     output = (job.folder / "output.log").read_text()[-TAIL:]
     print(f"{job.run.name} failed ({job.process.returncode}):\n{output}", flush=True)
     return None

@@ -19,7 +19,7 @@ def row_of(run, seconds=10.0, date="2026-01-01", **more):
     keys = ("data", "variant", "seed", "epochs", "choose")
     row = {key: getattr(run, key) for key in keys} | {"words": list(run.words)}
     numbers = {"top1": 90.0, "top1_val": 90.0, "top1_sparse": None, "images_per_s": 1.0}
-    return row | numbers | {"seconds": seconds, "date": date} | more
+    return row | numbers | {"seconds": seconds, "date": date, "resumed": False} | more
 
 
 def arguments(folder, **changed):
@@ -66,6 +66,15 @@ def test_a_run_with_a_row_is_left_out_unless_anything_of_it_differs(tmp_path, tr
     assert trains[0] == []
 
 
+def test_a_row_that_a_call_before_left_on_the_machine_counts(tmp_path, trains):
+    args, file = arguments(tmp_path), tmp_path / "accuracy.json"
+    launch.launch([RUN], [], file, args)
+    file.unlink()
+    launch.launch([RUN], [], file, args)
+    assert len(trains[0]) == 1
+    assert len(rows.read(file)) == 1
+
+
 def test_a_run_that_fails_costs_no_other_and_is_told(tmp_path, trains, capsys):
     trains[1].append(1)
     planned = [replace(RUN, seed=seed) for seed in range(3)]
@@ -93,6 +102,7 @@ def test_the_time_of_a_run_is_that_of_its_variant_else_of_the_longest():
     assert launch.predict(RUN, past, 5.0) == 12.0
     assert launch.predict(replace(RUN, variant="new"), past, 5.0) == 40.0
     assert launch.predict(replace(RUN, epochs=4), past, 5.0) == 5.0
+    assert launch.predict(RUN, [row_of(RUN, 1.0, resumed=True)], 5.0) == 5.0
 
 
 def test_merging_keeps_the_newest_row_of_each_run(tmp_path):

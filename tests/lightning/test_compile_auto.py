@@ -3,7 +3,14 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from lightning_helpers import CHATTER, AugmentedDigits, make_classifier, make_trainer, weights24
+from lightning_helpers import (
+    CHATTER,
+    AugmentedDigits,
+    make_classifier,
+    make_trainer,
+    tiny_vit,
+    weights24,
+)
 from torch import nn
 
 from sparsetrain import SRSTE
@@ -129,3 +136,24 @@ def test_a_cpu_is_not_compiled_for_and_nothing_is_said(tmp_path):
     assert not any(run(tmp_path, CompileWhereItWorks(lines.append)).trained)
     assert lines == []
     assert why_eager(make_trainer(tmp_path)) == "the device is no GPU"
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # inductor's
+def test_a_run_on_a_gpu_is_compiled_and_learns_what_the_eager_one_does(tmp_path):
+    lines, watches = [], []
+    for callbacks in ([], [CompileWhereItWorks(lines.append)]):
+        watch = Watch()
+        sparsify = SparsifyModel(SPARSE)
+        trainer = make_trainer(
+            tmp_path, sparsify, *callbacks, StepSeed(0), watch, max_epochs=2, accelerator="gpu",
+            devices=1, precision="bf16-mixed",
+        )  # fmt: skip
+        network = tiny_vit(drop_path=0.0, embed_dim=128)
+        trainer.fit(make_classifier(network=network), datamodule=AugmentedDigits())
+        watches.append(watch)
+    eager, compiled = watches
+    assert lines == ["compile=auto: training steps run under torch.compile"]
+    assert all(compiled.trained)
+    assert compiled.losses == pytest.approx(eager.losses, rel=0.05)

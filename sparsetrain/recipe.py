@@ -48,9 +48,13 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 
 def store_recipes() -> None:
-    """Offer recipes/*.yaml to Hydra as the group `recipe`."""
+    """Offer recipes/*.yaml to Hydra as the group `recipe`, once in a process."""
+    from hydra.core.config_store import ConfigStore
+
+    stored = ConfigStore.instance().repo.get("recipe", {})
     for path in sorted(data_folder("recipes").glob("*.yaml")):
-        store_recipe(path, path.stem)
+        if path.name not in stored:
+            store_recipe(path, path.stem)
 
 
 def store_own_recipe(path: Path) -> str:

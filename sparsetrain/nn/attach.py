@@ -142,7 +142,7 @@ class Attached:
             self._enter(optimizer, new[0].phase.step)
         first_step.stop(new)  # an attachment before this one may have begun
         if self._checks:
-            first_step.begin(m for m in new if m.sparse and not m.phase.checked)
+            first_step.begin(m for m in new if m.phase.sparse and not m.phase.checked)
 
     def _own(self, optimizer: Optimizer) -> list[Layer]:
         # A layer whose phase is another was attached again since.
@@ -180,10 +180,10 @@ class Attached:
         if first_step.idle(layers):
             first_step.look(layers, self._names)
             first_step.check_held(self._names)
-            layers[0].phase.checked = layers[0].sparse and not first_step.idle(layers)
+            layers[0].phase.checked = layers[0].phase.sparse and not first_step.idle(layers)
         decayed = set()
         for layer in layers:
-            if not isinstance(layer, SparseLinear) or not layer.sparse:
+            if not isinstance(layer, SparseLinear) or not layer.phase.sparse:
                 continue
             weight, grad, method = layer.weight, layer.weight.grad, layer.method
             # Layers that share a weight have one gradient, which decays once.
@@ -211,7 +211,7 @@ class Attached:
 
     def _start(self, layers: list[Layer]) -> None:
         for layer in layers:
-            if isinstance(layer, SparseLinear) and layer.sparse:
+            if isinstance(layer, SparseLinear) and layer.phase.sparse:
                 layer.start()
 
     def _choose(self, layers: list[Layer], first: bool) -> None:

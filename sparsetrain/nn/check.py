@@ -56,7 +56,7 @@ def look(layers: Collection[nn.Module], names: Mapping[nn.Module, str]) -> None:
     Raises RuntimeError where they are reported sparse and are not.
     """
     seen, past, beside, unknown = [], [], [], []
-    for layer in [layer for layer in idle(layers) if layer.sparse]:
+    for layer in [layer for layer in idle(layers) if layer.phase.sparse]:
         watch = layer.watch
         assert watch is not None, "it is idle"
         if watch.ran:

@@ -83,12 +83,12 @@ class SparseLinear(nn.Linear):
     @property
     def sparse(self) -> bool:
         """Whether it runs sparse now; False in dense phases of a schedule."""
-        return self.phase.sparse
+        return self.phase.runs_sparse(self.training)
 
     def forward(self, input: Tensor) -> Tensor:
         if (node := traced(self, input)) is not None:
             return node
-        if not self.phase.sparse:
+        if not self.sparse:
             return F.linear(input, self.weight, self.bias)
         packed = self.packed(compute_dtype(input, self.weight))
         return packed_linear(input, watched(self), self.bias, packed, mvue=self.method.mvue)
@@ -149,7 +149,8 @@ class SparseLinear(nn.Linear):
         return self.method.weight24(whole(self.weight), self.current_mask(), self.scale)
 
     def evaluated_weight(self) -> Tensor:
-        """[O, I]: what an evaluation multiplies by, whose masks are chosen anew unless frozen."""
+        """[O, I]: what an evaluation multiplies by, in the phase that was trained last, under masks
+        chosen anew unless they are frozen."""
         training = self.training
         self.training = False
         try:

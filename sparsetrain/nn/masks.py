@@ -38,7 +38,7 @@ def set_sparse(model: nn.Module, sparse: bool) -> None:
         new = phases.setdefault(old, old if old.attached else Phase(old.schedule, old.total))
         layer.phase = new
     for phase in phases.values():
-        phase.name = "sparse" if sparse else "dense_warmup"
+        phase.set(sparse)
 
 
 def phased_layers(model: nn.Module) -> list[SparseLinear | SparseMlp]:

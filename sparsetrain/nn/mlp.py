@@ -75,12 +75,12 @@ class SparseMlp(nn.Module):
     @property
     def sparse(self) -> bool:
         """Whether it runs sparse now; False in dense phases of a schedule."""
-        return self.phase.sparse
+        return self.phase.runs_sparse(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
         if (node := traced(self, x)) is not None:
             return node
-        if not self.phase.sparse:
+        if not self.sparse:
             return self.dense_class.forward(self, x)
         why = why_apart(self, SquaredReLU if self.activation is not None else nn.GELU)
         if why:

@@ -18,7 +18,8 @@ class Phase:
 
     schedule: when it changes, and when masks are due. total: optimizer steps of the whole run, None
         for a run without an end. step: optimizer steps done.
-    name: the phase that layers run, `sparse` until something says otherwise.
+    name: the phase of the next step, `sparse` until something says otherwise. trained: that of the
+        last step done, in which an evaluation runs.
     frozen: masks stay as they are. masks_step: before which masks were chosen last, -1 without one.
     attached: an optimizer advances it (`attach`). loaded: it was restored, and the next `attach`
         goes on from it. checked: its first sparse step was watched.
@@ -31,19 +32,30 @@ class Phase:
     def __init__(self, schedule: Schedule, total: int | None = None) -> None:
         self.schedule, self.total, self.step = schedule, total, 0
         self.name: schedules.Phase = "sparse"
+        self.trained: schedules.Phase = "sparse"
         self.masks_step = -1
         self._entered = False
         self.frozen = self.attached = self.loaded = self.checked = False
 
     @property
     def sparse(self) -> bool:
+        """Whether the next step trains sparse."""
         return self.name == "sparse"
+
+    def runs_sparse(self, training: bool) -> bool:
+        """Whether a forward in that mode is sparse."""
+        return (self.name if training else self.trained) == "sparse"
+
+    def set(self, sparse: bool) -> None:
+        """Run sparse or dense from now on, whatever the schedule says."""
+        self.name = self.trained = "sparse" if sparse else "dense_warmup"
 
     def enter(self, step: int) -> bool:
         """Go to optimizer step `step`; whether a sparse phase begins with it."""
-        was, self._entered = self.sparse and self._entered, True
+        was, before = self.sparse and self._entered, self.name
         self.step = step
         self.name = schedules.phase(self.schedule, step, self.total)
+        self.trained, self._entered = before if self._entered else self.name, True
         self.frozen = schedules.frozen(self.schedule, step, self.total)
         return self.sparse and not was
 
@@ -56,6 +68,7 @@ class Phase:
         """Plain values for a checkpoint."""
         return {
             "phase": self.name,
+            "trained": self.trained,
             "step": self.step,
             "masks_step": self.masks_step,
             "frozen": self.frozen,
@@ -65,7 +78,7 @@ class Phase:
     def load(self, state: dict[str, Any]) -> None:
         """Restore `state()`."""
         self.name, self.step = state["phase"], state["step"]
-        self.masks_step = state["masks_step"]
+        self.trained, self.masks_step = state["trained"], state["masks_step"]
         self.frozen, self.checked, self.loaded = state["frozen"], state["checked"], True
         self._entered = True
 
@@ -77,7 +90,7 @@ class Phase:
 def all_dense(model: nn.Module) -> Iterator[None]:
     """Run every layer dense inside, whatever its phase."""
     dense = Phase(Schedule())
-    dense.name = "dense_warmup"
+    dense.set(False)
     layers: list[Any] = [m for m in model.modules() if isinstance(getattr(m, "phase", None), Phase)]
     phases = [layer.phase for layer in layers]
     for layer in layers:

@@ -17,7 +17,14 @@ from sparsetrain.reference.masks24 import unpack_bits
 from sparsetrain.schedule import Phase as PhaseName
 from sparsetrain.select import Rule
 
-_PHASE = {"phase": str, "step": int, "masks_step": int, "frozen": bool, "checked": bool}
+_PHASE = {
+    "phase": str,
+    "trained": str,
+    "step": int,
+    "masks_step": int,
+    "frozen": bool,
+    "checked": bool,
+}
 _FIX = "use the sparsity and the model it was trained with, or leave the state out"
 
 
@@ -44,8 +51,9 @@ def check_state(modules: Mapping[str, nn.Module], state: Any) -> None:
         for key, kind in _PHASE.items():
             if type(saved[key]) is not kind:
                 raise ValueError(f"{name}: {key}={saved[key]!r} is no {kind.__name__}: {_FIX}")
-        if saved["phase"] not in get_args(PhaseName):
-            raise ValueError(f"{name}: phase={saved['phase']!r} is none there is: {_FIX}")
+        for key in ("phase", "trained"):
+            if saved[key] not in get_args(PhaseName):
+                raise ValueError(f"{name}: {key}={saved[key]!r} is none there is: {_FIX}")
         if isinstance(module, SparseLinear):
             _check_mask(name, module, saved["mask"])
             _check_scale(name, module, saved["scale"], saved["phase"] == "sparse")

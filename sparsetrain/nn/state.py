@@ -15,8 +15,8 @@ from sparsetrain.nn.saved_state import check_state
 
 
 def sparse_state(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The sparse state of each layer by name, as plain values and tensors: its `phase`, the
-    optimizer `step`, whether masks are `frozen` and the first sparse step was `checked`; of a
+    """The sparse state of each layer by name, as plain values and tensors: the `phase` of the
+    next step and the one `trained` last, the optimizer `step`, whether masks are `frozen` and the first sparse step was `checked`; of a
     linear layer also its `mask` and `scale`, β of S-STE."""
     return {name: _state(layer) for name, layer in _stateful(model).items()}
 
@@ -85,7 +85,12 @@ def _upgraded(saved: Any) -> Any:
         return saved
     phase = "sparse" if saved["sparse"] else "dense_warmup"
     rest = {"step": 0, "masks_step": -1, "frozen": True, "checked": False}
-    return {"phase": phase, **rest, **{k: v for k, v in saved.items() if k != "sparse"}}
+    return {
+        "phase": phase,
+        "trained": phase,
+        **rest,
+        **{k: v for k, v in saved.items() if k != "sparse"},
+    }
 
 
 def _copied(tensor: Tensor | None, device: torch.device) -> Tensor | None:

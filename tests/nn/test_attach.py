@@ -328,3 +328,15 @@ def test_decay_that_nothing_attached_warns():
         model(torch.randn(8, 16))
     st.attach(model, torch.optim.SGD(model.parameters(), 0.01))
     model(torch.randn(8, 16))
+
+
+def test_an_evaluation_runs_in_the_phase_that_was_trained_last():
+    model = sparse(schedule=Schedule(dense_warmup=0.25, dense_tail=0.25))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    st.attach(model, optimizer, total_steps=4)
+    trained, evaluated = [], []
+    for _ in range(4):
+        trained.append(model.train()[0].sparse)
+        step(model, optimizer)
+        evaluated.append(model.eval()[0].sparse)
+    assert trained == evaluated == [False, True, True, False]

@@ -101,7 +101,7 @@ def test_averages_of_weights_are_in_the_phase_of_the_run():
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     st.attach(model, optimizer, total_steps=4)
     average = ModelEmaV3(model)
-    for _ in range(2):
+    for _ in range(3):
         model(torch.randn(4, 64)).sum().backward()
         optimizer.step()
     assert not model[0].sparse

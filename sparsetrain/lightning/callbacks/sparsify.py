@@ -129,7 +129,11 @@ class SparsifyModel(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[CHECKPOINT_KEY] = FORMAT
-        checkpoint["sparsetrain_state"] = {"layers": sparse_state(pl_module), "phase": self.phase}
+        phase = None if self.attached is None else self.attached.phase
+        checkpoint["sparsetrain_state"] = {
+            "layers": sparse_state(pl_module),
+            "phase": None if phase is None else phase.trained,
+        }
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -184,6 +188,7 @@ def _layers_of(saved: dict[str, Any], step: int) -> dict[str, dict[str, Any]]:
         return saved["layers"]
     phase = {
         "phase": saved["phase"] or "sparse",
+        "trained": saved["phase"] or "sparse",
         "step": step,
         "masks_step": saved["masks_step"],
         "frozen": True,  # until the next step: evaluation had the masks of training

@@ -54,7 +54,7 @@ def assert_same_bits(got: list[Any], expected: list[Any]) -> None:
         assert torch.equal(one, other)
 
 
-def optimize(model: Any, **kind: bool) -> None:
+def optimize(model: Any, **kind: Any) -> None:
     step(model)
     torch.optim.AdamW(model.parameters(), lr=0.1, **kind).step()
 

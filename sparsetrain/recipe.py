@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparsetrain.file_format import RECIPE_KEY, check_format
 from sparsetrain.nn import Sparsity
@@ -122,6 +122,6 @@ def instantiate_sparsity(config: DictConfig) -> Sparsity:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    node = OmegaConf.to_container(config.sparsity, resolve=True)
+    node: Any = OmegaConf.to_container(config.sparsity, resolve=True)
     assert isinstance(node, dict)
     return instantiate(upgraded_sparsity(node), _convert_="all")

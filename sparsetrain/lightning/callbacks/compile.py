@@ -93,7 +93,12 @@ def try_compiled(network: nn.Module, images: torch.Tensor, trainer: pl.Trainer) 
     devices = [images.device] if images.device.type == "cuda" else []
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     try:
-        with torch.random.fork_rng(devices), trainer.precision_plugin.forward_context():
+        # The first sparse step itself is watched without compiled code.
+        with (
+            torch.compiler.set_stance("default"),
+            torch.random.fork_rng(devices),
+            trainer.precision_plugin.forward_context(),
+        ):
             loss = network(images).float().square().mean()
         # Not `backward`: gradients stay as they are, and DDP does not wait for other processes.
         torch.autograd.grad(loss, weights, allow_unused=True)

@@ -167,6 +167,7 @@ def test_the_phase_of_mlps_is_in_the_state():
     state = copy.deepcopy(sparse_state(model))
     assert state["mlp"] == {
         "phase": "dense_warmup",
+        "trained": "dense_warmup",
         "step": 0,
         "masks_step": -1,
         "frozen": False,

@@ -23,7 +23,7 @@ from sparsetrain.bench.variants import DENSE, VARIANTS
 
 
 def fake_row(name, milliseconds, engines=None):
-    times = dict.fromkeys(PARTS, Times(250.0, 240.0, 260.0))
+    times: dict[str, Times] = {part: Times(250.0, 240.0, 260.0) for part in PARTS}
     median = 1000 * milliseconds
     times[TOTAL] = Times(median, median * 0.99, median * 1.01)
     start = Start(2**30, 6.9312, engines or {}, (), 41.4, 1)

@@ -1,5 +1,7 @@
 """The same callback and model in more than one run, in any order."""
 
+from typing import Any
+
 import pytest
 import pytorch_lightning as pl
 import timm
@@ -86,7 +88,8 @@ def test_a_second_run_starts_its_phases_anew(tmp_path):
     trainer(callback, tmp_path, steps=2).fit(module, loader())
     assert callback.phase == "sparse"
     trainer(callback, tmp_path, steps=1).fit(module, loader())
-    assert (callback.masks_step, module.net.first.phase.step) == (1, 1)
+    first: Any = module.net.first
+    assert (callback.masks_step, first.phase.step) == (1, 1)
 
 
 def test_counting_flops_leaves_a_compiled_module_to_be_compiled():

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from timm.optim import Lookahead
+from timm.optim.lookahead import Lookahead
 from torch import nn
 
 import sparsetrain as st
@@ -94,7 +94,7 @@ def test_an_optimizer_that_runs_no_hooks_is_refused():
     with pytest.raises(ValueError, match="optimizer=Bare does not run the hooks of its step"):
         st.attach(model, Bare(model.parameters()))
     with pytest.raises(ValueError, match=r"optimizer=object is no torch\.optim\.Optimizer"):
-        st.attach(model, object())
+        st.attach(model, object())  # pyright: ignore[reportArgumentType]
 
 
 def test_a_dense_model_is_refused():
@@ -115,7 +115,7 @@ def test_a_schedule_in_fractions_needs_the_number_of_steps():
 def test_phases_follow_the_optimizer_and_end_where_it_ends():
     model = sparse(schedule=Schedule(dense_warmup=0.25, dense_tail=0.25))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    attached = st.attach(model, optimizer, total_steps=8)
+    attached: Any = st.attach(model, optimizer, total_steps=8)
     seen = []
     for _ in range(10):
         seen.append(attached.phase.name)
@@ -127,7 +127,7 @@ def test_phases_follow_the_optimizer_and_end_where_it_ends():
 def test_accumulated_batches_are_one_step():
     model = sparse(schedule=Schedule(dense_warmup=0.5))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    attached = st.attach(model, optimizer, total_steps=4)
+    attached: Any = st.attach(model, optimizer, total_steps=4)
     for _ in range(3):
         for _ in range(4):
             model(torch.randn(8, 16)).sum().backward()
@@ -170,8 +170,8 @@ def test_optimizers_in_the_backward_advance_each_layer():
 def test_a_step_that_a_grad_scaler_skips_counts_for_nothing(fused):
     model = sparse()
     optimizer = torch.optim.AdamW(model.parameters(), 0.1, fused=fused)
-    attached = st.attach(model, optimizer, total_steps=4)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    attached: Any = st.attach(model, optimizer, total_steps=4)
+    scaler = torch.amp.grad_scaler.GradScaler("cpu", init_scale=2.0)
     for factor in (float("inf"), 1.0):
         loss = model(torch.randn(8, 16)).square().mean() * factor
         scaler.scale(loss).backward()
@@ -206,7 +206,7 @@ def test_a_frozen_weight_needs_no_optimizer():
     model = sparse(nn.Linear(16, 32), nn.Linear(32, 16))
     model[0].requires_grad_(False)
     optimizer = torch.optim.SGD(model[1].parameters(), 0.01)
-    attached = st.attach(model, optimizer)
+    attached: Any = st.attach(model, optimizer)
     step(model, optimizer)
     assert attached.phase.step == 1
 
@@ -214,7 +214,7 @@ def test_a_frozen_weight_needs_no_optimizer():
 def test_masks_are_chosen_when_they_are_due_and_kept_between():
     model = sparse(schedule=Schedule(mask_every=3))
     optimizer = torch.optim.SGD(model.parameters(), 5.0)
-    attached = st.attach(model, optimizer)
+    attached: Any = st.attach(model, optimizer)
     masks, steps = [], []
     for _ in range(7):
         masks.append(model[0].mask.clone())
@@ -242,7 +242,7 @@ def test_new_optimizers_go_on_from_where_the_last_was():
     model = sparse(schedule=Schedule(dense_warmup=0.5, mask_every=40))
     for _ in range(2):
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        attached = st.attach(model, optimizer, total_steps=8)
+        attached: Any = st.attach(model, optimizer, total_steps=8)
         for _ in range(3):
             step(model, optimizer)
     assert attached.phase.step == 6
@@ -258,7 +258,8 @@ def test_after_detach_a_run_begins_anew():
     with pytest.warns(UserWarning, match="decay is not attached"):
         step(model, optimizer)
     assert torch.equal(model[0].weight, before), "no decay is left"
-    assert st.attach(model, optimizer, total_steps=2).phase.step == 0
+    again: Any = st.attach(model, optimizer, total_steps=2)
+    assert again.phase.step == 0
 
 
 @pytest.mark.parametrize("load_first", [True, False])
@@ -271,7 +272,7 @@ def test_a_loop_resumes_exactly(load_first):
     sparsity = {"weight": st.SRSTE(decay=0.1), "schedule": Schedule(0.25, 0.25, mask_every=3)}
     model = sparse(**sparsity)
     optimizer = torch.optim.SGD(model.parameters(), 0.5, momentum=0.9)
-    attached = st.attach(model, optimizer, total_steps=8)
+    attached: Any = st.attach(model, optimizer, total_steps=8)
     run(model, optimizer, 0, 4)
     saved = copy.deepcopy([model.state_dict(), optimizer.state_dict(), attached.state_dict()])
     run(model, optimizer, 4, 8)

@@ -1,10 +1,11 @@
 """Weights, masks and phases follow each other through ties, copies, loads and changes in place."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
-from timm.utils import ModelEmaV3
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -74,7 +75,7 @@ def test_a_shared_weight_is_sparse_in_all_its_layers_or_in_none(model, x, exclud
     assert torch.equal(model(x), y)
 
 
-def sparse(**schedule):
+def sparse(**schedule) -> Any:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
     st.sparsify(model, st.Sparsity(schedule=Schedule(**schedule)))

@@ -1,9 +1,11 @@
 """Layers that are not what they look like stay dense with the reason, before or after sparsify."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp
+from timm.layers.mlp import Mlp
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -60,7 +62,7 @@ def reasons(report):
 
 @pytest.mark.parametrize("kind", [Gate, Residual, Nothing])
 def test_what_only_looks_like_an_mlp_keeps_its_dense_activation(kind):
-    model = nn.Sequential(Mlp(16, 32), kind(16, 32))
+    model: Any = nn.Sequential(Mlp(16, 32), kind(16, 32))
     report = st.sparsify(model, ACTIVATION)
     assert [row.name for row in report.converted] == ["0"]
     assert "its forward" in reasons(report)["1"]
@@ -68,7 +70,7 @@ def test_what_only_looks_like_an_mlp_keeps_its_dense_activation(kind):
 
 
 def test_a_gate_of_a_half_is_kept():
-    model = nn.Sequential(Mlp(16, 32), Gate(16, 32))
+    model: Any = nn.Sequential(Mlp(16, 32), Gate(16, 32))
     nn.init.zeros_(model[1].fc2.weight)
     nn.init.zeros_(model[1].fc2.bias)
     st.sparsify(model, ACTIVATION)
@@ -78,14 +80,14 @@ def test_a_gate_of_a_half_is_kept():
 
 @pytest.mark.parametrize("sparsity", [st.Sparsity(), ACTIVATION], ids=["weights", "activations"])
 def test_an_mlp_for_images_is_one_function(sparsity):
-    model = nn.Sequential(FourDimensions(16, 32))
+    model: Any = nn.Sequential(FourDimensions(16, 32))
     st.sparsify(model, sparsity, engine="native")
     assert isinstance(model[0], st.SparseMlp)
     assert model(torch.randn(2, 3, 4, 16)).shape == (2, 3, 4, 16)
 
 
 def test_a_model_is_as_it_was_where_sparsify_raises():
-    model = nn.Sequential(Mlp(16, 32), nn.Linear(15, 7))
+    model: Any = nn.Sequential(Mlp(16, 32), nn.Linear(15, 7))
     before = [(name, type(module)) for name, module in model.named_modules()]
     for sparsity in (
         st.Sparsity(include=("1",)),
@@ -141,7 +143,7 @@ CHANGES = [adapted, replaced_act, hooked, drops_out, normalized, parametrized, p
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_mlp_that_is_one_function_notices_what_became_of_its_children(change):
     torch.manual_seed(0)
-    model = nn.Sequential(Mlp(16, 32))
+    model: Any = nn.Sequential(Mlp(16, 32))
     st.sparsify(model, st.Sparsity(), engine="native")
     x = torch.randn(4, 16)
     before = model(x)
@@ -155,7 +157,7 @@ def test_an_mlp_that_is_one_function_notices_what_became_of_its_children(change)
 
 @pytest.mark.parametrize("change", [adapted, hooked])
 def test_activations_that_become_dense_so_are_said_to_be(change):
-    model = nn.Sequential(Mlp(16, 32))
+    model: Any = nn.Sequential(Mlp(16, 32))
     st.sparsify(model, ACTIVATION)
     change(model[0])
     with pytest.warns(UserWarning, match="hidden activations stay dense: (fc1|act)"):
@@ -164,7 +166,7 @@ def test_activations_that_become_dense_so_are_said_to_be(change):
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # dynamo
 def test_a_compiled_mlp_notices_too():
-    model = nn.Sequential(Mlp(16, 32))
+    model: Any = nn.Sequential(Mlp(16, 32))
     st.sparsify(model, st.Sparsity(), engine="native")
     compiled, x = torch.compile(model, backend="eager"), torch.randn(4, 16)
     with torch.no_grad():
@@ -184,7 +186,7 @@ def test_a_compiled_mlp_notices_too():
     ids=["compiled", "method", "patched"],
 )
 def test_a_forward_on_the_instance_is_refused_before_and_honoured_after(replace):
-    model = nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 16))
+    model: Any = nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 16))
     model[0].forward = replace(model[0])
     report = st.sparsify(model, st.Sparsity())
     assert "replaced on the instance" in reasons(report)["0"]
@@ -210,7 +212,7 @@ def test_a_forward_on_the_instance_is_refused_before_and_honoured_after(replace)
 )
 @pytest.mark.filterwarnings("ignore:.*is deprecated")
 def test_a_computed_weight_is_refused(compute):
-    model = nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 16))
+    model: Any = nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 16))
     compute(model[0])
     report = st.sparsify(model, st.Sparsity())
     assert [row.name for row in report.converted] == ["1"]
@@ -222,7 +224,7 @@ def test_a_computed_weight_is_refused(compute):
 
 
 def test_the_factors_of_an_adapter_stay_dense():
-    model = nn.Sequential(LoRA(nn.Linear(16, 32)))
+    model: Any = nn.Sequential(LoRA(nn.Linear(16, 32)))
     report = st.sparsify(model, st.Sparsity())
     assert [row.name for row in report.converted] == ["0.base_layer"]
     assert reasons(report) == {"0.lora_A": "it is a factor of an adapter"}
@@ -230,7 +232,7 @@ def test_the_factors_of_an_adapter_stay_dense():
 
 @pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
 def test_a_weight_that_is_parametrized_later_trains_and_says_what_densify_needs(norm):
-    model = nn.Sequential(nn.Linear(16, 32))
+    model: Any = nn.Sequential(nn.Linear(16, 32))
     st.sparsify(model, st.Sparsity())
     norm(model[0])
     model(torch.randn(4, 16)).sum().backward()
@@ -254,7 +256,7 @@ class Reads(nn.Module):
 
 
 def test_a_parent_that_reads_a_weight_in_its_source_keeps_it_dense():
-    model = nn.Sequential(Reads())
+    model: Any = nn.Sequential(Reads())
     report = st.sparsify(model, st.Sparsity())
     assert [row.name for row in report.converted] == ["0.wo"]
     assert reasons(report) == {"0.q": "Reads reads its weight without calling it"}
@@ -264,7 +266,7 @@ def test_a_grandparent_that_reads_a_weight_keeps_it_dense():
     class Grandparent(nn.Module):
         def __init__(self):
             super().__init__()
-            self.attn = nn.Module()
+            self.attn: Any = nn.Module()
             self.attn.qkv = nn.Linear(16, 16)
             self.out = nn.Linear(16, 16)
 
@@ -287,7 +289,7 @@ def test_torchvision_swin_keeps_its_attention_dense():
 
 
 def test_a_position_bias_mlp_stays_dense():
-    model = nn.Sequential()
+    model: Any = nn.Sequential()
     model.cpb_mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, 4, bias=False))
     model.mlp = nn.Linear(4, 4)
     report = st.sparsify(model, st.Sparsity(include=("*mlp*",)))
@@ -296,7 +298,7 @@ def test_a_position_bias_mlp_stays_dense():
 
 
 def test_fx_traces_sparse_layers_as_leaves():
-    model = nn.Sequential(Mlp(16, 32), nn.Linear(16, 8))
+    model: Any = nn.Sequential(Mlp(16, 32), nn.Linear(16, 8))
     st.sparsify(model, st.Sparsity(), engine="native")
     traced = torch.fx.symbolic_trace(model)
     assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["0", "1"]
@@ -306,7 +308,7 @@ def test_fx_traces_sparse_layers_as_leaves():
 
 def test_features_of_a_sparse_model_can_be_extracted():
     extraction = pytest.importorskip("torchvision.models.feature_extraction")
-    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8))
+    model: Any = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8))
     st.sparsify(model, st.Sparsity())
     features = extraction.create_feature_extractor(model, {"1": "hidden"})
     assert features(torch.randn(4, 16))["hidden"].shape == (4, 32)

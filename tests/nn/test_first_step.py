@@ -1,9 +1,12 @@
 """The run checks itself: what is reported sparse is multiplied sparse, or its first step raises."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import sparsetrain as st
 from sparsetrain.schedule import Schedule
@@ -38,7 +41,7 @@ class Routed(nn.Module):
         return self.experts[self.use](x)
 
 
-def attached(model, **schedule):
+def attached(model, **schedule) -> Any:
     torch.manual_seed(0)
     model = nn.Sequential(model)
     st.sparsify(model, st.Sparsity(schedule=Schedule(**schedule)))
@@ -150,7 +153,7 @@ def test_checkpointed_and_shared_layers_pass(reentrant):
         def forward(self, x):
             x = self.a(x)
             for layer in (self.b, self.b, self.a):
-                x = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=reentrant)
+                x = checkpoint(layer, x, use_reentrant=reentrant)
             return x
 
     model, optimizer, run = attached(Twice())

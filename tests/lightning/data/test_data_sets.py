@@ -196,6 +196,6 @@ def test_digits_say_that_a_recipes_augmentation_is_not_used():
 
 def test_workers_are_kept_between_epochs_and_load_ahead(folders):
     loader = ready(ImageNet(folders, **{**COMMON, "num_workers": 1}, prefetch_factor=3))
-    train = loader.train_dataloader()
+    train: Any = loader.train_dataloader()
     assert train.persistent_workers
     assert train.prefetch_factor == 3

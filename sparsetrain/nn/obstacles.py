@@ -129,7 +129,9 @@ def _read_paths(kind: type[nn.Module]) -> set[str]:
         source = inspect.getsource(kind.forward)
     except (OSError, TypeError):
         return set()  # without sources the first sparse step tells
-    return set(re.findall(rf"self\.([\w.]+)\.weight\b(?!\.(?:{_HARMLESS})\b)", source))
+    return set(
+        re.findall(rf"(?<!isinstance\()self\.([\w.]+)\.weight\b(?!\.(?:{_HARMLESS})\b)", source)
+    )
 
 
 def _ancestors(model: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
@@ -148,5 +150,5 @@ def _is_adapter(model: nn.Module, name: str) -> bool:
 
 
 def _takes_coordinates(parent: nn.Module) -> bool:
-    siblings = (m for m in parent.children() if isinstance(m, nn.Linear))
-    return any(0 < m.in_features < _LEAST_FEATURES for m in siblings)  # 0 of a lazy one
+    first = next((m for m in parent.children() if isinstance(m, nn.Linear)), None)
+    return first is not None and 0 < first.in_features < _LEAST_FEATURES  # 0 of a lazy one

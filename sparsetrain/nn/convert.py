@@ -57,7 +57,9 @@ def sparsify(
     reshard(model)
     plan = make_plan(model, sparsity, find_engines(engine, on_cpu), tokens or {})
     if not plan.linears and not any(activation for activation, _ in plan.mlps.values()):
-        why = "; ".join(f"{n}: {r}" for n, r in plan.dense.items() if n in plan.included)
+        reasons = [f"{n}: {r}" for n, r in plan.dense.items() if n in plan.included]
+        more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        why = "; ".join(reasons[:5]) + more
         raise ValueError(f"no included layer can become sparse ({why})")
     report = _convert(model, plan, Phase(sparsity.schedule))
     return replace(report, unreached=unreached(model), shares=shares_of(model, tokens or {}))

@@ -16,17 +16,38 @@ STAGES = {"embed_dims": (16, 16, 32, 32), "depths": (1, 1, 1, 1), "num_heads": (
 DIMS = {"dims": (16, 16, 32, 32), "depths": (1, 1, 1, 1)}
 HIERA = {"img_size": 64, "embed_dim": 16, "stages": (1, 1, 1, 1), "num_heads": 1}
 
-VITS = """
-vit_tiny_patch16_224 deit_tiny_distilled_patch16_224 deit3_small_patch16_224
-beit_base_patch16_224 beitv2_base_patch16_224 eva02_base_patch14_224 eva02_tiny_patch14_224
-eva_giant_patch14_224 vit_relpos_small_patch16_224 vit_relpos_base_patch16_clsgap_224
-vit_srelpos_small_patch16_224 xcit_nano_12_p16_224 cait_xxs24_224 convit_tiny
-samvit_base_patch16_224 vit_small_patch14_reg4_dinov2 vit_small_patch16_dinov3
-vit_base_patch16_siglip_224 vit_base_patch16_rpn_224 vit_base_patch16_rope_224
-vit_base_patch16_rope_mixed_224 vit_wee_patch16_reg1_gap_256 vit_little_patch16_reg1_gap_256
-vit_small_patch16_18x2_224 vit_base_patch16_xp_224 aimv2_large_patch14_224 gemma4_vit_167m
-qwen3_vit_88m naflexvit_base_patch16_gap visformer_tiny
-""".split()
+VITS = [
+    "vit_tiny_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "deit3_small_patch16_224",
+    "beit_base_patch16_224",
+    "beitv2_base_patch16_224",
+    "eva02_base_patch14_224",
+    "eva02_tiny_patch14_224",
+    "eva_giant_patch14_224",
+    "vit_relpos_small_patch16_224",
+    "vit_relpos_base_patch16_clsgap_224",
+    "vit_srelpos_small_patch16_224",
+    "xcit_nano_12_p16_224",
+    "cait_xxs24_224",
+    "convit_tiny",
+    "samvit_base_patch16_224",
+    "vit_small_patch14_reg4_dinov2",
+    "vit_small_patch16_dinov3",
+    "vit_base_patch16_siglip_224",
+    "vit_base_patch16_rpn_224",
+    "vit_base_patch16_rope_224",
+    "vit_base_patch16_rope_mixed_224",
+    "vit_wee_patch16_reg1_gap_256",
+    "vit_little_patch16_reg1_gap_256",
+    "vit_small_patch16_18x2_224",
+    "vit_base_patch16_xp_224",
+    "aimv2_large_patch14_224",
+    "gemma4_vit_167m",
+    "qwen3_vit_88m",
+    "naflexvit_base_patch16_gap",
+    "visformer_tiny",
+]
 
 # Arguments of timm.create_model.
 TIMM: dict[str, dict[str, Any]] = {

@@ -104,6 +104,8 @@ def test_many_candidates_are_counted():
 
 
 def test_nothing_convertible_is_an_error_with_the_reasons():
+    with pytest.raises(ValueError, match=r"; 4: in_features=6.* of 4; and 7 more\)"):
+        sparsify(nn.Sequential(*(nn.Linear(6, 6) for _ in range(12))), Sparsity())
     with pytest.raises(ValueError, match=r"no included layer.*\(0: in_features=6 is not"):
         sparsify(nn.Sequential(nn.Linear(6, 8)), Sparsity())
     with pytest.raises(ValueError, match="it is the model itself: wrap it"):

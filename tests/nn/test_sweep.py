@@ -79,5 +79,5 @@ def test_hugging_face(name):
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "ghostnet_050"])
 def test_a_model_whose_only_linear_layer_has_a_forward_of_its_own_is_refused(name):
     model = timm.create_model(name)
-    with pytest.raises(ValueError, match="Linear is not a plain nn.Linear: it has a forward"):
+    with pytest.raises(ValueError, match=r"Linear is not a plain nn\.Linear: it has a forward"):
         sparsify(model, Sparsity())

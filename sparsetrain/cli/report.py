@@ -55,6 +55,7 @@ def report_of_run(
         notes=notes,
         curves=_curves(metrics, _spans(trainer, sparsify)),
         layers=_layers(sparsify, module),
+        shares=str(sparsify.report.shares or "") if sparsify.report else "",
         masks=_masks(_find(trainer, MaskSnapshots), module),
         config_yaml=OmegaConf.to_yaml(config, resolve=True),
     )
@@ -125,7 +126,7 @@ def _layers(sparsify: SparsifyModel, module: pl.LightningModule) -> tuple[LayerR
     assert sparsify.report is not None, "a finished run has been set up"
     stats = {s.name: s for s in inspect(module)}
     rows = []
-    for layer in (*sparsify.report.converted, *sparsify.report.skipped):
+    for layer in (*sparsify.report.converted, *sparsify.report.dense):
         numbers = stats.get(layer.name)
         rows.append(
             LayerRow(

@@ -96,10 +96,11 @@ def show_layers(report: Report) -> None:
         table.add_column(header)
     for row, count in grouped(report.converted):
         table.add_row(_name(row), str(count), shape_text(row.shape), row.runs, row.engine)
-    for row, count in grouped(report.skipped):
+    for row, count in grouped(report.dense):
         cells = _name(row), str(count), shape_text(row.shape), row.runs, row.reason
         table.add_row(*cells, style="dim")
     console.print(table)
+    console.print(str(report.shares), highlight=False)
     if report.fused:
         console.print(report.fused, style="dim")
     if report.kernels:

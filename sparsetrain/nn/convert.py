@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.plan import Plan, make_plan
 from sparsetrain.nn.report import LayerReport, Report, one_function_note
 from sparsetrain.nn.sharded import is_wrapped, local, own_rows, reshard
+from sparsetrain.nn.shares import shares_of, unreached
 from sparsetrain.nn.sparsity import Sparsity
 from sparsetrain.nn.swap import replace_module
 from sparsetrain.products import Engine, product_of
@@ -42,7 +44,7 @@ def sparsify(
         float32 on a GPU every layer runs masked.
     tokens: rows that each linear layer multiplies in training, by its name (`nn.count_tokens`).
         With them, `auto` asks what `tune` measured, or the sizes let expect, of each product; the
-        report says it, and a layer that would not gain is masked.
+        report says it, and a layer that would not gain is masked. Its shares are of those tokens.
     on_cpu: the model will run on the CPU although there is a GPU, so `auto` is `masked`.
 
     Raises ValueError, and changes nothing, if a glob matches no linear layer, if nothing could be
@@ -55,9 +57,12 @@ def sparsify(
     reshard(model)
     plan = make_plan(model, sparsity, find_engines(engine, on_cpu), tokens or {})
     if not plan.linears and not any(activation for activation, _ in plan.mlps.values()):
-        why = "; ".join(f"{n}: {r}" for n, r in plan.dense.items() if n in plan.included)
+        reasons = [f"{n}: {r}" for n, r in plan.dense.items() if n in plan.included]
+        more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        why = "; ".join(reasons[:5]) + more
         raise ValueError(f"no included layer can become sparse ({why})")
-    return _convert(model, plan, Phase(sparsity.schedule))
+    report = _convert(model, plan, Phase(sparsity.schedule))
+    return replace(report, unreached=unreached(model), shares=shares_of(model, tokens or {}))
 
 
 def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
@@ -114,7 +119,8 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
     for name, reason in plan.dense.items():
         if name.rpartition(".")[0] not in plan.mlps:
             linear: Any = model.get_submodule(name)
-            skipped.append(LayerReport(name, tuple(linear.weight.shape), "dense", reason=reason))
+            shape = linear.out_features, linear.in_features
+            skipped.append(LayerReport(name, shape, "dense", reason=reason))
     for name, reason in plan.dense_mlps.items():
         reason = f"its activations stay dense: {reason}"
         shape = _shape(model.get_submodule(name))

@@ -7,12 +7,14 @@ takes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sparsetrain.products import Entry, Problem, expected_us
 from sparsetrain.products.problem import DENSE_FLOPS_PER_US, LAUNCH_US
@@ -38,18 +40,33 @@ def gain_of(problem: Problem, entries: Mapping[Problem, Entry], multiprocessors:
     return Gain(native_us, problem.flops / DENSE_FLOPS_PER_US, measured=False)
 
 
-def count_tokens(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
+class Tokens(dict[str, int]):
+    """Rows that each linear layer multiplies in a forward, by its name.
+
+    Of a layer that is called several times, the most; calls: of all calls together. flops: dense
+    FLOPs of all matrix products of the forward, attention and convolutions included.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.flops = 0
+
+
+def count_tokens(model: nn.Module, *inputs: Tensor) -> Tokens:
     """How many rows each linear layer multiplies, by its name, in a forward of `inputs`.
 
     Nothing is computed: parameters and inputs are taken as meta tensors. For models whose forward
-    needs no values. Of a layer that is called several times, the most.
+    needs no values.
     """
-    tokens: dict[str, int] = {}
+    tokens = Tokens()
 
     def watch(name: str, layer: nn.Module) -> Any:
         def note(layer: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
             x = args[0] if args else named["input"]
-            tokens[name] = max(x.numel() // x.shape[-1], tokens.get(name, 0))
+            rows = x.numel() // x.shape[-1]
+            tokens[name] = max(rows, tokens.get(name, 0))
+            tokens.calls[name] += rows
 
         return layer.register_forward_pre_hook(note, with_kwargs=True)
 
@@ -61,11 +78,13 @@ def count_tokens(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
     model.eval()
     try:
         # What is compiled would compile for meta tensors.
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        eager = torch.compiler.set_stance("force_eager")
+        with torch.no_grad(), eager, FlopCounterMode(display=False) as counter:
             torch.func.functional_call(model, state, tuple(x.to("meta") for x in inputs))
     finally:
         for part, mode in modes.items():
             part.training = mode
         for hook in hooks:
             hook.remove()
+    tokens.flops = counter.get_total_flops()
     return tokens

@@ -40,6 +40,7 @@ class SparseLinear(nn.Linear):
         `update_mask` (int64 scalar), or None.
     held: the weight packed for several forwards (`nn.scope`), else None.
     watch: what the first sparse step sees of the layer (`nn.watch`), else None.
+    dense_class: what it was, `nn.Linear` or a subclass that computes nothing else.
 
     mask, scale and flipped follow the module to its device but are no buffers: DDP would
     broadcast them in every forward, weight averaging would average them, and the state dict
@@ -55,6 +56,7 @@ class SparseLinear(nn.Linear):
     flipped: Tensor | None
     held: Packed | None
     watch: Watch | None
+    dense_class: type[nn.Linear]
 
     @classmethod
     def from_dense(
@@ -68,14 +70,14 @@ class SparseLinear(nn.Linear):
         """The sparse layer on the parameters (shared), hooks and mode of `dense`."""
         layer = with_class(dense, cls)
         layer.method, layer.selection, layer.product = method, selection, product
-        layer.phase = phase
+        layer.phase, layer.dense_class = phase, type(dense)
         layer.mask = layer.scale = layer.flipped = layer.held = layer.watch = None
         layer.start()
         return layer
 
     def to_dense(self) -> nn.Linear:
         """The dense layer on the same parameters."""
-        layer = with_class(self, nn.Linear)
+        layer = with_class(self, self.dense_class)
         for name in SparseLinear.__annotations__:
             del layer.__dict__[name]
         return layer

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sparsetrain.methods import STE
 from sparsetrain.nn.sharded import is_sharded
@@ -31,8 +32,10 @@ def weight_obstacle(model: nn.Module, name: str, linear: nn.Linear, part: Part) 
         return bypass
     if "weight" not in linear._parameters:
         return "its weight is computed by a hook (weight_norm, spectral_norm, pruning)"
-    if type(linear) is not nn.Linear:
-        return f"{type(linear).__name__} is not a plain nn.Linear"
+    if is_lazy(linear.weight):
+        return "its weight has no shape yet: run a forward before"
+    if changed := _not_plain(linear):
+        return changed
     if "forward" in linear.__dict__:
         return "its forward was replaced on the instance (torch.compile, accelerate or a patch)"
     if _is_adapter(model, name):
@@ -51,7 +54,7 @@ def tied_weights(model: nn.Module) -> dict[str, list[str]]:
     spans: dict[int, list[tuple[int, int, str]]] = {}
     for name, module in model.named_modules():
         for key, parameter in module._parameters.items():
-            if parameter is not None and not is_sharded(parameter):
+            if parameter is not None and not is_sharded(parameter) and not is_lazy(parameter):
                 owner = name if key == "weight" else f"{name}.{key}"
                 start, stop, storage = _span(parameter)
                 spans.setdefault(storage, []).append((start, stop, owner))
@@ -71,6 +74,31 @@ def _span(parameter: Tensor) -> tuple[int, int, int]:
     last = sum((n - 1) * s for n, s in zip(parameter.shape, parameter.stride(), strict=True))
     start = int(parameter.storage_offset())
     return start, start + int(last) + 1, parameter.untyped_storage().data_ptr()
+
+
+class _Plain(nn.Linear):
+    """What a class that is only made in another way has, by any version of Python."""
+
+    _: int
+    __constants__ = nn.Linear.__constants__
+
+    def __init__(self) -> None:
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        raise NotImplementedError
+
+
+def _not_plain(linear: nn.Linear) -> str | None:
+    """What its class or the layer adds to nn.Linear that a sparse layer would not do."""
+    kind = type(linear)
+    classes = [cls for cls in kind.__mro__ if cls not in nn.Linear.__mro__]
+    added = {name for cls in classes for name in vars(cls)} - set(vars(_Plain))
+    added |= {*linear._parameters, *linear._buffers, *linear._modules} - {"weight", "bias"}
+    if not added:
+        return None
+    what = "a forward of its own" if "forward" in added else ", ".join(sorted(added)[:3])
+    return f"{kind.__name__} is not a plain nn.Linear: it has {what}"
 
 
 def _both(part: Part) -> bool:
@@ -101,7 +129,9 @@ def _read_paths(kind: type[nn.Module]) -> set[str]:
         source = inspect.getsource(kind.forward)
     except (OSError, TypeError):
         return set()  # without sources the first sparse step tells
-    return set(re.findall(rf"self\.([\w.]+)\.weight\b(?!\.(?:{_HARMLESS})\b)", source))
+    return set(
+        re.findall(rf"(?<!isinstance\()self\.([\w.]+)\.weight\b(?!\.(?:{_HARMLESS})\b)", source)
+    )
 
 
 def _ancestors(model: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
@@ -120,5 +150,5 @@ def _is_adapter(model: nn.Module, name: str) -> bool:
 
 
 def _takes_coordinates(parent: nn.Module) -> bool:
-    siblings = (m for m in parent.children() if isinstance(m, nn.Linear))
-    return any(m.in_features < _LEAST_FEATURES for m in siblings)
+    first = next((m for m in parent.children() if isinstance(m, nn.Linear)), None)
+    return first is not None and 0 < first.in_features < _LEAST_FEATURES  # 0 of a lazy one

@@ -21,9 +21,29 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
-class Report:
-    """Converted and skipped layers of one `sparsify` call; prints as a table.
+class Shares:
+    """How much of the model is 2:4, as fractions.
 
+    parameters: of all, those of 2:4 weights. flops: of those that `flops_of` names, the ones of
+    sparse products.
+    """
+
+    parameters: float
+    flops: float
+    flops_of: str
+
+    def __str__(self) -> str:
+        return f"2:4: {self.parameters:.1%} of the parameters, {self.flops:.1%} of the FLOPs " + (
+            self.flops_of
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the layers of one `sparsify` call; prints as a table.
+
+    converted, skipped: linear layers and MLPs. unreached: sizeable matrices in no `nn.Linear`.
+    shares: how much of the model is 2:4; None where nothing was to be.
     notes: what the methods want of the training loop. kernels: why a GPU has no kernels and what
     to do, else empty. fused: how many MLPs with GELU run as one function, and why others do not.
     """
@@ -33,11 +53,22 @@ class Report:
     notes: tuple[str, ...] = ()
     kernels: str = ""
     fused: str = ""
+    unreached: tuple[LayerReport, ...] = ()
+    shares: Shares | None = None
+
+    @property
+    def dense(self) -> tuple[LayerReport, ...]:
+        """Everything that stays dense: skipped and unreached."""
+        return self.skipped + self.unreached
 
     def __str__(self) -> str:
         lines = [f"{len(self.converted)} layers sparse, {len(self.skipped)} dense"]
+        lines += [str(self.shares)] if self.shares else []
         rows = [(r.name, shape_text(r.shape), r.runs, r.engine) for r in self.converted]
-        rows += [(r.name, shape_text(r.shape), "dense", r.reason) for r in self.skipped]
+        rows += [
+            (f"{r.name} ({n})" if n > 1 else r.name, shape_text(r.shape), "dense", r.reason)
+            for r, n in [*((r, 1) for r in self.skipped), *grouped(self.unreached)]
+        ]
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
         for row in rows:
             cells = [text.ljust(width) for text, width in zip(row[:3], widths, strict=True)]

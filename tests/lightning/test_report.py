@@ -165,10 +165,10 @@ def test_skipped_layers_stand_below_the_converted_ones_with_their_reason():
         LayerRow("head", (10, 768), reason="10 output features, 16 are needed"),
         LayerRow("fc1", (3072, 768), "2:4 weights", "masked", 0.5, 0.823, 0.0),
     )
-    page = render_report(RunReport(title="x", layers=rows))
+    page = render_report(RunReport(title="x", layers=rows, shares="2:4: 50% & more"))
     places = [page.index(text) for text in (">fc1<", "stay dense", ">head<", "10 output features")]
     assert places == sorted(places)
-    assert "1 of 2 layers converted" in page
+    assert "1 of 2 layers converted. 2:4: 50% &amp; more</p>" in page
 
 
 def test_nothing_skipped_means_no_skipped_heading():

@@ -1,11 +1,12 @@
 """What sparsify leaves dense or refuses, and what it says of it."""
 
 import pytest
+import torch
 from nn_checks import Net, assert_trains, normal, seeded
 from torch import nn
 
 from sparsetrain.methods import SSTE, STE, Activation24
-from sparsetrain.nn import Sparsity, sparse_linears, sparsify
+from sparsetrain.nn import Sparsity, densify, sparse_linears, sparsify
 from sparsetrain.select import ROW
 
 
@@ -43,12 +44,45 @@ def test_mvue_needs_output_features_in_fours_and_what_is_converted_trains(method
     assert_trains(model, normal(5, 8))
 
 
-def test_a_linear_subclass_stays_dense():
-    class Own(nn.Linear):
-        pass
+class Forward(nn.Linear):
+    def forward(self, x):
+        return super().forward(2 * x)
 
-    report = sparsify(nn.Sequential(nn.Linear(8, 8), Own(8, 8)), Sparsity())
-    assert reasons(report) == {"1": "Own is not a plain nn.Linear"}
+
+class Router(nn.Linear):
+    def top(self, x):
+        return self(x).topk(2)
+
+
+class Scaled(nn.Linear):
+    """Another way to be made, and nothing else."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        self.std = 0.02
+
+
+def test_a_subclass_of_linear_stays_dense_where_it_does_anything_else():
+    more, buffered = Scaled(8, 8), Scaled(8, 8)
+    more.gain = nn.Parameter(torch.ones(8))
+    buffered.register_buffer("codes", torch.ones(8))
+    model = nn.Sequential(nn.Linear(8, 8), Forward(8, 8), Router(8, 8), more, buffered)
+    plain = "is not a plain nn.Linear: it has"
+    assert reasons(sparsify(model, Sparsity())) == {
+        "1": f"Forward {plain} a forward of its own",
+        "2": f"Router {plain} top",
+        "3": f"Scaled {plain} gain",
+        "4": f"Scaled {plain} codes",
+    }
+
+
+def test_a_subclass_of_linear_that_is_only_made_in_another_way_is_sparse_and_comes_back():
+    model = nn.Sequential(Scaled(8, 8))
+    assert sparsify(model, Sparsity()).skipped == ()
+    assert_trains(model, normal(5, 8))
+    densify(model)
+    assert type(model[0]) is Scaled
+    assert model[0].std == 0.02
 
 
 # Errors.
@@ -70,6 +104,8 @@ def test_many_candidates_are_counted():
 
 
 def test_nothing_convertible_is_an_error_with_the_reasons():
+    with pytest.raises(ValueError, match=r"; 4: in_features=6.* of 4; and 7 more\)"):
+        sparsify(nn.Sequential(*(nn.Linear(6, 6) for _ in range(12))), Sparsity())
     with pytest.raises(ValueError, match=r"no included layer.*\(0: in_features=6 is not"):
         sparsify(nn.Sequential(nn.Linear(6, 8)), Sparsity())
     with pytest.raises(ValueError, match="it is the model itself: wrap it"):

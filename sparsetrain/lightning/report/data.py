@@ -115,12 +115,13 @@ class MaskPair:
 @dataclass(frozen=True)
 class RunReport:
     """Everything on the page, top to bottom. `summary` holds (label, value); an empty part is left
-    out of the page. `notes` stand in a banner under the title."""
+    out of the page. `notes` stand in a banner under the title, `shares` above the layers."""
 
     title: str
     summary: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     curves: tuple[Curve, ...] = ()
     layers: tuple[LayerRow, ...] = ()
+    shares: str = ""
     masks: tuple[MaskPair, ...] = ()
     config_yaml: str = ""

@@ -44,7 +44,7 @@ def render_report(report: RunReport) -> str:
             "".join(f'<p class="note">{escape(note)}</p>' for note in report.notes),
             _summary(report.summary),
             _section("Curves", f'<div class="charts">{charts}</div>' if charts else ""),
-            _section("Layers", _layers(report.layers)),
+            _section("Layers", _layers(report.layers, report.shares)),
             _section("Masks", f'<div class="pairs">{masks}</div>' if masks else ""),
             _section("Configuration", _config(report.config_yaml)),
         )
@@ -70,7 +70,7 @@ def _summary(summary: Sequence[tuple[str, str]]) -> str:
     return f'<dl class="summary">{"".join(cells)}</dl>'
 
 
-def _layers(layers: Sequence[LayerRow]) -> str:
+def _layers(layers: Sequence[LayerRow], shares: str) -> str:
     """The converted layers in order, then the skipped ones with their reason."""
     if not layers:
         return ""
@@ -82,7 +82,7 @@ def _layers(layers: Sequence[LayerRow]) -> str:
         f"<span>skipped: these {len(skipped)} layers stay dense</span></th></tr>"
     )
     return (
-        f"<p>{len(converted)} of {len(layers)} layers converted.</p>"
+        f"<p>{len(converted)} of {len(layers)} layers converted. {escape(shares)}</p>"
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>'
         + "".join(_converted(row) for row in converted)
         + (between if skipped else "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparsetrain.file_format import RECIPE_KEY, check_format
 from sparsetrain.nn import Sparsity
@@ -48,9 +48,13 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 
 def store_recipes() -> None:
-    """Offer recipes/*.yaml to Hydra as the group `recipe`."""
+    """Offer recipes/*.yaml to Hydra as the group `recipe`, once in a process."""
+    from hydra.core.config_store import ConfigStore
+
+    stored = ConfigStore.instance().repo.get("recipe", {})
     for path in sorted(data_folder("recipes").glob("*.yaml")):
-        store_recipe(path, path.stem)
+        if path.name not in stored:
+            store_recipe(path, path.stem)
 
 
 def store_own_recipe(path: Path) -> str:
@@ -118,6 +122,6 @@ def instantiate_sparsity(config: DictConfig) -> Sparsity:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    node = OmegaConf.to_container(config.sparsity, resolve=True)
+    node: Any = OmegaConf.to_container(config.sparsity, resolve=True)
     assert isinstance(node, dict)
     return instantiate(upgraded_sparsity(node), _convert_="all")

@@ -22,7 +22,7 @@ from sparsetrain.cli.interrupt import resumable
 from sparsetrain.cli.overrides import NOTES
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.report import report_of_run
-from sparsetrain.cli.show import ShowLayers, show_banner, show_lines, show_summary
+from sparsetrain.cli.show import ShowLayers, show_banner, show_line, show_lines, show_summary
 from sparsetrain.cli.workers import limit_workers
 from sparsetrain.lightning import (
     AtomicCheckpointIO,
@@ -30,10 +30,14 @@ from sparsetrain.lightning import (
     SparsifyModel,
     read_checkpoint,
 )
+from sparsetrain.lightning.callbacks.compile import CompileWhereItWorks
 from sparsetrain.lightning.callbacks.config import SaveConfig
 from sparsetrain.lightning.report import write_report
 from sparsetrain.nn import count_tokens
 from sparsetrain.recipe import instantiate_sparsity
+
+AUTO = "auto"
+COMPILE = (AUTO, True, False, "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 def fit(config: DictConfig) -> None:
@@ -57,7 +61,9 @@ def fit(config: DictConfig) -> None:
     sparsify = SparsifyModel(instantiate_sparsity(config), engine=config.engine, tokens=tokens)
     save_config = SaveConfig(plain(config), words)
     show = ShowLayers(f"{config.model.name} on {data.name}")
-    trainer = build_trainer(config, [sparsify, save_config, show])
+    compiles = [CompileWhereItWorks(show_line)] if config.compile == AUTO else []
+    trainer = build_trainer(config, [sparsify, save_config, show, *compiles])
+    show_lines(cached_where(config, trainer))
     run_dir = Path(config.run_dir)
     if trainer.is_global_zero:
         show_lines(keep_metrics(run_dir / "metrics.csv"))
@@ -77,10 +83,10 @@ def build_module(config: DictConfig, data: Any) -> Classifier:
         config.model.num_classes = data.num_classes
     network = instantiate(config.model, _convert_="all")
     module = classifier(network, config, data.num_classes)
-    if not isinstance(config.compile, bool):
-        raise ValueError(f"compile={config.compile!r}: give true or false")
-    if config.compile:
-        module.network.compile()
+    if config.compile not in COMPILE:
+        raise ValueError(f"compile={config.compile!r}: give {', '.join(map(_yaml, COMPILE))}")
+    if config.compile not in (False, AUTO):
+        module.network.compile(mode=None if config.compile is True else config.compile)
     return module
 
 
@@ -98,6 +104,14 @@ def tokens_of(module: Classifier, config: DictConfig, batch_size: int) -> dict[s
         return None
     size = config.model.img_size
     return count_tokens(module, torch.empty(batch_size, 3, size, size, device="meta"))
+
+
+def cached_where(config: DictConfig, trainer: pl.Trainer) -> tuple[str, ...]:
+    """A line that tells where `data.cache=gpu` keeps images that no GPU can."""
+    device = trainer.strategy.root_device.type
+    if config.data.get("cache") is None or device == "cuda":
+        return ()
+    return (f"data.cache={config.data.cache}: images stay in memory, as the device is a {device}",)
 
 
 def check_same_model(module: nn.Module, saved: dict[str, Any], path: str) -> None:
@@ -183,6 +197,10 @@ def own_wandb_run(trainer: pl.Trainer) -> Iterator[None]:
 
 def _instances(group: DictConfig) -> list[Any]:
     return [instantiate(node, _convert_="all") for node in group.values() if node is not None]
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -44,7 +44,7 @@ sparsity (sparsity=NAME)
 Without data= and IMAGENET_DIR, recipes for ImageNet run on embedded digits (demo=digits), and
 without a GPU they are cut to what a CPU does in minutes (demo=cpu), both under a banner. Their
 batches are for 8 GPUs; with fewer, trainer.accumulate_grad_batches keeps the global batch.
-A recipe file or --config-dir=FOLDER that names classes of yours: allow_targets=[my.module.Thing].
+Classes of your own in a recipe file or --config-dir=FOLDER: allow_targets=[my.module.Thing].
 Ctrl-C saves a checkpoint and prints the command that goes on from it.
 Every key can be set: `fit recipe=NAME --cfg job` prints them all. A run leaves its checkpoints,
 metrics.csv, report.html and W&B files in runs/RECIPE/TIME.

@@ -30,6 +30,10 @@ def show_lines(lines: tuple[str, ...]) -> None:
     print_lines(lines)
 
 
+def show_line(line: str) -> None:
+    show_lines((line,))
+
+
 class ShowLayers(pl.Callback):
     """Print what trains on what, and the table of layers, before the first step; then each change
     of phase."""

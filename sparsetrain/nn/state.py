@@ -15,9 +15,12 @@ from sparsetrain.nn.saved_state import check_state
 
 
 def sparse_state(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The sparse state of each layer by name, as plain values and tensors: the `phase` of the
-    next step and the one `trained` last, the optimizer `step`, whether masks are `frozen` and the first sparse step was `checked`; of a
-    linear layer also its `mask` and `scale`, β of S-STE."""
+    """The sparse state of each layer by name, as plain values and tensors.
+
+    The `phase` of the next step and the one `trained` last, the optimizer `step`, whether masks are
+    `frozen` and the first sparse step was `checked`; of a linear layer also its `mask` and `scale`,
+    β of S-STE.
+    """
     return {name: _state(layer) for name, layer in _stateful(model).items()}
 
 

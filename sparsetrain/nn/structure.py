@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -99,17 +98,16 @@ def _why_not_called(module: nn.Module) -> str | None:
 @torch.no_grad()
 def _why_not_equal(module: Any) -> str | None:
     """Why its forward is not that of its children, on a few numbers, in training and evaluation."""
-    if is_sharded(module.fc1.weight):
-        return "its weights are sharded"
     modes = {part: part.training for part in module.modules()}
-    probe: Any = _real(module) if module.fc1.weight.is_meta else with_class(module, type(module))
-    for name, child in probe.named_children():
-        if isinstance(child, nn.Dropout):
-            probe._modules[name] = nn.Identity()
-    weight = probe.fc1.weight
+    weight = module.fc1.weight
     try:
         with torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
-            return _first_difference(probe, weight)
+            unreadable = weight.is_meta or is_sharded(weight)
+            probe: Any = _real(module) if unreadable else with_class(module, type(module))
+            for name, child in probe.named_children():
+                if isinstance(child, nn.Dropout):
+                    probe._modules[name] = nn.Identity()
+            return _first_difference(probe, probe.fc1.weight)
     finally:
         for part, mode in modes.items():
             part.training = mode
@@ -135,8 +133,16 @@ def _first_difference(probe: Any, weight: Tensor) -> str | None:
 
 
 def _real(module: nn.Module) -> nn.Module:
-    """A copy of a module on the meta device, with numbers."""
-    module = copy.deepcopy(module).to_empty(device="cpu")
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.1)
-    return module
+    """A copy on the CPU with numbers of its own, of a module on the meta device or sharded."""
+    new = with_class(module, type(module))
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            numbers = 0.1 * torch.randn(parameter.shape, dtype=parameter.dtype)
+            new._parameters[name] = nn.Parameter(numbers)
+    for name, buffer in module._buffers.items():
+        if buffer is not None:
+            whole = torch.zeros(buffer.shape, dtype=buffer.dtype) if buffer.is_meta else buffer
+            new._buffers[name] = whole.cpu()
+    for name, child in module._modules.items():
+        new._modules[name] = None if child is None else _real(child)
+    return new

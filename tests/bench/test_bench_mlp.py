@@ -20,7 +20,6 @@ from scripts.bench.mlp_report import (
     write_mlps,
 )
 from scripts.bench.mlp_step import Block, MlpStep
-from sparsetrain.autograd import Engine
 from sparsetrain.bench.gauges import Gauges
 from sparsetrain.bench.products import Shape
 from sparsetrain.bench.rounds import TOTAL, run_parts

@@ -114,7 +114,10 @@ def test_a_run_that_would_train_nothing_says_so(tmp_path):
 
 
 def test_a_switch_that_is_no_switch_and_processes_that_give_nothing_back_are_refused(tmp_path):
-    assert fit(tmp_path, "compile=no").complaint == "compile='no': give true or false"
+    assert fit(tmp_path, "compile=no").complaint == (
+        "compile='no': give auto, true, false, reduce-overhead, max-autotune, "
+        "max-autotune-no-cudagraphs"
+    )
     complaint = fit(tmp_path, "trainer.strategy=ddp_spawn", "trainer.devices=2").complaint
     assert complaint.startswith("trainer.strategy=ddp_spawn: ")
     assert complaint.endswith("use ddp")

@@ -102,6 +102,21 @@ def test_it_is_written_once_an_epoch(tmp_path):
         assert (saver.count, saver.step) == (2, 8)
 
 
+def test_it_can_be_written_every_few_epochs_and_at_the_end(tmp_path):
+    steps = []
+
+    class Notes(SaveLast):
+        def _save(self, trainer):
+            super()._save(trainer)
+            steps.append(trainer.global_step)
+
+    saver = Notes(str(tmp_path), every_n_epochs=2)
+    make_trainer(tmp_path, saver, max_epochs=5).fit(Stranger(), vectors())
+    assert steps == [2 * 4, 4 * 4, 5 * 4]
+    with pytest.raises(ValueError, match=r"callbacks.last.every_n_epochs=0 must be at least 1"):
+        SaveLast(str(tmp_path), every_n_epochs=0)
+
+
 def test_validation_alone_and_trials_write_nothing(tmp_path):
     saver = SaveLast(str(tmp_path))
     make_trainer(tmp_path, saver).validate(Stranger(), vectors(), verbose=False)

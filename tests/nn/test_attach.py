@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from sparsetrain.schedule import Schedule
 DECAY = 10.0
 
 
-def sparse(*layers, **sparsity):
+def sparse(*layers, **sparsity) -> Any:
     torch.manual_seed(0)
     model = nn.Sequential(*(layers or (nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16))))
     st.sparsify(model, st.Sparsity(**sparsity))
@@ -92,7 +93,7 @@ def test_an_optimizer_that_runs_no_hooks_is_refused():
     model = sparse()
     with pytest.raises(ValueError, match="optimizer=Bare does not run the hooks of its step"):
         st.attach(model, Bare(model.parameters()))
-    with pytest.raises(ValueError, match="optimizer=object is no torch.optim.Optimizer"):
+    with pytest.raises(ValueError, match=r"optimizer=object is no torch\.optim\.Optimizer"):
         st.attach(model, object())
 
 
@@ -251,9 +252,8 @@ def test_new_optimizers_go_on_from_where_the_last_was():
 def test_after_detach_a_run_begins_anew():
     model = sparse(weight=st.SRSTE(decay=DECAY), schedule=Schedule(dense_warmup=0.5))
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    with pytest.raises(KeyError), st.attach(model, optimizer, total_steps=2):
+    with st.attach(model, optimizer, total_steps=2):
         step(model, optimizer)
-        raise KeyError
     before = model[0].weight.detach().clone()
     with pytest.warns(UserWarning, match="decay is not attached"):
         step(model, optimizer)

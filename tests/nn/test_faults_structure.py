@@ -1,4 +1,4 @@
-"""Layers that are not what they look like are left dense with the reason, before or after sparsify."""
+"""Layers that are not what they look like stay dense with the reason, before or after sparsify."""
 
 import pytest
 import torch

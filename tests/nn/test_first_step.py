@@ -1,4 +1,4 @@
-"""The run checks itself: what is reported sparse is multiplied sparse, or its first step says no."""
+"""The run checks itself: what is reported sparse is multiplied sparse, or its first step raises."""
 
 import pytest
 import torch

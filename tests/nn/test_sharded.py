@@ -1,6 +1,7 @@
 """FSDP2 on two CPU processes: what each chooses, packs and trains is what one process would."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -70,7 +71,7 @@ def forwards_choose_the_same(policy, dtype):
     packed, optimizer = [], adamw(model)
 
     def keep(layer, inputs):
-        linear = layer.fc1 if isinstance(layer, st.SparseMlp) else layer
+        linear: Any = layer.fc1 if isinstance(layer, st.SparseMlp) else layer
         assert linear.mask is None
         packed.append(linear.packed(inputs[0].dtype).dense)
 

@@ -35,7 +35,7 @@ def test_the_parameters_are_shared_and_keep_their_names():
     assert isinstance(sparse, nn.Linear)
     assert sparse.weight is dense.weight
     assert sparse.bias is dense.bias
-    back = sparse.to_dense()
+    back: Any = sparse.to_dense()
     assert type(back) is nn.Linear
     assert back.weight is dense.weight
     assert back.__dict__.keys() == dense.__dict__.keys()

@@ -9,16 +9,20 @@ from sparsetrain.lightning.flavour import Checkpoint, pl
 
 
 class SaveLast(Checkpoint):
-    """Write `last.ckpt` after each validation during training, at the end of an epoch without
-    one, and after the last step of `max_steps`. It is there whether or not it is the best:
-    Lightning's `save_last` (2.6) writes only what its ModelCheckpoint saves for another reason.
+    """Write `last.ckpt` after each validation during training, at the end of every n-th epoch
+    without one and of the last, and after the last step of `max_steps`. It is there whether or not
+    it is the best: Lightning's `save_last` (2.6) writes only what its ModelCheckpoint saves for
+    another reason.
 
     A `Checkpoint`, because Lightning runs those last. step: the optimizer step that it is of, None
     before it was written.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, every_n_epochs: int = 1) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"callbacks.last.every_n_epochs={every_n_epochs} must be at least 1")
         self.path = Path(folder) / "last.ckpt"
+        self.every_n_epochs = every_n_epochs
         self.step: int | None = None
         self._validated = -1  # optimizer step
 
@@ -44,7 +48,9 @@ class SaveLast(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if whole and self._validated != trainer.global_step:
+        done = trainer.current_epoch + 1
+        due = done % self.every_n_epochs == 0 or done == trainer.max_epochs
+        if whole and due and self._validated != trainer.global_step:
             self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:

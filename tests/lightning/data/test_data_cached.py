@@ -208,6 +208,22 @@ def test_augmented_batches_are_distributed_as_single_images_are(augment):
     torch.testing.assert_close(moments(got), moments(want), atol=0.07, rtol=0.05)
 
 
+@pytest.mark.gpu
+def test_a_gpu_augments_as_the_cpu_does():
+    x = torch.randint(0, 256, (512, 3, 32, 32), dtype=torch.uint8)
+    index = torch.arange(512)
+    augment = Augment("rand-m9-mstd0.5-inc1", 0.25, "pixel", 0.5, (0.5, 1.0), None, "bilinear")
+    want, got = (
+        BatchAugment(augment, (32, 32), 32, (0.5,) * 3, (0.25,) * 3, 0, device)(
+            x.to(device), 3, index.to(device)
+        )
+        for device in (CPU, torch.device("cuda"))
+    )
+    # Rounding to whole values can go either way, and equalizing makes much of one of them.
+    off = ((got.cpu() - want).abs() > 2 / 255 / 0.25).float().mean()
+    assert float(off) < 0.005
+
+
 def test_the_policy_string_is_read_as_timm_reads_it():
     assert RandAugment.parse("rand-m9-mstd0.5-inc1") == RandAugment(9, 2, 0.5, 0.5, 10)
     assert RandAugment.parse("rand-m12-n3-p0.7-mmax15-inc1") == RandAugment(12, 3, 0.7, 0, 15)

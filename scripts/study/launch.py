@@ -1,0 +1,147 @@
+"""Runs side by side: so many processes on each GPU, within a budget of seconds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import rows
+from plan import Run, key_of
+from rows import Row
+
+TAIL = 3000
+"""Characters of a failed run's output that are printed."""
+
+
+@dataclass
+class Job:
+    run: Run
+    slot: int
+    process: subprocess.Popen[str]
+    folder: Path
+
+
+def launch(planned: Sequence[Run], done: list[Row], file: Path, args: argparse.Namespace) -> int:
+    """Train what has no row yet and write rows to `file`. Returns the exit status."""
+    left = [row for run in planned if (row := left_row(folder_of(run, args))) is not None]
+    finished = {key_of(row) for row in done}
+    left = [row for row in left if key_of(row) not in finished]
+    rows.write(file, [*rows.read(file), *left])  # of a call before, whose rows went elsewhere
+    done, finished = [*done, *left], finished | {key_of(row) for row in left}
+    waiting = [run for run in planned if run.key not in finished]
+    print(f"{len(planned) - len(waiting)} of {len(planned)} runs are done", flush=True)
+    gpus = args.gpus or count_gpus()
+    free = [gpu for _ in range(args.jobs) for gpu in range(gpus)]
+    start, running, failed, late = time.monotonic(), [], 0, 0
+    ended: list[Row] = []
+    try:
+        while waiting or running:
+            while waiting and free:
+                run = waiting.pop(0)
+                spent = time.monotonic() - start
+                expected = predict(run, [*done, *ended], args.guess_seconds)
+                if args.budget_seconds is not None and spent + expected > args.budget_seconds:
+                    late += 1
+                    continue
+                running.append(begin(run, free.pop(0), args, gpus))
+            time.sleep(0.5)
+            for job in [job for job in running if job.process.poll() is not None]:
+                running.remove(job)
+                free.append(job.slot)
+                row = result(job)
+                if row is None:
+                    failed += 1
+                    continue
+                ended.append(row)
+                rows.write(file, [*rows.read(file), row])
+                tell(row, time.monotonic() - start)
+    finally:  # also where this process is told to end
+        for job in running:
+            job.process.kill()
+    if late:
+        print(f"{late} runs were not started: they would end after the budget", flush=True)
+    if failed:
+        print(f"{failed} runs failed", flush=True)
+    return 1 if failed else 0
+
+
+def folder_of(run: Run, args: argparse.Namespace) -> Path:
+    return Path(args.runs).resolve() / run.name
+
+
+def left_row(folder: Path) -> Row | None:
+    """The row that a run left in its folder."""
+    path = folder / "row.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def predict(run: Run, past: list[Row], guess: float) -> float:
+    """Seconds that a run will take: of its variant with as many epochs, else the longest of any
+    variant with as many, else `guess`."""
+    whole = [r for r in past if not r["resumed"]]
+    alike = [r for r in whole if (r["data"], r["epochs"]) == (run.data, run.epochs)]
+    same = [r["seconds"] for r in alike if r["variant"] == run.variant]
+    if same:
+        return statistics.median(same)
+    return max((r["seconds"] for r in alike), default=guess)
+
+
+def begin(run: Run, gpu: int, args: argparse.Namespace, gpus: int) -> Job:
+    folder = folder_of(run, args)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        str(Path(__file__).parent),
+        "one",
+        json.dumps(asdict(run)),
+        str(folder),
+    ]
+    if args.commit:
+        command += ["--commit", args.commit]
+    threads = str(max(1, (os.cpu_count() or 1) // (gpus * args.jobs)))
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": str(gpu),
+        "OMP_NUM_THREADS": threads,
+        "TORCHINDUCTOR_COMPILE_THREADS": threads,
+    }
+    with (folder / "output.log").open("w") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True
+        )
+    return Job(run, gpu, process, folder)
+
+
+def result(job: Job) -> Row | None:
+    """The row of a run that ended; None, with the end of what it printed, where it failed."""
+    row = left_row(job.folder)
+    if job.process.returncode == 0 and row is not None:
+        return row
+    output = (job.folder / "output.log").read_text()[-TAIL:]
+    print(f"{job.run.name} failed ({job.process.returncode}):\n{output}", flush=True)
+    return None
+
+
+def tell(row: Row, spent: float) -> None:
+    top1 = row["top1_val"] if row["choose"] else row["top1"]
+    sparse = f", sparse {row['top1_sparse']:.2f}" if row["top1_sparse"] is not None else ""
+    print(
+        f"{spent:6.0f} s  {row['variant']} seed {row['seed']}: {top1:.2f}{sparse}  "
+        f"{row['seconds']:.0f} s, {row['images_per_s']:,.0f} images/s",
+        flush=True,
+    )
+
+
+def count_gpus() -> int:
+    """GPUs of this machine; 1 where there is none, for runs on the CPU."""
+    import torch
+
+    return max(1, torch.cuda.device_count())

@@ -1,0 +1,187 @@
+"""One run of a study, in a process of its own: `fit`, the sparse accuracy, the row."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from plan import Run  # noqa: E402
+
+import sparsetrain  # noqa: E402
+from sparsetrain.cli.run import run_fit  # noqa: E402
+
+CHECKS = 5
+"""Validations of a run that makes choices; one that reads the test images has one, at the end."""
+
+
+def train_one(run: Run, folder: Path, commit: str | None) -> None:
+    """Train, or go on from folder/checkpoints/last.ckpt, and write folder/row.json."""
+    last = folder / "checkpoints" / "last.ckpt"
+    resumed = last.is_file()
+    words = fit_words(run, folder) + ([f"checkpoint={last}"] if resumed else [])
+    sys.argv = ["sparsetrain", "fit", *words]
+    start = time.monotonic()
+    if not (resumed and is_finished(last, run.epochs)):
+        run_fit(words)
+    seconds = time.monotonic() - start
+    config = saved_config(last)
+    metrics = read_metrics(folder / "metrics.csv")
+    top1 = 100 * metrics["val/top1"][-1]
+    sparse = sparse_top1(last, config, top1)
+    row = {
+        "data": run.data,
+        "recipe": run.recipe,
+        "variant": run.variant,
+        "seed": run.seed,
+        "epochs": run.epochs,
+        "choose": run.choose,
+        "words": list(run.words),
+        "top1": None if run.choose else top1,
+        "top1_val": top1 if run.choose else None,
+        "top1_sparse": sparse,
+        "curve": [100 * value for value in metrics["val/top1"]],
+        "seconds": round(seconds, 1),
+        "resumed": resumed,
+        "images_per_s": statistics.median(metrics.get("perf/images_per_s", [0.0])),
+        "density": min(metrics.get("sparsity/density", [1.0])),  # a dense tail has 1
+        "flip_rate": flip_rates(metrics),
+        "kept_energy": last_of(metrics, "sparsity/kept_energy"),
+        "commit": commit or git_commit(),
+        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "sparsetrain": sparsetrain.__version__,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "config": flat(config),
+    }
+    (folder / "row.json").write_text(json.dumps(row))
+
+
+def fit_words(run: Run, folder: Path) -> list[str]:
+    """The command line of a run; the variant's own words come last and win."""
+    every = max(1, run.epochs // CHECKS) if run.choose else run.epochs
+    words = [
+        f"recipe={run.recipe}",
+        f"data.root={run.root}",
+        f"data.val_split={0.1 if run.choose else 0.0}",
+        f"seed={run.seed}",
+        f"trainer.max_epochs={run.epochs}",
+        f"trainer.check_val_every_n_epoch={every}",
+        "trainer.devices=1",
+        "logger=csv",
+        "callbacks.checkpoint=null",
+        "callbacks.masks=null",
+        f"callbacks.last.every_n_epochs={max(1, run.epochs // 4)}",
+        f"hydra.run.dir={folder}",
+    ]
+    if torch.cuda.is_available():
+        words.append("engine=native")  # so that the kernels are what is judged
+    return [*words, *run.words]
+
+
+def is_finished(checkpoint: Path, epochs: int) -> bool:
+    """Whether a checkpoint is of a run's last epoch."""
+    from sparsetrain.lightning import read_checkpoint
+
+    return read_checkpoint(checkpoint)["epoch"] + 1 >= epochs
+
+
+def saved_config(checkpoint: Path) -> dict[str, Any]:
+    from sparsetrain.lightning import read_checkpoint
+
+    return read_checkpoint(checkpoint)["sparsetrain_config"]["config"]
+
+
+def sparse_top1(checkpoint: Path, config: dict[str, Any], top1: float) -> float | None:
+    """Top-1 of the last weights under their masks, per cent; None for a run never sparse."""
+    sparsity = config["sparsity"]
+    schedule = sparsity["schedule"]
+    never = sparsity["weight"] is None and sparsity["activation"] is None
+    if never or schedule.get("dense_warmup", 0) >= 1:
+        return None
+    if not schedule.get("dense_tail", 0):
+        return top1  # it was validated sparse
+    import pytorch_lightning as pl
+    from hydra.utils import instantiate
+
+    from sparsetrain.cli.fit import classifier
+    from sparsetrain.cli.load import load_trained
+    from sparsetrain.nn import set_sparse
+
+    trained = load_trained(str(checkpoint))
+    set_sparse(trained.network, True)
+    data = instantiate(trained.config.data, _convert_="all")
+    data.setup("validate")
+    trainer = pl.Trainer(
+        accelerator=trained.config.trainer.accelerator if torch.cuda.is_available() else "cpu",
+        devices=1,
+        precision=trained.config.trainer.precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    module = classifier(trained.network, trained.config, data.num_classes)
+    (metrics,) = trainer.validate(module, datamodule=data, verbose=False)
+    return 100 * metrics["val/top1"]
+
+
+def read_metrics(path: Path) -> dict[str, list[float]]:
+    """Every logged number by key, in order."""
+    metrics: dict[str, list[float]] = {}
+    with path.open() as file:
+        for line in csv.DictReader(file):
+            for key, value in line.items():
+                if value:
+                    metrics.setdefault(key, []).append(float(value))
+    return metrics
+
+
+def flip_rates(metrics: dict[str, list[float]]) -> dict[str, float] | None:
+    """First, highest, mean and last; None where no masks were chosen twice."""
+    rates = metrics.get("sparsity/flip_rate")
+    if not rates:
+        return None
+    mean = statistics.fmean(rates)
+    return {"first": rates[0], "highest": max(rates), "mean": mean, "last": rates[-1]}
+
+
+def last_of(metrics: dict[str, list[float]], key: str) -> float | None:
+    return metrics[key][-1] if key in metrics else None
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A config as dotted keys, for tables."""
+    values = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[f"{prefix}{key}"] = value
+    return values
+
+
+def git_commit() -> str | None:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(os.environ),
+    )
+    return done.stdout.strip() or None

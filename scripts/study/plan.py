@@ -1,0 +1,75 @@
+"""What a study trains: variants and data sets of variants.yaml, and one run as a value."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TABLE = Path(__file__).with_name("variants.yaml")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """words: overrides. twin: the dense variant it is compared with. goal: points it may lose."""
+
+    words: tuple[str, ...]
+    twin: str | None = None
+    goal: float | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    recipe: str
+    epochs: int
+    choose_epochs: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. choose: validates on held-out training images, and never reads the test."""
+
+    data: str
+    recipe: str
+    variant: str
+    seed: int
+    epochs: int
+    choose: bool
+    root: str
+    words: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its folder; other words give another one."""
+        words = hashlib.sha256(" ".join(self.words).encode()).hexdigest()[:6]
+        kind = "choose" if self.choose else "final"
+        return f"{self.data}-{self.variant}-s{self.seed}-e{self.epochs}-{kind}-{words}"
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What a row must agree in to be of this run."""
+        return (
+            self.data, self.variant, self.seed, self.epochs, self.choose, tuple(self.words)
+        )  # fmt: skip
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """The key of the run that a row is of."""
+    names = ("data", "variant", "seed", "epochs", "choose")
+    return (*(row[name] for name in names), tuple(row["words"]))
+
+
+def variants() -> dict[str, Variant]:
+    table = yaml.safe_load(TABLE.read_text())["variants"]
+    return {
+        name: Variant(**{**entry, "words": tuple(entry["words"].split())})
+        for name, entry in table.items()
+    }
+
+
+def data_sets() -> dict[str, DataSet]:
+    table = yaml.safe_load(TABLE.read_text())["data"]
+    return {name: DataSet(**entry) for name, entry in table.items()}

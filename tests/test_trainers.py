@@ -91,7 +91,7 @@ def test_a_hugging_face_trainer_resumes_exactly(tmp_path):
     assert {s["phase"] for s in st.sparse_state(whole.model).values()} == {"dense_tail"}
 
 
-def accelerated(accelerator, seed=0):
+def accelerated(accelerator, seed=0) -> Any:
     model = Net(seed)
     st.sparsify(model, SPARSITY)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -135,10 +135,10 @@ def test_a_step_that_accelerates_scaler_skips_does_not_count():
     accelerate.Accelerator(cpu=True)
     model = Net()
     st.sparsify(model, SPARSITY)
-    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler = torch.amp.grad_scaler.GradScaler("cpu", init_scale=4.0)
     inner = torch.optim.SGD(model.parameters(), lr=1e-2)
     optimizer = accelerate.optimizer.AcceleratedOptimizer(inner, scaler=scaler)
-    attached = st.attach(model, optimizer, total_steps=STEPS)
+    attached: Any = st.attach(model, optimizer, total_steps=STEPS)
     for factor, step in ((1.0, 1), (float("inf"), 1), (1.0, 2)):
         x = torch.randn(8, 16)
         scaler.scale(model(x, x.flip(1))["loss"] * factor).backward()
@@ -168,7 +168,7 @@ def test_a_lightning_cli_makes_a_sparsity_of_the_documents_config(package, tmp_p
             return torch.optim.SGD(self.parameters(), 0.01)
 
         def train_dataloader(self):
-            return torch.utils.data.DataLoader(torch.randn(16, 16), 4)
+            return torch.utils.data.DataLoader(list(torch.randn(16, 16)), 4)  # pyright: ignore[reportArgumentType]
 
     config = tmp_path / "config.yaml"
     config.write_text(section("Lightning", "yaml"))

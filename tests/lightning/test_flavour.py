@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lightning_helpers import CHATTER, make_body, vectors
 
 import sparsetrain
 from sparsetrain import SRSTE, Schedule, SparsifyModel, Sparsity, SparsityMonitor, density
+from sparsetrain.errors import NonFiniteError
 from sparsetrain.lightning import (
     EMA,
     AtomicCheckpointIO,
@@ -42,7 +44,7 @@ def make_module(package, late=False):
     class Strange(package.LightningModule):
         def __init__(self):
             super().__init__()
-            self.body = None if late else make_body()
+            self.body: Any = None if late else make_body()
 
         def training_step(self, batch):
             return F.cross_entropy(self.body(batch[0]), batch[1])
@@ -154,7 +156,7 @@ def test_layers_that_configure_model_makes_are_swapped_in_either(package, tmp_pa
 def test_a_loss_that_is_not_finite_stops_either(package, tmp_path):
     module = make_module(package)
     module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=1e30)
-    with pytest.raises(sparsetrain.errors.NonFiniteError, match=r"step 1"):
+    with pytest.raises(NonFiniteError, match=r"step 1"):
         make_trainer(package, tmp_path, StopOnNonFinite(), bare=True).fit(module, vectors())
 
 

@@ -1,8 +1,10 @@
 """Averages of weights are evaluated as the model that they are averages of."""
 
+from typing import Any
+
 import pytest
 import torch
-from timm.utils import ModelEmaV3
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -18,14 +20,14 @@ SCHEDULES = {
 }
 
 
-def sparse_model(weight=None, **schedule):
+def sparse_model(weight=None, **schedule) -> Any:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16))
     st.sparsify(model, st.Sparsity(weight=weight or st.STE(), schedule=st.Schedule(**schedule)))
     return model
 
 
-def average_of(kind, model):
+def average_of(kind, model) -> Any:
     if kind == "timm":
         return ModelEmaV3(model, decay=0.5)
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
@@ -68,7 +70,7 @@ def test_an_average_made_before_anything_is_evaluated_as_the_model(kind, schedul
 
 def test_the_soft_threshold_of_an_average_has_the_scale_of_the_model():
     model = sparse_model(st.SSTE(), dense_warmup=0.5)
-    average = ModelEmaV3(model, decay=0.5)
+    average = average_of("timm", model)
     optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
     st.attach(model, optimizer, total_steps=STEPS)
     train(model, average, optimizer, STEPS)
@@ -79,7 +81,7 @@ def test_the_soft_threshold_of_an_average_has_the_scale_of_the_model():
 
 def test_what_follows_changes_nothing_of_the_model_and_keeps_its_weights():
     model = sparse_model(freeze_at=0.0)
-    average = ModelEmaV3(model)
+    average = average_of("timm", model)
     optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
     st.attach(model, optimizer, total_steps=STEPS)
     train(model, average, optimizer, 2)

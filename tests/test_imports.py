@@ -32,6 +32,7 @@ LAYERS = (
 )
 HEAVY = (
     "pytorch_lightning",
+    "lightning",
     "timm",
     "hydra",
     "omegaconf",
@@ -47,6 +48,7 @@ HOMES = {
     "hydra": {"recipe", "cli"},
     "omegaconf": {"recipe", "targets", "cli"},
     "pytorch_lightning": {"lightning", "cli"},
+    "lightning": {"lightning"},
     "timm": {"lightning", "cli"},
     "wandb": {"lightning", "cli"},
     "torchvision": {"lightning", "cli"},

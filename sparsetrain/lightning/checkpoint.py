@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from sparsetrain.file_format import CHECKPOINT_KEY, check_format
+from sparsetrain.lightning.flavour import TorchCheckpointIO
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

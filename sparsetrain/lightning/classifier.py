@@ -6,17 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.plugins.precision import MixedPrecision, Precision
-from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from timm.data.mixup import Mixup
 from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
+
+from sparsetrain.lightning.flavour import GradClipAlgorithmType, MixedPrecision, Precision, pl
 
 
 @dataclass(frozen=True)

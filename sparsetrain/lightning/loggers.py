@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pytorch_lightning.loggers import WandbLogger
+from sparsetrain.lightning.flavour import WandbLogger
 
 _SERVER = "https://api.wandb.ai"
 

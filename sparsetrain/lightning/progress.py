@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
-from pytorch_lightning.utilities import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from sparsetrain.lightning.flavour import ProgressBar, RichProgressBar, pl
 
 LOSS = "train/loss"
 REFRESH_RATE = 5

@@ -2,6 +2,7 @@
 
 from sparsetrain.nn.attach import Attached, attach
 from sparsetrain.nn.convert import densify, sparsify
+from sparsetrain.nn.follow import follow
 from sparsetrain.nn.gains import count_tokens
 from sparsetrain.nn.inspect import LayerStats, density, inspect
 from sparsetrain.nn.linear import SparseLinear, sparse_linears
@@ -28,6 +29,7 @@ __all__ = [
     "count_tokens",
     "densify",
     "density",
+    "follow",
     "grouped",
     "inspect",
     "load_sparse_state",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytorch_lightning as pl
+from sparsetrain.lightning.flavour import Callback, pl
 
 
-class SaveConfig(pl.Callback):
+class SaveConfig(Callback):
     """Put plain values under `sparsetrain_config` of every checkpoint, so that a checkpoint can
     be validated and exported by itself."""
 

@@ -6,11 +6,12 @@ import random
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 
+from sparsetrain.lightning.flavour import Callback, pl
 
-class StepSeed(pl.Callback):
+
+class StepSeed(Callback):
     """Seed Python, NumPy and PyTorch from (seed, rank, epoch, batch) before every training
     batch.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from sparsetrain.lightning.flavour import WeightAveraging, package_of, pl
 
 
 class EMA(WeightAveraging):
@@ -31,7 +31,8 @@ class EMA(WeightAveraging):
         self._buffers: list[Tensor] = []  # of the average
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
+        # Of the package that the module is of, which it is asked about.
+        package_of(pl_module).callbacks.WeightAveraging.setup(self, trainer, pl_module, stage)
         if stage == "fit":
             self._latest_update_step = 0  # was the last run's; a checkpoint's comes after this
 

@@ -6,8 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint
+from sparsetrain.lightning.flavour import Checkpoint, pl
 
 
 class SaveOnInterrupt(Checkpoint):

@@ -7,16 +7,16 @@ from collections.abc import Mapping, ValuesView
 from dataclasses import replace
 from typing import Any
 
-import pytorch_lightning as pl
 from torch import Tensor
 
 from sparsetrain.lightning.callbacks.sparsify import SparsifyModel
+from sparsetrain.lightning.flavour import Callback, pl
 from sparsetrain.nn import LayerStats, inspect
 from sparsetrain.nn.flops import dense_peak_flops, training_flops_per_image
 from sparsetrain.schedule import Phase
 
 
-class SparsityMonitor(pl.Callback):
+class SparsityMonitor(Callback):
     """Log sparsity and throughput every `trainer.log_every_n_steps` optimizer steps.
 
     A batch is a tensor, or a list, tuple or dict whose first tensor has its samples (images).
@@ -127,7 +127,7 @@ class SparsityMonitor(pl.Callback):
 
 
 def _sparsify_of(trainer: pl.Trainer) -> SparsifyModel | None:
-    callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     return next((c for c in callbacks if isinstance(c, SparsifyModel)), None)
 
 

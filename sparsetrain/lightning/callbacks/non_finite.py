@@ -6,14 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsetrain.errors import NonFiniteError
+from sparsetrain.lightning.flavour import Callback, each, package_of, pl
 from sparsetrain.lightning.later import Later
+
+_WHOLE = each("strategies.SingleDeviceStrategy") + each("strategies.DDPStrategy")
 
 
 class Check(NamedTuple):
@@ -26,7 +27,7 @@ class Check(NamedTuple):
     parameters: Sequence[Tensor]  # whose gradients they are; none for a loss
 
 
-class StopOnNonFinite(pl.Callback):
+class StopOnNonFinite(Callback):
     """Raise before a non-finite loss or gradient reaches the weights, naming step and layer.
 
     Batches begin with the images. Gradients are left alone under a GradScaler, which skips such
@@ -160,7 +161,7 @@ def _scaler(trainer: pl.Trainer) -> Any:
 
 def _skip_on_device(trainer: pl.Trainer, device: torch.device) -> bool:
     """Whether all optimizers skip their update where `found_inf` is 1, on every process alike."""
-    whole = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
+    whole = isinstance(trainer.strategy, _WHOLE)
     known = whole and device.type in ("cpu", "cuda") and _scaler(trainer) is None
     return known and all(_is_fused(optimizer, device) for optimizer in trainer.optimizers)
 
@@ -179,7 +180,8 @@ def _loss_error(
     if trainer.validating:
         pl_module.train()
     images = batch[0] if isinstance(batch, (list, tuple)) and batch else None
-    if not isinstance(images, Tensor) or type(pl_module).forward is pl.LightningModule.forward:
+    no_forward = package_of(pl_module).LightningModule.forward
+    if not isinstance(images, Tensor) or type(pl_module).forward is no_forward:
         where = "where was not sought: its batch does not begin with images, or it has no `forward`"
     else:
         with trainer.precision_plugin.forward_context():

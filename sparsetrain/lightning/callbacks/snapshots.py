@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from sparsetrain.lightning.flavour import Callback, pl
 from sparsetrain.nn import sparse_linears
 from sparsetrain.reference.masks24 import unpack_bits
 
 
-class MaskSnapshots(pl.Callback):
+class MaskSnapshots(Callback):
     """Keep the masks before training, of `layers` layers spread over the model.
 
     Only the first `side` rows and columns. Part of the checkpoint, so that a resumed run still

@@ -7,10 +7,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import pytorch_lightning as pl
-from pytorch_lightning.utilities.model_helpers import is_overridden
-
 from sparsetrain.file_format import CHECKPOINT_KEY, FORMAT, check_format
+from sparsetrain.lightning.flavour import Callback, package_of, pl
 from sparsetrain.lightning.stopwatch import Stopwatch
 from sparsetrain.nn import (
     Attached,
@@ -27,7 +25,7 @@ from sparsetrain.recipe import resolve_sparsity
 from sparsetrain.schedule import Phase, check_total
 
 
-class SparsifyModel(pl.Callback):
+class SparsifyModel(Callback):
     """Make the trainer's model sparse, and attach its optimizers.
 
         trainer = pl.Trainer(callbacks=[SparsifyModel(recipe="vit_b_24")])
@@ -83,7 +81,8 @@ class SparsifyModel(pl.Callback):
         if self.report is not None and phased_layers(pl_module):
             return
         self.attached, self._saved, self._settled = None, None, False
-        if is_overridden("configure_model", pl_module):
+        helpers = package_of(pl_module).utilities.model_helpers
+        if helpers.is_overridden("configure_model", pl_module):
             configure: Callable[[], None] = pl_module.configure_model
             pl_module.configure_model = lambda: self._convert_after(configure, trainer, pl_module)
         else:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
@@ -21,6 +20,7 @@ from sparsetrain.lightning.data.cached import (
 from sparsetrain.lightning.data.dataset import SeededImages
 from sparsetrain.lightning.data.loader import TrainLoader, settle_finished_epoch, train_position
 from sparsetrain.lightning.data.sampler import EpochSampler, EvalBatches
+from sparsetrain.lightning.flavour import pl
 
 
 @dataclass(frozen=True)

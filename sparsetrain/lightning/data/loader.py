@@ -6,12 +6,14 @@ e + 1, and before it calls `set_epoch`. Workers start prefetching there, so the 
 right when the loader is made. `train_position` draws that conclusion from the same counters.
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
-import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from sparsetrain.lightning.data.sampler import EpochSampler
+from sparsetrain.lightning.flavour import pl
 
 
 class Position(NamedTuple):

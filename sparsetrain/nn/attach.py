@@ -194,8 +194,8 @@ class Attached:
             add_pruned_decay(local(grad), local(weight), mask, method.decay, scale)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        layers, skipped = self._own(optimizer), getattr(optimizer, "found_inf", None)
-        if layers and not (skipped is not None and bool(skipped)):
+        layers = self._own(optimizer)
+        if layers and not _skipped(optimizer):
             reshard(self.model)
             self._enter(optimizer, layers[0].phase.step + 1)
 
@@ -231,6 +231,14 @@ class Attached:
 
 def _weight(layer: Layer) -> Tensor:
     return layer.fc1.weight if isinstance(layer, SparseMlp) else layer.weight
+
+
+def _skipped(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler had the optimizer skip this step in its own kernel. Waits for the device
+    as a GradScaler itself does for other optimizers; without one it does not."""
+    found_inf = getattr(optimizer, "found_inf", None)
+    scaled = getattr(optimizer, "grad_scale", None) is not None
+    return scaled and found_inf is not None and bool(found_inf)
 
 
 def _size(optimizer: Optimizer) -> int:

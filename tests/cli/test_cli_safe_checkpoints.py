@@ -206,7 +206,7 @@ def test_masks_in_a_checkpoint_are_checked(good, tmp_path):
 
 @pytest.mark.parametrize(
     ("version", "fix"),
-    [(2, "install a newer"), (0, "use the sparsetrain that wrote it"), ("1", "is a number")],
+    [(3, "install a newer"), (0, "use the sparsetrain that wrote it"), ("1", "is a number")],
 )
 def test_a_checkpoint_of_another_format_says_what_to_do(good, tmp_path, version, fix):
     path = written(tmp_path, {**good, "sparsetrain_format": version})

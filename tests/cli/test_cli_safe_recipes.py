@@ -173,7 +173,7 @@ def test_a_recipe_file_names_what_the_command_line_allows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("version", "fix"), [("2", "install a newer"), ("0", "write it again"), ("one", "is a number")]
+    ("version", "fix"), [("3", "install a newer"), ("0", "write it again"), ("one", "is a number")]
 )
 def test_a_recipe_of_another_format_says_what_to_do(tmp_path, version, fix):
     recipe = tmp_path / "mine.yaml"

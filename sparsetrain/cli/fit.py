@@ -9,7 +9,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -32,6 +31,7 @@ from sparsetrain.lightning import (
 )
 from sparsetrain.lightning.callbacks.compile import CompileWhereItWorks
 from sparsetrain.lightning.callbacks.config import SaveConfig
+from sparsetrain.lightning.flavour import pl
 from sparsetrain.lightning.report import write_report
 from sparsetrain.nn import count_tokens
 from sparsetrain.recipe import instantiate_sparsity

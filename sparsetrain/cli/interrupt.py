@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -20,6 +19,7 @@ from sparsetrain.cli.explain import INTERRUPTED, stop
 from sparsetrain.cli.overrides import split_word
 from sparsetrain.errors import NonFiniteError
 from sparsetrain.lightning import SaveLast, SaveOnInterrupt
+from sparsetrain.lightning.flavour import pl
 
 
 @contextmanager

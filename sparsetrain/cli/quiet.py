@@ -8,7 +8,7 @@ import warnings
 
 def quiet_lightning() -> None:
     """Leave errors and our own words on the terminal."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         r".*does not have many workers.*",

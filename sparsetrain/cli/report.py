@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from sparsetrain.cli.console import relative
 from sparsetrain.lightning import MaskSnapshots, SaveLast, SparsifyModel, SparsityMonitor
+from sparsetrain.lightning.flavour import pl
 from sparsetrain.lightning.report import (
     Curve,
     LayerRow,

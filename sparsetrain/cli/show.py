@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.panel import Panel
 from rich.table import Table
 
 from sparsetrain.cli.console import console, print_lines, relative, show_values
 from sparsetrain.lightning import EMA, SparsifyModel
+from sparsetrain.lightning.flavour import pl
 from sparsetrain.lightning.report import RunReport
 from sparsetrain.nn import LayerReport, Report, grouped, shape_text
 from sparsetrain.schedule import Phase

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,6 +23,7 @@ from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.show import show_lines
 from sparsetrain.cli.workers import limit_workers
 from sparsetrain.lightning import read_checkpoint
+from sparsetrain.lightning.flavour import pl
 from sparsetrain.nn import density
 from sparsetrain.recipe import compose, recipe_names
 from sparsetrain.targets import checked

@@ -5,16 +5,14 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from sparsetrain.lightning.callbacks.sparsify import SparsifyModel
+from sparsetrain.lightning.flavour import Callback, each, pl
 
 
-class CompileWhereItWorks(pl.Callback):
+class CompileWhereItWorks(Callback):
     """Compile `pl_module.network` for training on CUDA, and say so in one line; elsewhere nothing.
 
     In the first step, and in the first of each phase, a forward and a backward of the batch are run
@@ -26,7 +24,7 @@ class CompileWhereItWorks(pl.Callback):
     """
 
     def __init__(self, tell: Any = print) -> None:
-        self.tell = rank_zero_only(tell)
+        self.tell = pl.utilities.rank_zero_only(tell)
         self.compiled = False
         self._tried: set[str | None] = set()
         self._call: Any = None  # the compiled call, while validation runs without it
@@ -78,7 +76,8 @@ def why_eager(trainer: pl.Trainer) -> str | None:
         return "the device is no GPU"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+    known = *each("strategies.SingleDeviceStrategy"), *each("strategies.DDPStrategy")
+    if not isinstance(trainer.strategy, known):
         name = type(trainer.strategy).__name__
         return f"it is not tried under {name}; compile=true asks for it"
     return None

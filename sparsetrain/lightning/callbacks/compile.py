@@ -24,7 +24,7 @@ class CompileWhereItWorks(Callback):
     """
 
     def __init__(self, tell: Any = print) -> None:
-        self.tell = pl.utilities.rank_zero_only(tell)
+        self.tell = pl.utilities.rank_zero_only(tell)  # pyright: ignore[reportAttributeAccessIssue]
         self.compiled = False
         self._tried: set[str | None] = set()
         self._call: Any = None  # the compiled call, while validation runs without it

@@ -95,13 +95,21 @@ def sparsify(
     return _sparsify(model, resolve_sparsity(sparsity, recipe), engine, tokens=tokens)
 
 
+_GONE = {
+    "decay_pruned_weights": "attach(model, optimizer, total_steps=…) decays, and chooses masks",
+    "pack_weights": "each forward packs; packed_once(model) packs for several",
+    "release_weights": "nothing is held between forwards",
+}
+
+
 def __getattr__(name: str) -> object:
     # Lightning takes seconds to import and is needed for these two alone.
     if name in ("SparsifyModel", "SparsityMonitor"):
         from sparsetrain import lightning
 
         return getattr(lightning, name)
-    raise AttributeError(f"module 'sparsetrain' has no attribute {name!r}")
+    instead = f": {_GONE[name]}" if name in _GONE else ""
+    raise AttributeError(f"module 'sparsetrain' has no attribute {name!r}{instead}")
 
 
 def __dir__() -> list[str]:

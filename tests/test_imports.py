@@ -146,3 +146,5 @@ def test_every_public_name_is_there():
     assert set(sparsetrain.__all__) <= set(dir(sparsetrain)), "what an editor completes"
     with pytest.raises(AttributeError, match="has no attribute 'sparsity24'"):
         _ = sparsetrain.sparsity24
+    with pytest.raises(AttributeError, match=r"'pack_weights': each forward packs; packed_once"):
+        _ = sparsetrain.pack_weights

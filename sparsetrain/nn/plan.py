@@ -46,8 +46,7 @@ def make_plan(
     plan = Plan(included=set(part_of))
     for name, linear in linears.items():
         if name not in part_of:
-            excluded = any(_globbed(name, part.exclude) for part in sparsity.rules)
-            plan.dense[name] = "excluded" if excluded else "not named by include"
+            plan.dense[name] = _why_unnamed(name, sparsity)
         elif part_of[name].weight is not None:
             reason = weight_obstacle(model, name, linear, part_of[name])
             if reason:
@@ -91,6 +90,15 @@ def _match(linears: dict[str, nn.Linear], sparsity: Sparsity) -> dict[str, Part]
                     found[name] = part
                 break
     return found
+
+
+def _why_unnamed(name: str, sparsity: Sparsity) -> str:
+    for part in sparsity.rules:
+        if _globbed(name, part.exclude):
+            return "excluded"
+        if _globbed(name, part.include):
+            return "its part is dense"
+    return "not named by include"
 
 
 def _globbed(name: str, globs: Iterable[str]) -> bool:

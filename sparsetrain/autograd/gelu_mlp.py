@@ -75,8 +75,8 @@ class _GeluMlp(torch.autograd.Function):
         b1_H = None if b1_H is None else b1_H.to(dtype)
         b2_O = None if b2_O is None else b2_O.to(dtype)
         z_TH = w1_24.mm(x_TI.T, b1_H, transpose_out=True)
-        # x for dw1; z, of which the backward makes h again, for dw2 and the slope of GELU; what dx
-        # and dh read of the weights as they are now.
+        # x is for dw1. From z the backward recomputes h for dw2, and the slope of GELU. The packed
+        # weights are for dx and dh, as they are now.
         saved = *w1_24.for_t_mm().tensors, *w2_24.for_t_mm().tensors
         ctx.save_for_backward(x_TI, z_TH, *saved)
         return w2_24.mm(gelu(z_TH, approximate).T, b2_O, transpose_out=True)

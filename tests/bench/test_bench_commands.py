@@ -20,6 +20,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["matmul", "mlp", "sparsify"])
 def test_a_wrong_word_is_one_line_and_needs_neither_hydra_nor_lightning(name):
     result = run("-c", PROGRAM.replace("NAME", name))
@@ -28,6 +29,7 @@ def test_a_wrong_word_is_one_line_and_needs_neither_hydra_nor_lightning(name):
     assert result.returncode == 1
 
 
+@pytest.mark.slow
 def test_help_is_the_heading_of_the_file():
     result = run("-m", "scripts.bench.matmul", "--help")
     assert "python -m scripts.bench.matmul random=200" in result.stdout

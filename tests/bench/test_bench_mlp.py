@@ -198,6 +198,7 @@ def test_bars_have_the_parts_there_are(result):
     assert panel.bars[5].total == 3.0
 
 
+@pytest.mark.slow
 def test_the_command_shows_tables_and_writes_json_and_picture(
     uncompiled, monkeypatch, tmp_path, capsys
 ):

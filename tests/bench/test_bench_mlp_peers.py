@@ -37,6 +37,7 @@ def bench_peers(*names):
     return bench_shape(shape, [VARIANTS["dense"]], names, setting, GAUGES, lambda words: None)
 
 
+@pytest.mark.slow
 def test_peers_that_refuse_are_listed_with_the_reason(uncompiled, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.sparsity.training", None)
     monkeypatch.setattr(mlp_peers, "load_xformers", lambda: "ImportError: no xformers")
@@ -72,6 +73,7 @@ def swap(block, linears):
         setattr(block.mlp, child, kind.from_dense(getattr(block.mlp, child)))
 
 
+@pytest.mark.slow
 def test_a_peer_that_runs_is_timed_and_one_that_is_wrong_is_not(uncompiled, monkeypatch):
     torchao = SimpleNamespace(
         SemiSparseLinear=Halved,
@@ -88,6 +90,7 @@ def test_a_peer_that_runs_is_timed_and_one_that_is_wrong_is_not(uncompiled, monk
     assert result.skipped["torchao-activations"].startswith("wrong result: 2.0")
 
 
+@pytest.mark.slow
 def test_a_peer_that_does_not_compile_runs_in_eager_mode(uncompiled, monkeypatch):
     def refuse(model, mode=None):
         raise RuntimeError("no graph")

@@ -86,6 +86,7 @@ def test_prune_applies_the_masks_to_a_checkpoint_of_the_dense_tail(dense_tail, t
         assert_two_of_four(load_file(out)[name].numpy())
 
 
+@pytest.mark.slow
 def test_a_run_with_sparse_activations_only_is_exported_dense_and_says_so(tmp_path):
     assert fit(tmp_path, "sparsity=act24", "trainer.max_epochs=1").status == 0
     last = tmp_path / "checkpoints" / "last.ckpt"

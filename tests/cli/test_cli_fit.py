@@ -43,6 +43,7 @@ def test_the_summary_names_accuracy_density_speed_and_files_that_exist(trained):
     assert Path(shown(out, "W&B, offline").removeprefix("wandb sync ")).is_dir()
 
 
+@pytest.mark.slow
 def test_a_run_in_its_own_process_prints_nothing_but_table_epochs_and_summary(tmp_path):
     ended = spawn("-m", "sparsetrain", "fit", *TINY, cwd=tmp_path)
     assert ended.status == 0

@@ -89,6 +89,7 @@ def test_the_version_is_printed():
     assert (ended.status, ended.out) == (0, f"sparsetrain {__version__}\n")
 
 
+@pytest.mark.slow
 def test_a_wrong_word_ends_a_process_without_traceback_or_output(tmp_path):
     ended = spawn("-m", "sparsetrain", "fit", "recipe=vit_b_42", cwd=tmp_path)
     assert ended.status == 1

@@ -47,6 +47,7 @@ def checkpoint():
     return {"state_dict": {"w": torch.zeros(4)}}
 
 
+@pytest.mark.slow
 def test_a_writer_killed_in_the_middle_leaves_the_old_file_and_the_next_one_cleans_up(tmp_path):
     path = tmp_path / "last.ckpt"
     process = subprocess.Popen(

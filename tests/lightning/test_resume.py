@@ -103,6 +103,7 @@ def test_a_run_resumed_in_any_phase_ends_in_the_same_bits(tmp_path, method):
         assert_same(whole, rest, 2 * step)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_losses_from_the_first_batch_on(tmp_path):
     one, other = (run(tmp_path, METHODS["sr_ste"], seed=seed)[0].losses for seed in (3, 4))
     assert all(a != b for a, b in zip(one, other, strict=True))

@@ -68,6 +68,7 @@ def test_attached_steps_run_one_graph_and_are_the_eager_ones(kind, engine):
         torch.testing.assert_close(ours, other, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @kinds
 def test_a_dense_phase_compiles_once_and_the_way_back_not_again(kind):
     compiled, eager = (Run(kind, "native", compiled, attach=False) for compiled in (True, False))

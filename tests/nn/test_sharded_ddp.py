@@ -128,6 +128,7 @@ def compiled_losses_are_eager_ones(strategy):
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_compiled_models_train_as_eager_ones(ranks, strategy):
     ranks(compiled_losses_are_eager_ones, strategy)

@@ -116,6 +116,7 @@ def test_merging_keeps_the_newest_row_of_each_run(tmp_path):
     assert len(rows.read(folder / "accuracy-tiny100.json")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["cifar10_vit", "tiny100_vit"])
 def test_every_variant_is_a_config_of_the_recipes(recipe):
     for variant in variants().values():

@@ -32,9 +32,9 @@ void pack_into24(const Tensor& x, const std::optional<Tensor>& mask, const std::
   check_groups("x", x);
   STD_TORCH_CHECK(values.has_value() == meta.has_value(), "meta: pass it with values");
   STD_TORCH_CHECK(values_t.has_value() == meta_t.has_value(), "meta_t: pass it with values_t");
-  STD_TORCH_CHECK(mask || rule != "row",
+  STD_TORCH_CHECK(mask || rule != "row" || !values_t,
                   "rule: \"row\" gives each orientation a mask of its own; use transposable, "
-                  "transposable_l2 or greedy");
+                  "transposable_l2 or greedy, or pack no columns");
   int64_t rows = x.size(0), columns = x.size(1), padded = padded_rows(rows);
   Bits bits{};
   std::optional<Tensor> given;

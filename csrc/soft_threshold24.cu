@@ -34,11 +34,11 @@ struct SoftThreshold {
 
 }  // namespace
 
-Tensor soft_threshold24(const Tensor& x, const Tensor& scale) {
+Tensor soft_threshold24(const Tensor& x, const Tensor& scale, std::optional<ScalarType> dtype) {
   check_groups("x", x);
   check_scalar("scale", scale, ScalarType::Float, x);
   DeviceGuard guard(x.get_device_index());
-  Tensor out = torch::stable::new_empty(x, {x.size(0), x.size(1)});
+  Tensor out = torch::stable::new_empty(x, {x.size(0), x.size(1)}, dtype.value_or(x.scalar_type()));
   by_eight(x, out, SoftThreshold{static_cast<const float*>(scale.const_data_ptr())});
   return out;
 }

@@ -25,7 +25,7 @@ struct Bits {
 void pack_both_forms(const Tensor& x, ScalarType type, const Packed& packed, const Bits& bits,
                      const std::string& rule);
 
-// Those that are not null: not by the rule "row", which has no dense form.
+// Those that are not null: by the rule "row" no transposed ones, which have a mask of their own.
 void pack_some_forms(const Tensor& x, ScalarType type, const Packed& packed, const Bits& bits,
                      const std::string& rule);
 

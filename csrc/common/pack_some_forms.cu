@@ -9,8 +9,9 @@ void pack_some_forms(const Tensor& x, ScalarType type, const Packed& packed, con
     using Out = typename decltype(to)::type;
     if (bits.given) return pack_both<In, Out, true>(x, packed, bits, Given{}, Identity{});
     with_rule(rule, [&](auto chosen) {
-      if constexpr (!decltype(chosen)::independent)
-        pack_both<In, Out, true>(x, packed, bits, chosen, Identity{});
+      using Rule = decltype(chosen);
+      using OfRows = std::conditional_t<std::is_same_v<Rule, Row>, RowAlone, Rule>;
+      pack_both<In, Out, true>(x, packed, bits, OfRows{}, Identity{});
     });
   });
 }

@@ -88,6 +88,11 @@ struct Row {
   }
 };
 
+// The mask of `row` where columns are not packed.
+struct RowAlone : Row {
+  static constexpr bool exact = false, independent = false;
+};
+
 // By falling magnitude, what its row and column have room for; ties go to the lower position.
 struct Greedy {
   static constexpr bool exact = false, independent = false;

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops import soft_threshold24
-from sparsetrain.products import BOTH, Forms, Packed, Product, pack
+from sparsetrain.products import BOTH, Forms, Packed, Product, Spec, pack
 from sparsetrain.select import ROW, Selection
 
 
@@ -40,8 +40,12 @@ class SSTE:
     ) -> Packed:
         """The weight as its products read it, in their dtype. The threshold makes the zeros: mask
         and selection are not used."""
-        soft = soft_threshold24(weight, _known(scale).float())
-        return pack(soft, None, ROW, product, dtype, forms)
+        soft = soft_threshold24(_in_one_pass(weight, dtype), _known(scale).float(), dtype)
+        product = product.in_dtype(dtype, weight.is_cuda)
+        if not (product.packs and forms.rows):
+            return Packed(Spec(ROW, product), dense=soft)
+        rows = pack(soft, None, ROW, product, dtype, Forms(rows=True, columns=False, dense=False))
+        return rows._replace(dense=soft)
 
     def weight24(self, weight: Tensor, mask: Tensor, scale: Tensor | None) -> Tensor:
         """The weight that the products use, dense with zeros; S makes them, not the mask."""
@@ -49,6 +53,11 @@ class SSTE:
 
     def describe(self, selection: Selection) -> str:
         return "2:4 weight, soft threshold, S-STE" + (", MVUE" if self.mvue else "")
+
+
+def _in_one_pass(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Kernels round float32 alone."""
+    return weight if weight.dtype in (dtype, torch.float32) else weight.to(dtype)
 
 
 def _known(scale: Tensor | None) -> Tensor:

@@ -65,10 +65,10 @@ def _check(x: Tensor, mask: Tensor | None, rule: str, *given: Tensor | None) -> 
         check_mask("mask", mask, x)
     else:
         check_rule(rule)
-        if rule == "row":
+        if rule == "row" and forms.values_t is not None:
             raise ValueError(
                 "rule: 'row' gives each orientation a mask of its own; use transposable, "
-                "transposable_l2 or greedy"
+                "transposable_l2 or greedy, or pack no columns"
             )
     R, C = x.shape
     R128 = padded_rows(R)
@@ -119,7 +119,8 @@ def pack_into24(
 
     x       [R, C], C % 4 == 0, any strides
     mask    uint8 [R, ceil(C/8)], as select24 gives it; or None
-    rule    by which the mask is chosen from x, in its own dtype, where none is given: any but "row"
+    rule    by which the mask is chosen from x, in its own dtype, where none is given; "row" only
+            where columns are not packed
 
     What a weight needs between two optimizer steps, always in the same memory, so that a CUDA graph
     finds it. Kernels for CUDA take float32, bfloat16 and float16, into x's own dtype, or from

@@ -124,7 +124,7 @@ def pack(
     product = product.in_dtype(dtype, x_RC.is_cuda)
     spec, rule = Spec(selection, product), selection.rule
     known = x_RC.dtype in (dtype, torch.float32)  # kernels round float32 alone
-    if mask is None and not (product.packs and known and selection.both):
+    if mask is None and not (product.packs and known):
         mask = select24(x_RC, rule)
     if not product.packs:
         assert mask is not None, "chosen above"

@@ -18,7 +18,8 @@ def pack_into24(
     x_RC: Tensor, mask: Tensor | None, rule: Rule, forms: Sequence[Tensor | None]
 ) -> None:
     """Fill those of values, meta, values_t, meta_t (`apply24`) and dense (`mask24`) that there
-    are, in their dtype. mask: bits, or None: the rule, any but "row", chooses it from x."""
+    are, in their dtype. mask: bits, or None: the rule chooses it from x; "row" only without
+    columns."""
     mask = select24(x_RC, rule) if mask is None else mask
     values, meta, values_t, meta_t, dense = forms
     if values_t is not None:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 
-def soft_threshold24(x_RC: Tensor, scale: Tensor) -> Tensor:
-    """Give scale * S(x), dense [R, C] in x's dtype. scale: float32, one element.
+def soft_threshold24(x_RC: Tensor, scale: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Give scale * S(x), dense [R, C] in `dtype`, x's if None. scale: float32, one element.
 
     Computed in float32 (float64 for float64) and rounded once. A group with a NaN is NaN.
     """
     wide = torch.promote_types(x_RC.dtype, torch.float32)
     shrunk_RC = _shrunk(x_RC.to(wide))
-    return (scale.reshape(()).to(wide) * shrunk_RC).to(x_RC.dtype).contiguous()
+    return (scale.reshape(()).to(wide) * shrunk_RC).to(dtype or x_RC.dtype).contiguous()
 
 
 def soft_scale24(x_RC: Tensor) -> Tensor:

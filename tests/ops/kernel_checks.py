@@ -132,7 +132,7 @@ def arguments(name: str, x: Tensor, rule: Rule = "transposable") -> tuple:
         return x, rule, None, mask(x.flip(0))
     if name == "pack_into24":
         forms = ops.empty_forms24(x, rows=True, dense=True)
-        return x, None, "greedy" if rule == "row" else rule, *forms
+        return x, None, rule, *forms
     if name == "squared_relu24_backward":
         return x.flip(1), *squared_relu24.squared_relu24(x, rule), rule
     if name == "random24":

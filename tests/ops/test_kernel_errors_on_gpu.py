@@ -94,7 +94,7 @@ def test_an_unknown_rule_is_refused_by_the_kernel_too():
 )
 def test_a_rule_that_gives_no_one_mask_is_refused_by_function_and_kernel(rule, words):
     x = matrix(8, 16, torch.bfloat16)
-    forms = ops.empty_forms24(x, rows=True, dense=True)
+    forms = ops.empty_forms24(x, columns=True, dense=True)
     for call in (ops.pack_into24, torch.ops.sparsetrain.pack_into24):
         with pytest.raises((RuntimeError, ValueError), match=words):
             call(x, None, rule, *forms)

@@ -98,6 +98,14 @@ def test_pack_into24_by_a_rule(rows, columns, dtype, to, forms, rule):
     check("pack_into24", x, None, rule, *ops.empty_forms24(x, to, **FORMS[forms]))
 
 
+@sizes
+@conversions
+@pytest.mark.parametrize("forms", ["rows", "rows, dense"])
+def test_pack_into24_by_rows_alone(rows, columns, dtype, to, forms):
+    x = matrix(rows, columns, dtype)
+    check("pack_into24", x, None, "row", *ops.empty_forms24(x, to, **FORMS[forms]))
+
+
 @one_mask
 @wide_sizes
 @conversions
@@ -196,9 +204,10 @@ def test_mvue24(rows, columns, dtype, kind):
 
 
 @sizes
-@dtypes
-def test_soft_threshold24(rows, columns, dtype):
-    check("soft_threshold24", *arguments("soft_threshold24", matrix(rows, columns, dtype)))
+@conversions
+def test_soft_threshold24(rows, columns, dtype, to):
+    x = matrix(rows, columns, dtype)
+    check("soft_threshold24", *arguments("soft_threshold24", x), to)
 
 
 @sizes

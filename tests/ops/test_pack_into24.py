@@ -95,7 +95,7 @@ def test_nothing_is_written_where_nothing_is_given():
 )
 def test_a_rule_that_gives_no_one_mask_is_refused_by_function_and_op(rule, words):
     x = torch.ones(4, 8)
-    forms = empty_forms24(x, rows=True)
+    forms = empty_forms24(x, columns=True)
     for call in (pack_into24, torch.ops.sparsetrain.pack_into24):
         with pytest.raises(ValueError, match=words):
             call(x, None, rule, *forms)
@@ -109,6 +109,10 @@ def test_a_mask_of_rows_alone_is_enough_for_rows_and_dense():
     expected = mask24(x, mask, dtype=torch.bfloat16)
     assert torch.equal(got.dense, expected)
     assert torch.equal(unpack24(got.values, got.meta), expected)
+    chosen = pack_into24(
+        x, None, "row", *(torch.empty_like(f) if f is not None else f for f in forms)
+    )
+    assert all(torch.equal(one, other) for one, other in zip(chosen, got) if one is not None)
     with pytest.raises(ValueError, match="keeps more than two"):
         pack_into24(x, mask, "transposable", *empty_forms24(x, columns=True))
 

@@ -45,6 +45,12 @@ def test_a_group_with_nan_is_nan_and_its_neighbour_is_not():
     assert got[:, 4:].tolist() == [[2, 0, 1, 0]]
 
 
+def test_another_dtype_is_rounded_to_once():
+    x, scale = gaussian(16, 32), torch.tensor([1.483])
+    got = soft_threshold24(x, scale, torch.bfloat16)
+    assert torch.equal(got, soft_threshold24(x, scale).bfloat16())
+
+
 @pytest.mark.parametrize("scale", [torch.ones(1).double(), torch.ones(2)])
 def test_a_scale_that_is_not_one_float32_is_refused(scale):
     with pytest.raises(ValueError, match=r"scale: .* should be one element.*torch\.float32"):

@@ -3,6 +3,7 @@
     python -m scripts.bench.sparsify    what makes a matrix 2:4, against the peers and the copy
     python -m scripts.bench.matmul      2:4 products, against cuBLAS and the peers
     python -m scripts.bench.mlp         an MLP and its backward, against dense and the peers
+    python -m scripts.bench.fit         whole runs of `fit`, recipe against recipe
 
 Run them in the root of a checkout. Each has a --help. Clocks, rounds, energy and the variants of a
 model are those of sparsetrain/bench, which times whole steps and tunes products.

@@ -1,0 +1,140 @@
+"""What `fit` gives: images/s of recipes, in processes by turns, and where a step's time goes.
+
+    python -m scripts.bench.fit vit_b_dense,vit_b_24_fast --batch 256 --json fit.json
+    python -m scripts.bench.fit vit_b_dense,vit_b_24_fast data=parquet data.root=… data.cache=gpu
+
+Trains so many steps of each recipe as `python -m sparsetrain fit` does, callbacks and logging
+included; dense warm-up and tail are off. Images/s are of the steps between two logs, the median of
+those after the first. × is over the first recipe. In the last round some steps are traced: how much
+of their time the GPU worked, and the kernels that take the most. Further words go to `fit`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from sparsetrain.lightning.flavour import Callback, pl
+
+EVERY = 50
+"""Optimizer steps between two logs, as in the recipes."""
+
+TRACED = range(130, 140)
+"""The steps that are traced."""
+
+
+class Trace(Callback):
+    """Trace the steps TRACED with torch's profiler; `file` gets what the GPU did in them."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.profiler = file, None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        import torch
+
+        if trainer.global_step == TRACED.start:
+            torch.cuda.synchronize()
+            self.profiler: Any = torch.profiler.profile(
+                activities=[torch.profiler.ProfilerActivity.CUDA]
+            )
+            self.profiler.start()
+        elif trainer.global_step == TRACED.stop and self.profiler is not None:
+            torch.cuda.synchronize()
+            self.profiler.stop()
+            Path(self.file).write_text(json.dumps(summary(self.profiler)))
+            self.profiler = None
+
+
+def summary(profiler: Any) -> dict[str, Any]:
+    """Milliseconds a step: from the first kernel to the last, in which any kernel ran, and of each
+    of the longest kernels."""
+    kernels = [e for e in profiler.events() if e.device_type.name == "CUDA"]
+    spans = sorted((e.time_range.start, e.time_range.end) for e in kernels)
+    busy, until = 0.0, spans[0][0]
+    for start, end in spans:
+        busy += max(0.0, end - max(start, until))
+        until = max(until, end)
+    by_name: dict[str, float] = defaultdict(float)
+    for event in kernels:
+        by_name[event.name[:70]] += event.time_range.end - event.time_range.start
+    longest = sorted(by_name.items(), key=lambda item: -item[1])[:25]
+    scale = 1000 * len(TRACED)
+    return {
+        "ms": (until - spans[0][0]) / scale,
+        "busy_ms": busy / scale,
+        "kernels": {name: time / scale for name, time in longest},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Times `fit`.")
+    parser.add_argument("recipes", help="names, with commas between them")
+    parser.add_argument("words", nargs="*", help="of fit")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_intermixed_args()
+    recipes = args.recipes.split(",")
+    runs: dict[str, list[float]] = {recipe: [] for recipe in recipes}
+    traces: dict[str, Any] = {}
+    for number in range(args.rounds):
+        for recipe in recipes:
+            rates, trace = measure(recipe, args, traced=number == args.rounds - 1)
+            runs[recipe] += rates
+            traces[recipe] = trace
+    rows = []
+    for recipe in recipes:
+        rate = statistics.median(runs[recipe])
+        over = rate / statistics.median(runs[recipes[0]])
+        row = {"recipe": recipe, "images_per_s": rate, "over_first": over}
+        rows.append({**row, "all": runs[recipe], "trace": traces[recipe]})
+        print(f"{recipe:20} {rate:8,.0f} images/s  {over:.3f}x")
+        if traces[recipe]:
+            print("   one step: {ms:.1f} ms, kernels in {busy_ms:.1f}".format_map(traces[recipe]))
+    if args.json:
+        args.json.write_text(json.dumps({"batch": args.batch, "words": args.words, "rows": rows}))
+
+
+def measure(recipe: str, args: argparse.Namespace, traced: bool) -> tuple[list[float], Any]:
+    """Images/s between the logs of a run, and the trace if one is asked for."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [
+            f"recipe={recipe}",
+            "data=synthetic",
+            f"data.batch_size={args.batch}",
+            "data.num_workers=12",
+            f"trainer.max_steps={args.steps}",
+            f"trainer.log_every_n_steps={EVERY}",
+            "trainer.limit_val_batches=0",
+            "logger=csv",
+            f"hydra.run.dir={folder}",
+        ]
+        if "dense" not in recipe:
+            words += ["sparsity.schedule.dense_warmup=0", "sparsity.schedule.dense_tail=0"]
+        file = Path(folder) / "trace.json"
+        if traced:
+            words += [f"+callbacks.trace._target_={__spec__.name}.Trace"]  # pyright: ignore[reportOptionalMemberAccess]
+            words += [f"+callbacks.trace.file={file}"]
+        command = [sys.executable, "-m", "sparsetrain", "fit", *words, *args.words]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise SystemExit(f"{recipe}: fit ended with {done.returncode}\n{done.stdout[-3000:]}")
+        with (Path(folder) / "metrics.csv").open() as rows:
+            column = [row["perf/images_per_s"] for row in csv.DictReader(rows)]
+        rates = [float(value) for value in column if value]
+        return rates[1:], json.loads(file.read_text()) if file.exists() else None
+
+
+if __name__ == "__main__":
+    main()

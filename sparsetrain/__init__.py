@@ -3,45 +3,45 @@
     import sparsetrain as st
     report = st.sparsify(model, recipe="vit_b_24")   # before the optimizer; st.densify undoes it
 
-Importing this needs torch alone; the Lightning callbacks and recipes import theirs when used.
+Needs torch alone; the Lightning callbacks and recipes import theirs when used. Names are imported
+when they are asked for, so that `python -m sparsetrain --help` does not wait seconds for torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
-from torch import nn
-
-from sparsetrain import ops
-from sparsetrain.autograd import linear24
-from sparsetrain.methods import SRSTE, SSTE, STE, Activation24
-from sparsetrain.nn import (
-    Part,
-    Report,
-    SparseLinear,
-    SparseMlp,
-    Sparsity,
-    attach,
-    count_tokens,
-    densify,
-    density,
-    follow,
-    inspect,
-    load_sparse_state,
-    packed_once,
-    set_sparse,
-    sparse_state,
-    update_masks,
-)
-from sparsetrain.nn import sparsify as _sparsify
-from sparsetrain.patterns import NM
-from sparsetrain.products import Engine
-from sparsetrain.schedule import Schedule
-from sparsetrain.select import Selection
-
 if TYPE_CHECKING:
+    from torch import nn
+
+    from sparsetrain import ops
+    from sparsetrain.autograd import linear24
     from sparsetrain.lightning import SparsifyModel, SparsityMonitor
+    from sparsetrain.methods import SRSTE, SSTE, STE, Activation24
+    from sparsetrain.nn import (
+        Part,
+        Report,
+        SparseLinear,
+        SparseMlp,
+        Sparsity,
+        attach,
+        count_tokens,
+        densify,
+        density,
+        follow,
+        inspect,
+        load_sparse_state,
+        packed_once,
+        set_sparse,
+        sparse_state,
+        update_masks,
+    )
+    from sparsetrain.patterns import NM
+    from sparsetrain.products import Engine
+    from sparsetrain.schedule import Schedule
+    from sparsetrain.select import Selection
 
 __version__ = "0.1.0"
 
@@ -77,6 +77,36 @@ __all__ = [
 ]
 
 
+_HOMES = {
+    "autograd": ("linear24",),
+    "lightning": ("SparsifyModel", "SparsityMonitor"),
+    "methods": ("SRSTE", "SSTE", "STE", "Activation24"),
+    "nn": (
+        "Part",
+        "Report",
+        "SparseLinear",
+        "SparseMlp",
+        "Sparsity",
+        "attach",
+        "count_tokens",
+        "densify",
+        "density",
+        "follow",
+        "inspect",
+        "load_sparse_state",
+        "packed_once",
+        "set_sparse",
+        "sparse_state",
+        "update_masks",
+    ),
+    "patterns": ("NM",),
+    "schedule": ("Schedule",),
+    "select": ("Selection",),
+}
+"""The part that each name is imported from."""
+
+_PARTS = (*_HOMES, "native", "ops", "products", "recipe", "reference")
+
 def sparsify(
     model: nn.Module,
     sparsity: Sparsity | None = None,
@@ -90,9 +120,10 @@ def sparsify(
     Give one of `sparsity`, or the name of a `recipe` whose sparsity to use (needs hydra-core).
     See `sparsetrain.nn.sparsify` for engines and tokens, what is shared, and the errors.
     """
+    from sparsetrain.nn import sparsify as sparsify_
     from sparsetrain.recipe import resolve_sparsity
 
-    return _sparsify(model, resolve_sparsity(sparsity, recipe), engine, tokens=tokens)
+    return sparsify_(model, resolve_sparsity(sparsity, recipe), engine, tokens=tokens)
 
 
 _GONE = {
@@ -103,11 +134,12 @@ _GONE = {
 
 
 def __getattr__(name: str) -> object:
-    # Lightning takes seconds to import and is needed for these two alone.
-    if name in ("SparsifyModel", "SparsityMonitor"):
-        from sparsetrain import lightning
-
-        return getattr(lightning, name)
+    if name in _PARTS:
+        return import_module(f"sparsetrain.{name}")
+    for part, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"sparsetrain.{part}"), name)
+            return value
     instead = f": {_GONE[name]}" if name in _GONE else ""
     raise AttributeError(f"module 'sparsetrain' has no attribute {name!r}{instead}")
 

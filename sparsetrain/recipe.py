@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsetrain.file_format import RECIPE_KEY, check_format
-from sparsetrain.nn import Sparsity
-from sparsetrain.upgrade import upgraded_sparsity
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from sparsetrain.nn import Sparsity
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -121,6 +121,8 @@ def instantiate_sparsity(config: DictConfig) -> Sparsity:
     """The `sparsity` node of a composed config, of format 1 too, as the frozen type."""
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
+
+    from sparsetrain.upgrade import upgraded_sparsity
 
     node: Any = OmegaConf.to_container(config.sparsity, resolve=True)
     assert isinstance(node, dict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sparsetrain.native import ARCHS
 from sparsetrain.recipe import data_folder
 
 _OVERVIEW = """\
@@ -120,6 +119,10 @@ def overview() -> str:
 
 
 def verb_help(verb: str) -> str:
+    if verb == "build":
+        from sparsetrain.native import ARCHS  # imports torch
+
+        return _BUILD.format(archs=", ".join(ARCHS))
     if verb == "fit":
         groups = {name: _titles(name) for name in ("recipes", "configs/data", "configs/sparsity")}
         return _FIT.format(
@@ -131,7 +134,6 @@ def verb_help(verb: str) -> str:
         "validate": _VALIDATE,
         "export": _EXPORT,
         "doctor": _DOCTOR,
-        "build": _BUILD.format(archs=", ".join(ARCHS)),
         "bench": _BENCH,
         "tune": _TUNE,
         "complete": _COMPLETE,

@@ -107,6 +107,7 @@ _HOMES = {
 
 _PARTS = (*_HOMES, "native", "ops", "products", "recipe", "reference")
 
+
 def sparsify(
     model: nn.Module,
     sparsity: Sparsity | None = None,

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from lightning_helpers import (
     CHATTER,
@@ -17,6 +18,7 @@ from pytorch_lightning.loggers import Logger
 from sparsetrain import SRSTE, STE, SparsifyModel, Sparsity, SparsityMonitor
 from sparsetrain.lightning import MaskSnapshots
 from sparsetrain.lightning.callbacks import monitor as monitor_file
+from sparsetrain.lightning.callbacks.snapshots import spread
 from sparsetrain.nn import flops, set_sparse, sparsify
 from sparsetrain.reference.masks24 import unpack_bits
 
@@ -24,8 +26,9 @@ pytestmark = CHATTER
 
 LAYERS = {f"sparsity/kept_energy/body_{i}" for i in (0, 2)}
 SPARSITY = {"sparsity/density", "sparsity/kept_energy"} | LAYERS
-THROUGHPUT = {"perf/step_ms", "perf/images_per_s"}
-FLIPS = {"sparsity/flip_rate"}
+STEP = {"perf/step_ms", "perf/images_per_s", "perf/elapsed_s", "perf/memory_gib", "train/grad_norm"}
+PHASE = {"sparsity/phase"}
+FLIPS = {"sparsity/flip_rate"} | {f"sparsity/flip_rate/body_{i}" for i in (0, 2)}
 CHOICE = {"perf/sparsify_ms"}
 FORWARD_FLOPS = 2 * (8 * 16 + 16 * 4)  # of Stranger, for one vector
 
@@ -46,7 +49,7 @@ class Kept(Logger):
         return 0
 
     def log_metrics(self, metrics, step=None):
-        self.rows[step] = metrics
+        self.rows.setdefault(step, {}).update(metrics)
 
     def log_hyperparams(self, params):
         pass
@@ -70,8 +73,10 @@ def masks_of(trainer, module):
 def test_the_keys_are_those_documented_and_flips_begin_with_the_second_choice(tmp_path):
     rows = logged(tmp_path, weights24(STE()))
     assert sorted(rows) == list(range(8))
-    assert rows[0].keys() == SPARSITY | THROUGHPUT | CHOICE
-    assert all(rows[step].keys() == SPARSITY | THROUGHPUT | CHOICE | FLIPS for step in range(1, 8))
+    assert rows[0].keys() == SPARSITY | STEP | PHASE | CHOICE
+    assert all(
+        rows[step].keys() == SPARSITY | STEP | PHASE | CHOICE | FLIPS for step in range(1, 8)
+    )
 
 
 def test_density_and_kept_energy_are_those_of_the_weights(tmp_path):
@@ -95,6 +100,9 @@ def test_the_flip_rate_counts_what_changed_of_real_and_of_virtual_masks(tmp_path
         pairs = list(zip(probe.seen[step - 1], probe.seen[step], strict=True))
         flips = sum(int((a ^ b).sum()) for a, b in pairs)
         assert rows[step]["sparsity/flip_rate"] == pytest.approx(flips / (8 * 16 + 16 * 4))
+        for layer, (a, b) in zip((0, 2), pairs, strict=True):
+            rate = rows[step][f"sparsity/flip_rate/body_{layer}"]
+            assert rate == pytest.approx(int((a ^ b).sum()) / a.numel())
     assert any(row.get("sparsity/flip_rate") for row in rows.values())
 
 
@@ -102,7 +110,7 @@ def test_frozen_masks_have_a_flip_rate_of_zero_at_every_logging_step(tmp_path):
     rows = logged(tmp_path, weights24(STE(), freeze_at=0.5))
     assert rows[3]["sparsity/flip_rate"] > 0
     assert all(rows[step]["sparsity/flip_rate"] == 0.0 for step in range(4, 8))
-    assert all(rows[step].keys() == SPARSITY | THROUGHPUT | FLIPS for step in range(4, 8))
+    assert all(rows[step].keys() == SPARSITY | STEP | PHASE | FLIPS for step in range(4, 8))
 
 
 def test_sparsity_is_logged_once_per_choice_of_the_masks_and_where_a_phase_begins(tmp_path):
@@ -112,9 +120,46 @@ def test_sparsity_is_logged_once_per_choice_of_the_masks_and_where_a_phase_begin
     assert FLIPS.isdisjoint(rows[4])
 
 
-def test_a_dense_run_logs_throughput_alone(tmp_path):
+def test_a_dense_run_logs_nothing_of_sparsity(tmp_path):
     rows = logged(tmp_path, Sparsity(weight=None))
-    assert all(row.keys() == THROUGHPUT for row in rows.values())
+    assert all(row.keys() == STEP for row in rows.values())
+
+
+def test_the_phase_is_that_of_the_step_by_its_place(tmp_path):
+    rows = logged(tmp_path, weights24(STE(), dense_warmup=0.25, dense_tail=0.5))
+    assert [rows[step]["sparsity/phase"] for step in range(8)] == [0, 0, 1, 1, 2, 2, 2, 2]
+
+
+def test_the_gradient_norm_is_that_before_clipping(tmp_path):
+    norms = []
+
+    class Norms(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            grads = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
+            norms.append(float(torch.cat(grads).norm()))
+
+    rows = logged(tmp_path, weights24(STE()), Norms(), gradient_clip_val=1e-3)
+    assert [rows[step]["train/grad_norm"] for step in range(8)] == pytest.approx(norms)
+
+
+def test_time_runs_on_through_validation_and_from_a_checkpoint(tmp_path):
+    class SlowToValidate(Stranger):
+        def validation_step(self, batch):
+            time.sleep(0.2)
+
+    def run(**settings):
+        kept, monitor = Kept(), SparsityMonitor()
+        trainer = make_trainer(tmp_path, monitor, logger=kept, log_every_n_steps=2, **settings)
+        path = settings and tmp_path / "first.ckpt"
+        trainer.fit(SlowToValidate(), vectors(), vectors(length=4), ckpt_path=path or None)
+        return kept.rows, trainer
+
+    rows, trainer = run()
+    assert rows[1]["perf/elapsed_s"] < rows[3]["perf/elapsed_s"] - 0.2
+    trainer.save_checkpoint(tmp_path / "first.ckpt")
+    later, _ = run(max_epochs=2)
+    assert later[5]["perf/elapsed_s"] > rows[3]["perf/elapsed_s"]
+    assert all(0.01 < row["perf/memory_gib"] < 100 for row in (*rows.values(), *later.values()))
 
 
 def test_logging_never_is_logging_never(tmp_path):
@@ -207,3 +252,11 @@ def test_snapshots_are_spread_over_the_layers(tmp_path):
     module = Stranger(torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(7))))
     sparsify(module, weights24(STE()))
     assert list(MaskSnapshots(layers=3).now(module)) == ["body.0", "body.3", "body.6"]
+
+
+def test_snapshots_are_of_every_kind_of_layer():
+    names = [f"blocks.{i}.mlp.{fc}" for i in range(12) for fc in ("fc1", "fc2")]
+    expected = [f"blocks.{i}.mlp.{fc}" for i in (0, 6, 11) for fc in ("fc1", "fc2")]
+    assert spread(names, 6) == expected
+    assert spread([*names, "head"], 2) == ["blocks.0.mlp.fc1", "blocks.0.mlp.fc2", "head"]
+    assert spread([], 6) == []

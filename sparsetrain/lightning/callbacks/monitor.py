@@ -1,16 +1,20 @@
-"""What a sparse run logs about itself: density, flips, energy, throughput."""
+"""What a sparse run logs about itself: density, flips, energy, throughput, time, memory."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, ValuesView
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
+import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from sparsetrain.lightning.callbacks.sparsify import SparsifyModel
 from sparsetrain.lightning.flavour import Callback, pl
+from sparsetrain.lightning.memory import forget_peak, peak_memory_gib
 from sparsetrain.nn import LayerStats, inspect
 from sparsetrain.nn.flops import dense_peak_flops, training_flops_per_image
 from sparsetrain.schedule import Phase
@@ -21,12 +25,19 @@ class SparsityMonitor(Callback):
 
     A batch is a tensor, or a list, tuple or dict whose first tensor has its samples (images).
 
-    sparsity/density, sparsity/kept_energy/<layer>, sparsity/kept_energy, sparsity/flip_rate (of
-    the virtual masks in dense phases, 0 once masks are frozen; absent until masks have been
-    chosen twice): once per choice of the masks, and at every logging step once they are frozen.
+    sparsity/density, sparsity/kept_energy/<layer>, sparsity/kept_energy, sparsity/flip_rate/<layer>
+    and sparsity/flip_rate (of the virtual masks in dense phases, 0 once masks are frozen; absent
+    until masks have been chosen twice): once per choice of the masks, and at every logging step
+    once they are frozen.
+    sparsity/phase: of the step, by its place in `sparsetrain.schedule.Phase`; absent in dense runs.
+    train/grad_norm: of all gradients together, before they are clipped.
     perf/step_ms (wall time from one optimizer step to the next, data loading included),
     perf/images_per_s (all processes), perf/sparsify_ms (choosing the masks once), perf/mfu
     (dense-equivalent FLOPs over the dense peak of the GPU; absent where the peak is not known).
+
+    After each validation too: perf/elapsed_s (since training began, validation included; a resumed
+    run counts on from its checkpoint) and perf/memory_gib (peak of the first process, as
+    `peak_memory_gib` says).
     """
 
     def __init__(self) -> None:
@@ -39,9 +50,14 @@ class SparsityMonitor(Callback):
         self._images = 0
         self._before: dict[str, float] | None = None  # sparsity of the step that is trained
         self._chosen = False  # its masks were chosen for it
+        self._grad_norm: Tensor | None = None  # of the step that is trained
+        self._elapsed = 0.0  # seconds of the runs that this one goes on from
+        self._began: float | None = None  # when this one did
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start, self._images, self._before = None, 0, None
+        self._grad_norm, self._began = None, time.perf_counter()
+        forget_peak(pl_module.device)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -56,6 +72,13 @@ class SparsityMonitor(Callback):
         if self._before is None and self._due(trainer.global_step + 1, every):
             # The optimizer's step ends with the masks and the phase of the next one.
             self._before = self._sparsity(trainer, pl_module)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        if self._due(trainer.global_step + 1, trainer.log_every_n_steps):  # pyright: ignore[reportAttributeAccessIssue]
+            grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            self._grad_norm = torch.nn.utils.get_total_norm(grads)
 
     def on_train_batch_end(
         self,
@@ -74,8 +97,7 @@ class SparsityMonitor(Callback):
                 sparsity = self._sparsity(trainer, pl_module)
             self._before = None
             metrics = self._throughput(trainer, pl_module) | sparsity | self._choice(trainer)
-            for logger in trainer.loggers:
-                logger.log_metrics(metrics, step=step - 1)
+            _log(trainer, metrics | self._gradients() | self._usage(pl_module))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A run shorter than the logging interval has its throughput from here.
@@ -85,6 +107,23 @@ class SparsityMonitor(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Validation and checkpoints are not training time.
         self._start, self._images = None, 0
+        if self._began is not None and trainer.global_step and not trainer.sanity_checking:
+            _log(trainer, self._usage(pl_module))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._elapsed, self._began = self.elapsed_s, None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"elapsed_s": self.elapsed_s}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._elapsed = state_dict["elapsed_s"]
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since training began, of the runs that this one goes on from too."""
+        now = time.perf_counter()
+        return self._elapsed + (0.0 if self._began is None else now - self._began)
 
     def _due(self, step: int, every: int) -> bool:
         # 0 is Lightning's word for never.
@@ -108,22 +147,40 @@ class SparsityMonitor(Callback):
 
     def _sparsity(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
         sparsify = _sparsify_of(trainer)
-        if sparsify is None:
+        if sparsify is None or sparsify.phase is None:
             return {}
+        phase = {"sparsity/phase": float(get_args(Phase).index(sparsify.phase))}
         self._chosen = chosen = sparsify.masks_step != self._masks_logged
         if not chosen and not sparsify.frozen and sparsify.phase == self._phase_logged:
-            return {}
+            return phase
         self._masks_logged, self._phase_logged = sparsify.masks_step, sparsify.phase
         self.stats = inspect(pl_module)
         if not chosen:
             flip_rate = 0.0 if sparsify.frozen else None
             self.stats = [replace(stats, flip_rate=flip_rate) for stats in self.stats]
-        return sparsity_metrics(self.stats)
+        return phase | sparsity_metrics(self.stats)
+
+    def _gradients(self) -> dict[str, float]:
+        norm, self._grad_norm = self._grad_norm, None
+        if norm is None:
+            return {}
+        return {"train/grad_norm": float(norm.full_tensor() if isinstance(norm, DTensor) else norm)}
+
+    def _usage(self, pl_module: pl.LightningModule) -> dict[str, float]:
+        return {
+            "perf/elapsed_s": self.elapsed_s,
+            "perf/memory_gib": peak_memory_gib(pl_module.device),
+        }
 
     def _choice(self, trainer: pl.Trainer) -> dict[str, float]:
         sparsify = _sparsify_of(trainer)
         took = None if sparsify is None else sparsify.sparsify_time.milliseconds()
         return {} if took is None or not self._chosen else {"perf/sparsify_ms": took}
+
+
+def _log(trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics, step=trainer.global_step - 1)
 
 
 def _sparsify_of(trainer: pl.Trainer) -> SparsifyModel | None:
@@ -154,5 +211,8 @@ def sparsity_metrics(stats: list[LayerStats]) -> dict[str, float]:
     if len(flips) == len(stats):
         metrics["sparsity/flip_rate"] = sum(flips) / total
     for s in stats:
-        metrics[f"sparsity/kept_energy/{s.name.replace('.', '_')}"] = s.kept_energy
+        layer = s.name.replace(".", "_")
+        metrics[f"sparsity/kept_energy/{layer}"] = s.kept_energy
+        if s.flip_rate is not None:
+            metrics[f"sparsity/flip_rate/{layer}"] = s.flip_rate
     return metrics

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,7 +15,8 @@ from sparsetrain.reference.masks24 import unpack_bits
 
 
 class MaskSnapshots(Callback):
-    """Keep the masks before training, of `layers` layers spread over the model.
+    """Keep the masks before training, of about `layers` layers spread over the model: as many of
+    each kind (fc1, fc2, qkv), the first and the last among them.
 
     Only the first `side` rows and columns. Part of the checkpoint, so that a resumed run still
     has the masks of its first step.
@@ -29,15 +32,29 @@ class MaskSnapshots(Callback):
 
     def now(self, pl_module: pl.LightningModule) -> dict[str, Tensor]:
         """The corners as they are, bool [≤ side, ≤ side], by layer name."""
-        layers = list(sparse_linears(pl_module).items())
-        stride = max(1, (len(layers) + self.layers - 1) // self.layers)
-        return {name: _corner(layer, self.side) for name, layer in layers[::stride]}
+        layers = sparse_linears(pl_module)
+        chosen = self.before or spread(layers, self.layers)
+        return {n: _corner(layer, self.side) for n, layer in layers.items() if n in chosen}
 
     def state_dict(self) -> dict[str, Any]:
         return {"before": self.before}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.before = state_dict["before"]
+
+
+def spread(names: Iterable[str], count: int) -> list[str]:
+    """About `count` of the names, in their order: as many of each kind, which is what their names
+    have in common but for numbers, evenly from its first to its last."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for name in (names := list(names)):
+        kinds[".".join("*" if part.isdigit() else part for part in name.split("."))].append(name)
+    each = max(1, count // max(1, len(kinds)))
+    chosen = set()
+    for of_kind in kinds.values():
+        last = len(of_kind) - 1
+        chosen |= {of_kind[round(i * last / max(1, each - 1))] for i in range(each)}
+    return [name for name in names if name in chosen]
 
 
 @torch.no_grad()

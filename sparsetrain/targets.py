@@ -40,6 +40,7 @@ TARGETS = frozenset(
         "sparsetrain.lightning.build_network",
         "sparsetrain.lightning.data.Augment",
         "sparsetrain.lightning.data.Digits",
+        "sparsetrain.lightning.data.HuggingFace",
         "sparsetrain.lightning.data.ImageNet",
         "sparsetrain.lightning.data.Parquet",
         "sparsetrain.lightning.data.Synthetic",

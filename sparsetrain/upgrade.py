@@ -1,4 +1,8 @@
-"""Format 1 had a `rule` of the weights' method and of the activation: a `selection` today."""
+"""What files of before say, as it is written today.
+
+Format 1 had a `rule` of the weights' method and of the activation: a `selection` today. Parquet's
+`val_split` is every folder's `val_fraction`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ _HOMES = {
     "sparsity.weight.rule": "sparsity.selection",
     "sparsity.activation.rule": "sparsity.activation.selection",
 }
+_DATA_KEYS = {"val_split": "val_fraction"}
 
 
 def upgraded_sparsity(sparsity: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,9 +36,17 @@ def upgraded_sparsity(sparsity: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
+def upgraded_data(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The `data` node of a config of before, plain values, as it is written today."""
+    return {_DATA_KEYS.get(key, key): value for key, value in data.items()}
+
+
 def upgraded_words(word: str) -> tuple[str, ...]:
     """A key=value of format 1 as it is written today; one of today, or of no known rule, as is."""
     key, _, rule = word.partition("=")
+    group, _, name = key.lstrip("+").partition(".")
+    if group == "data" and name in _DATA_KEYS:
+        return (f"data.{_DATA_KEYS[name]}={rule}",)
     home = _HOMES.get(key.lstrip("+"))
     for known in RULES:
         if home is not None and rule == known:

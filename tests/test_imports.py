@@ -42,6 +42,7 @@ HEAVY = (
     "rich",
     "sklearn",
     "pyarrow",
+    "datasets",
 )
 # Where each may be imported, at the top of a file or inside a function.
 HOMES = {

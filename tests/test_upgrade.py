@@ -5,7 +5,7 @@ import yaml
 from hydra.utils import instantiate
 
 import sparsetrain as st
-from sparsetrain.upgrade import upgraded_sparsity, upgraded_words
+from sparsetrain.upgrade import upgraded_data, upgraded_sparsity, upgraded_words
 
 ALL24 = """
 _target_: sparsetrain.Sparsity
@@ -63,6 +63,10 @@ def test_what_is_of_today_stays_as_it_is_and_nothing_given_is_changed():
     assert upgraded_sparsity(new) == new
 
 
+def test_the_held_out_part_of_an_old_config_has_todays_name():
+    assert upgraded_data({"root": "/x", "val_split": 0.1}) == {"root": "/x", "val_fraction": 0.1}
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -76,6 +80,7 @@ def test_what_is_of_today_stays_as_it_is_and_nothing_given_is_changed():
             ),
         ),
         ("sparsity.weight.rule=rwo", ("sparsity.weight.rule=rwo",)),
+        ("data.val_split=0.1", ("data.val_fraction=0.1",)),
         ("sparsity.weight.decay=1e-4", ("sparsity.weight.decay=1e-4",)),
     ],
 )

@@ -76,7 +76,7 @@ def fit_words(run: Run, folder: Path) -> list[str]:
     words = [
         f"recipe={run.recipe}",
         f"data.root={run.root}",
-        f"data.val_split={0.1 if run.choose else 0.0}",
+        f"data.val_fraction={0.1 if run.choose else 0.0}",
         f"seed={run.seed}",
         f"trainer.max_epochs={run.epochs}",
         f"trainer.check_val_every_n_epoch={every}",

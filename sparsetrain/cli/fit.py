@@ -54,6 +54,7 @@ def fit(config: DictConfig) -> None:
 
     data = instantiate(config.data, _convert_="all")
     data.setup("fit")
+    show_lines(data.notes)
     module = build_module(config, data)
     if saved is not None:
         check_same_model(module, saved["state_dict"], str(config.checkpoint))

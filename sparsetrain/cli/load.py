@@ -14,6 +14,7 @@ from sparsetrain.lightning import read_checkpoint
 from sparsetrain.nn import load_sparse_state, sparsify
 from sparsetrain.recipe import instantiate_sparsity
 from sparsetrain.targets import check_plain, check_targets
+from sparsetrain.upgrade import upgraded_data
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _config(checkpoint: dict[str, Any], path: str, allowed: Collection[str]) -> 
     for key in ("model", "sparsity", "data", "optimizer", "mix", "trainer"):
         if not isinstance(values, dict) or not isinstance(values.get(key), dict):
             raise ValueError(f"checkpoint={path}: its config has no {key}: `fit` writes one")
-    config = OmegaConf.create(values)
+    config = OmegaConf.create({**values, "data": upgraded_data(values["data"])})
     # What its first weights were is of no use: its own come next.
     for key in ("pretrained", "checkpoint_path"):
         (config.model.get("options") or {}).pop(key, None)

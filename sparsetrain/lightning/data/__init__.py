@@ -7,8 +7,9 @@ number of workers, on how a global batch is split over processes, or on a restar
     dataset.py      a key -> one augmented sample        random numbers from (seed, epoch, index)
     loader.py       where a resumed run goes on          position in Lightning's progress counters
     base.py         the LightningDataModule around them
-    imagenet.py parquet.py digits.py synthetic.py        where the images are
-    files.py shards.py                                   how they are found and read
+    imagenet.py parquet.py hf.py digits.py synthetic.py  where the images are
+    files.py folders.py shards.py arrow.py held_out.py   how they are found, read and split
+    decode.py                                            bytes -> RGB
     augmented.py transforms.py                           how they are augmented
     cached.py batch_augment.py batch_ops.py draws.py     the same for small sets on the device
 """
@@ -16,6 +17,7 @@ number of workers, on how a global batch is split over processes, or on a restar
 from sparsetrain.lightning.data.base import ImageData, Splits
 from sparsetrain.lightning.data.dataset import SeededImages
 from sparsetrain.lightning.data.digits import Digits
+from sparsetrain.lightning.data.hf import HuggingFace
 from sparsetrain.lightning.data.imagenet import ImageNet
 from sparsetrain.lightning.data.loader import Position, train_position
 from sparsetrain.lightning.data.parquet import Parquet
@@ -28,6 +30,7 @@ __all__ = [
     "Digits",
     "EpochSampler",
     "EvalBatches",
+    "HuggingFace",
     "ImageData",
     "ImageNet",
     "Parquet",

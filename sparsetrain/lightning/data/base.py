@@ -91,6 +91,7 @@ class ImageData(pl.LightningDataModule, ABC):
         self.seed = seed
         self.prefetch_factor = prefetch_factor
         self.cache = cache
+        self.notes: tuple[str, ...] = ()  # lines for the user, complete after setup
         self._splits: Splits | None = None
         self._cached: dict[str, CachedImages] = {}  # by split
 

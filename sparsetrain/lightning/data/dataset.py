@@ -1,6 +1,5 @@
 """One key (epoch, index) -> one sample, whose random numbers depend on nothing else."""
 
-import io
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,16 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sparsetrain.lightning.data.sampler import Key
 
 Transform = Callable[[Any], Tensor]
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""What is decoded, by content. Pillow reads more formats, and for EPS it runs the program `gs`."""
 
 
 class Source(Protocol):
@@ -77,18 +72,3 @@ def seeded(seed: int, epoch: int, index: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.default_generator.set_state(states[2])
-
-
-def decode(data: bytes | memoryview, where: str) -> Image.Image:
-    """Decode an encoded image to RGB, completely.
-
-    Raises:
-        ValueError: for data that is not an image of FORMATS, or one cut short, naming `where`.
-    """
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS).convert("RGB")
-    # What PIL's decoders raise: unidentified and truncated files, broken PNG chunks, bad headers.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"cannot decode the image {where} ({len(data):,} bytes): {error}; replace or remove it"
-        ) from error

@@ -78,7 +78,7 @@ class Digits(ImageData):
         return Fixed(whole, whole, Augment())
 
     def load(self) -> Splits:
-        images, labels = load_digits(return_X_y=True)
+        images, labels = map(np.asarray, load_digits(return_X_y=True))
         check_labels(labels, self.wanted_classes or CLASSES, "digits")
         pixels = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         train, val = train_test_split(

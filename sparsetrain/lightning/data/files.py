@@ -4,7 +4,6 @@ from difflib import get_close_matches
 from pathlib import Path
 
 VAL_WORDS = ("val", "test")
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 
 
 def existing_root(root: str | Path | None, wanted: str) -> Path:
@@ -13,8 +12,9 @@ def existing_root(root: str | Path | None, wanted: str) -> Path:
     Raises:
         FileNotFoundError: naming what was `wanted` and the nearest names that do exist.
     """
-    if root is None:
-        raise FileNotFoundError(f"data.root is not set; set data.root=<folder> with {wanted}")
+    if root is None or not str(root).strip():  # an empty path is the folder of the process
+        state = "not set" if root is None else "empty"
+        raise FileNotFoundError(f"data.root is {state}; set data.root=<folder> with {wanted}")
     path = Path(root).expanduser()
     if path.is_dir():
         return path
@@ -30,20 +30,35 @@ def existing_root(root: str | Path | None, wanted: str) -> Path:
     )
 
 
-def split_files(root: Path, suffix: str) -> tuple[list[Path], list[Path]]:
+def split_files(
+    root: Path, suffix: str, val_fraction: float = 0.0
+) -> tuple[list[Path], list[Path]]:
     """(train, validation) files below `root` that end in `suffix`, sorted.
 
     The split is a word in the path below `root`: "train"; else "val"; else, when no file says
-    "val", "test" (published test labels are often withheld).
+    "val", "test" (published test labels are often withheld). With a `val_fraction` there are no
+    validation files, and files that say none of these words are for training where none says
+    "train".
+
+    Raises:
+        FileNotFoundError: a split without files, saying what there is.
     """
     files = sorted(path for path in root.rglob(f"*{suffix}") if path.is_file())
     names = {path: path.relative_to(root).as_posix().lower() for path in files}
     train = [path for path in files if "train" in names[path]]
-    rest = [path for path in files if "train" not in names[path]]
-    for word in VAL_WORDS:
-        if val := [path for path in rest if word in names[path]]:
-            return train, val
-    return train, []
+    rest = [path for path in files if path not in train]
+    val = next(filter(None, ([f for f in rest if w in names[f]] for w in VAL_WORDS)), [])
+    if val_fraction:
+        unnamed = [f for f in rest if not any(word in names[f] for word in VAL_WORDS)]
+        train, val = train or unnamed, []
+    for split, found in (("train", train), ("val", val)):
+        if not found and not (split == "val" and val_fraction):
+            fix = "" if split == "train" else ", or set data.val_fraction=0.1"
+            raise FileNotFoundError(
+                f"data.root={root} has no {split} split, only {some(listing(root))}; "
+                f"wanted *train*{suffix} and *val*{suffix} or *test*{suffix}{fix}"
+            )
+    return train, val
 
 
 def listing(folder: Path) -> list[str]:

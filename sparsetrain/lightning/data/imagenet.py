@@ -1,69 +1,22 @@
-"""ImageNet and anything else in its two usual layouts.
+"""ImageNet and anything else in its usual layouts.
 
-root/train/<class>/*.JPEG, root/val/<class>/*.JPEG        folders ("validation" is fine too)
+root/train/<class>/*.JPEG, root/val/<class>/*.JPEG        folders ("validation" and "test" are fine)
+root/<class>/*.JPEG                                        no splits: with data.val_fraction
 root/**/*train*.tar, root/**/*val*.tar                     WebDataset shards, see shards.py
 """
 
-import os
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from sparsetrain.lightning.data.augmented import AugmentedData
 from sparsetrain.lightning.data.base import Splits, check_class_count, check_labels
-from sparsetrain.lightning.data.dataset import decode
-from sparsetrain.lightning.data.files import (
-    IMAGE_SUFFIXES,
-    existing_root,
-    listing,
-    some,
-    split_files,
-)
+from sparsetrain.lightning.data.files import existing_root, listing, some, split_files
+from sparsetrain.lightning.data.folders import FolderSource, has_class_folders, split_folder
 from sparsetrain.lightning.data.shards import ShardSource
 
-WANTED = "train/ and val/ (a folder per class) or *train*.tar and *val*.tar shards"
-
-
-class FolderSource:
-    """The images of one folder per class. Labels follow the sorted class names.
-
-    Paths are kept in one byte array, not as Python strings: those would be copied into every
-    worker as their reference counts are touched (1.3 million for ImageNet).
-
-    Raises:
-        ValueError: no class folders, or a class folder without images.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.classes = [name for name in listing(folder) if (folder / name).is_dir()]
-        if not self.classes:
-            raise ValueError(
-                f"{folder} has no class folders, only {some(listing(folder))}; "
-                f"move every image into {folder.name}/<class>/"
-            )
-        paths: list[bytes] = []
-        labels: list[int] = []
-        for label, name in enumerate(self.classes):
-            found = [file for file in listing(folder / name) if is_image(file)]
-            if not found:
-                raise ValueError(
-                    f"class folder {folder / name} has no images "
-                    f"({', '.join(IMAGE_SUFFIXES)}), only {some(listing(folder / name))}; "
-                    "fill or remove it"
-                )
-            paths += [os.fsencode(f"{name}/{file}") for file in found]
-            labels += [label] * len(found)
-        self.paths = np.array(paths)
-        self.labels = np.array(labels, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def read(self, index: int) -> tuple[Image.Image, int]:
-        path = self.folder / os.fsdecode(self.paths[index])
-        return decode(path.read_bytes(), str(path)), int(self.labels[index])
+WANTED = (
+    "train/ and val/ (a folder per class), or *train*.tar and *val*.tar shards, or a folder per "
+    "class and data.val_fraction=0.1"
+)
 
 
 class ImageNet(AugmentedData):
@@ -78,40 +31,51 @@ class ImageNet(AugmentedData):
 
     def load(self) -> Splits:
         root = existing_root(self.root, WANTED)
-        if (root / "train").is_dir() and not any((root / "train").glob("*.tar")):
-            return self._load_folders(root)
-        return self._load_shards(root)
+        folder = split_folder(root, "train")
+        if folder is not None and not any(folder.glob("*.tar")):
+            return self._load_folders(root, folder)
+        if any(root.rglob("*.tar")):
+            return self._load_shards(root)
+        if self.val_fraction and has_class_folders(root):
+            return self._load_folders(root, root)
+        fix = f"wanted {WANTED}"
+        if has_class_folders(root):
+            fix = "if these are classes, set data.val_fraction=0.1 to validate on a tenth of them"
+        raise FileNotFoundError(
+            f"data.root={root} has no train split, only {some(listing(root))}; {fix}"
+        )
 
-    def _load_folders(self, root: Path) -> Splits:
-        val_folder = next((root / n for n in ("val", "validation") if (root / n).is_dir()), None)
+    def _load_folders(self, root: Path, folder: Path) -> Splits:
+        train = FolderSource(folder)
+        self.skip_note(folder, train.skipped)
+        check_class_count(len(train.classes), self.wanted_classes, f"data.root={folder}")
+        if self.val_fraction:
+            return self.divided(train, train.classes, len(train.classes))
+        val_folder = split_folder(root, "val")
         if val_folder is None:
             raise FileNotFoundError(
-                f"data.root={root} has train/ but no val/ or validation/, only "
-                f"{some(listing(root))}; add the validation folder"
+                f"data.root={root} has {folder.name}/ but no val/, validation/ or test/, only "
+                f"{some(listing(root))}; add one, or set data.val_fraction=0.1"
             )
-        train, val = FolderSource(root / "train"), FolderSource(val_folder)
-        check_class_count(len(train.classes), self.wanted_classes, f"data.root={root}: train/")
+        val = FolderSource(val_folder)
+        self.skip_note(val_folder, val.skipped)
         if differing := sorted(set(train.classes) ^ set(val.classes)):
             raise ValueError(
-                f"data.root={root}: train/ has {len(train.classes)} classes and {val_folder.name}/ "
-                f"{len(val.classes)}; only one has {some(differing)}; make them the same"
+                f"data.root={root}: {folder.name}/ has {len(train.classes)} classes and "
+                f"{val_folder.name}/ {len(val.classes)}; only one has {some(differing)}; make them "
+                "the same"
             )
         return self.transformed(train, val, train.classes, len(train.classes))
 
     def _load_shards(self, root: Path) -> Splits:
-        train_files, val_files = split_files(root, ".tar")
-        for split, files in (("train", train_files), ("val", val_files)):
-            if not files:
-                raise FileNotFoundError(
-                    f"data.root={root} has no {split} split: found neither {split}/ nor "
-                    f"*{split}*.tar, only {some(listing(root))}; wanted {WANTED}"
-                )
-        train, val = ShardSource(train_files), ShardSource(val_files)
+        train_files, val_files = split_files(root, ".tar", self.val_fraction)
+        train = ShardSource(train_files)
+        val = ShardSource(val_files) if val_files else None
         classes = self.wanted_classes or int(train.labels.max()) + 1
         for source, split in ((train, "train"), (val, "val")):
-            check_labels(source.labels, classes, f"data.root={root}: {split} shards")
+            if source is not None:
+                check_labels(source.labels, classes, f"data.root={root}: {split} shards")
+                self.skip_note(f"{split} shards", source.skipped)
+        if val is None:
+            return self.divided(train, None, classes)
         return self.transformed(train, val, None, classes)
-
-
-def is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)

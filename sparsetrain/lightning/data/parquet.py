@@ -3,6 +3,10 @@
 `image` is struct<bytes: binary, path: string> (or plain binary), `label` an integer; see the
 `datasets` documentation, "Image dataset". Files are told apart by their path below `root`:
 "train", then "val", then "test".
+
+Read by pyarrow. Not by `datasets`: that converts Parquet into a second copy in a cache of its own
+before it reads rows in any order, or streams them, where a run cannot be resumed in the middle of
+a shuffled epoch.
 """
 
 import json
@@ -12,18 +16,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
+from sparsetrain.lightning.data.arrow import named
 from sparsetrain.lightning.data.augmented import AugmentedData
 from sparsetrain.lightning.data.base import Splits, check_class_count, check_labels
-from sparsetrain.lightning.data.dataset import decode
-from sparsetrain.lightning.data.files import existing_root, listing, some, split_files
-from sparsetrain.lightning.data.sampler import epoch_order
+from sparsetrain.lightning.data.decode import WHITE, Encoded
+from sparsetrain.lightning.data.files import existing_root, some, split_files
 from sparsetrain.lightning.data.transforms import Augment
 
-SPLIT_SEED = 0
-"""Of what is held out for validation: fixed, as the digits' is."""
-WANTED = "*train*.parquet and *val*.parquet or *test*.parquet"
+WANTED = (
+    "*train*.parquet and *val*.parquet or *test*.parquet, or *.parquet and data.val_fraction=0.1"
+)
 
 
 class ParquetSource:
@@ -35,7 +38,8 @@ class ParquetSource:
     should be small: Hugging Face writes 100 rows.
 
     Raises:
-        ValueError: a missing or wrongly typed column, a missing label, or no rows at all.
+        ValueError: a file that is damaged or no Parquet, a missing or wrongly typed column, a
+            missing label, or no rows at all.
     """
 
     def __init__(
@@ -46,7 +50,7 @@ class ParquetSource:
         groups: list[tuple[int, int]] = []
         rows: list[int] = []
         for number, path in enumerate(files):
-            with pq.ParquetFile(path, memory_map=True) as file:
+            with named(path), pq.ParquetFile(path, memory_map=True) as file:
                 self.image_leaf = check_columns(file.schema_arrow, image_column, label_column, path)
                 labels.append(read_labels(file, label_column, path))
                 groups += [(number, group) for group in range(file.num_row_groups)]
@@ -63,10 +67,11 @@ class ParquetSource:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
+    def read(self, index: int) -> tuple[Encoded, int]:
         number = int(np.searchsorted(self.starts, index, side="right")) - 1
         row = index - int(self.starts[number])
-        return decode(self._bytes(number, row), self._where(number, row)), int(self.labels[index])
+        image = Encoded(self._bytes(number, row), self._where(number, row))
+        return image, int(self.labels[index])
 
     def _bytes(self, number: int, row: int) -> memoryview:
         """The encoded image as a view of Arrow's buffer."""
@@ -83,7 +88,7 @@ class ParquetSource:
                 f"no image bytes {self._where(number, row)}, only a path or nothing; "
                 "embed the images in the file"
             )
-        return memoryview(data)
+        return memoryview(data).cast("B")
 
     def _read_group(self, number: int) -> pa.ChunkedArray:
         """The image bytes of one row group.
@@ -91,7 +96,7 @@ class ParquetSource:
         One thread and a file of its own, so that it also works in a forked worker.
         """
         path, group = self.files[self.groups[number, 0]], int(self.groups[number, 1])
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with named(path), pq.ParquetFile(path, memory_map=True) as file:
             column = file.read_row_group(group, columns=[self.image_leaf], use_threads=False)[0]
         return column.flatten()[0] if pa.types.is_struct(column.type) else column
 
@@ -101,29 +106,12 @@ class ParquetSource:
         return f"in row {in_file:,} of {self.files[self.groups[number, 0]]}"
 
 
-class Part:
-    """Some samples of a source, by their indices."""
-
-    def __init__(self, source: ParquetSource, indices: np.ndarray) -> None:
-        self.source = source
-        self.indices = indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def read(self, index: int) -> tuple[Image.Image, int]:
-        return self.source.read(int(self.indices[index]))
-
-
 class Parquet(AugmentedData):
     """Image classification from Parquet files below `root`.
 
     Args (besides those of `ImageData` and `AugmentedData`):
         image_column, label_column: their names in the files.
         memory_gb: a split of up to so many GiB of files is kept in memory, per training process.
-        val_split: this fraction of the training images is validated on, and not trained on,
-            instead of the files for validation. Which ones depends on their number alone, so that
-            runs with different seeds are compared on the same images.
 
     Raises:
         FileNotFoundError: `root`, or a split of it, is not there.
@@ -149,7 +137,8 @@ class Parquet(AugmentedData):
         label_column: str = "label",
         memory_gb: float = 4.0,
         cache: str | None = None,
-        val_split: float = 0.0,
+        background: Sequence[int] = WHITE,
+        val_fraction: float = 0.0,
     ) -> None:
         super().__init__(
             root,
@@ -164,10 +153,9 @@ class Parquet(AugmentedData):
             augment=augment,
             crop_pct=crop_pct,
             cache=cache,
+            background=background,
+            val_fraction=val_fraction,
         )
-        if not 0 <= val_split < 1:
-            raise ValueError(f"data.val_split={val_split} is not a fraction in [0, 1)")
-        self.val_split = val_split
         self.image_column = image_column
         self.label_column = label_column
         self.memory_gb = memory_gb
@@ -175,42 +163,22 @@ class Parquet(AugmentedData):
     def load(self) -> Splits:
         root = existing_root(self.root, WANTED)
         self.label = f"parquet {root.resolve().name}"
-        train_files, val_files = split_files(root, ".parquet")
-        for split, files in (("train", train_files), ("val", val_files)):
-            if not files:
-                raise FileNotFoundError(
-                    f"data.root={root} has no {split} split, only {some(listing(root))}; "
-                    f"wanted {WANTED}"
-                )
+        train_files, val_files = split_files(root, ".parquet", self.val_fraction)
         names = read_class_names(train_files[0], self.label_column)
-        train, val = (
-            ParquetSource(files, self.image_column, self.label_column, self.memory_gb)
-            for files in (train_files, val_files)
-        )
+        train = self._source(train_files)
         if names is not None:
             check_class_count(len(names), self.wanted_classes, f"data.root={root}")
         counted = int(train.labels.max()) + 1 if names is None else len(names)
         classes = self.wanted_classes or counted
-        for source in (train, val):
-            check_labels(source.labels, classes, f"{source.files[0]}…")
-        if self.val_split:
-            return self.transformed(*held_out(train, self.val_split), names, classes)
+        check_labels(train.labels, classes, f"{train_files[0]}…")
+        if self.val_fraction:
+            return self.divided(train, names, classes)
+        val = self._source(val_files)
+        check_labels(val.labels, classes, f"{val_files[0]}…")
         return self.transformed(train, val, names, classes)
 
-
-def held_out(source: ParquetSource, fraction: float) -> tuple[Part, Part]:
-    """(the rest, a random `fraction`) of a source, the same ones whatever the seed of the run.
-
-    Raises ValueError where one of the two would be empty.
-    """
-    order = epoch_order(len(source), SPLIT_SEED, 0)
-    count = round(fraction * len(source))
-    if not 0 < count < len(source):
-        raise ValueError(
-            f"data.val_split={fraction} of {len(source):,} training images holds out {count:,}; "
-            "some have to be left on each side"
-        )
-    return Part(source, np.sort(order[count:])), Part(source, np.sort(order[:count]))
+    def _source(self, files: list[Path]) -> ParquetSource:
+        return ParquetSource(files, self.image_column, self.label_column, self.memory_gb)
 
 
 def check_columns(schema: pa.Schema, image_column: str, label_column: str, path: Path) -> str:
@@ -250,10 +218,14 @@ def read_labels(file: pq.ParquetFile, label_column: str, path: Path) -> np.ndarr
 
 def read_class_names(path: Path, label_column: str) -> list[str] | None:
     """Names from the file's metadata: Hugging Face's features, or a comma separated `classes`."""
-    metadata = pq.read_schema(path, memory_map=True).metadata or {}
+    with named(path):
+        metadata = pq.read_schema(path, memory_map=True).metadata or {}
     if b"huggingface" in metadata:
-        features = json.loads(metadata[b"huggingface"]).get("info", {}).get("features", {})
-        return features.get(label_column, {}).get("names")
+        try:
+            features = json.loads(metadata[b"huggingface"])["info"]["features"]
+            return features[label_column].get("names")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None  # written by another program, or cut: labels alone are read
     if b"classes" in metadata:
         return metadata[b"classes"].decode().split(",")
     return None

@@ -2,27 +2,36 @@
 
 A sample is the members that share a key, which is the path up to the first dot of its last part:
 `<key>.jpg` (or .jpeg, .png) holds the image and `<key>.cls` the label in ASCII.
-Format: the WebDataset README, "The WebDataset Format". Other members are skipped.
+Format: the WebDataset README, "The WebDataset Format". Other members are skipped, and counted
+where a sample has a label and no image.
+
+Not the `webdataset` package: it reads a shard from its start and shuffles in a buffer, so a run
+cannot be resumed at the sample where it stopped, and its basic decoders unpickle .pyd and .pickle
+members.
 """
 
 import tarfile
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from sparsetrain.lightning.data.dataset import decode
+from sparsetrain.lightning.data.decode import SUFFIXES, Encoded
 
-SHARD_IMAGES = ("jpg", "jpeg", "png")
+SHARD_IMAGES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 
 
 class ShardIndex(NamedTuple):
-    """Where one shard's images are: int64 [N] each, in the order of the tar file."""
+    """Where one shard's images are: int64 [N] each, in the order of the tar file.
+
+    skipped: samples with a label whose image is missing, or of an unknown kind.
+    """
 
     offsets: np.ndarray
     sizes: np.ndarray
     labels: np.ndarray
+    skipped: int
 
 
 class ShardSource:
@@ -39,17 +48,19 @@ class ShardSource:
         self.offsets = np.concatenate([index.offsets for index in indices])
         self.sizes = np.concatenate([index.sizes for index in indices])
         self.labels = np.concatenate([index.labels for index in indices])
+        missing = sum(index.skipped for index in indices)
+        self.skipped = Counter({"label without image": missing} if missing else {})
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
+    def read(self, index: int) -> tuple[Encoded, int]:
         path = self.files[self.shards[index]]
         offset = int(self.offsets[index])
         with path.open("rb") as file:
             file.seek(offset)
             data = file.read(int(self.sizes[index]))
-        return decode(data, f"at byte {offset:,} of {path}"), int(self.labels[index])
+        return Encoded(data, f"at byte {offset:,} of {path}"), int(self.labels[index])
 
 
 def index_shard(path: Path) -> ShardIndex:
@@ -79,7 +90,8 @@ def index_shard(path: Path) -> ShardIndex:
             f"{unlabelled[0]!r}; labels must be <key>.cls in the same shard"
         )
     places = np.array(list(images.values()), dtype=np.int64)
-    return ShardIndex(places[:, 0], places[:, 1], np.array([labels[key] for key in images]))
+    found = np.array([labels[key] for key in images])
+    return ShardIndex(places[:, 0], places[:, 1], found, len(labels.keys() - images.keys()))
 
 
 def split_key(name: str) -> tuple[str, str]:

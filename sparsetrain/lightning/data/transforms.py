@@ -130,11 +130,14 @@ def eval_transform(
     return transform
 
 
-def before_tensor(transform: Any) -> tv.Compose:
-    """What a composed transform does to the image before it becomes a tensor."""
-    return tv.Compose(
-        list(takewhile(lambda step: not isinstance(step, tv.ToTensor), transform.transforms))
-    )
+def before_tensor(transform: Any) -> list[Any]:
+    """The steps of a composed transform before the image becomes a tensor."""
+    return list(takewhile(lambda step: not isinstance(step, tv.ToTensor), transform.transforms))
+
+
+def chain(*steps: Any) -> Any:
+    """One function after the other."""
+    return tv.Compose(list(steps))
 
 
 def as_it_is(image: Any) -> Any:

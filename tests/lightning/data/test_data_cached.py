@@ -271,13 +271,13 @@ def indices(images) -> list[int]:
 
 
 def test_a_part_of_the_training_images_can_be_held_out(squares):
-    halves = data(squares, Augment(), val_split=0.25, batch_size=2)
+    halves = data(squares, Augment(), val_fraction=0.25, batch_size=2)
     assert (halves.num_train, len(halves.splits.val)) == (18, 6)
-    other = data(squares, Augment(), val_split=0.25, batch_size=2, seed=1)
+    other = data(squares, Augment(), val_fraction=0.25, batch_size=2, seed=1)
     assert indices(other.splits.val) == indices(halves.splits.val)
     both = indices(halves.splits.train) + indices(halves.splits.val)
     assert sorted(both) == list(range(24))
-    with pytest.raises(ValueError, match=r"data.val_split=0.01 of 24 training images holds out 0"):
-        data(squares, val_split=0.01)
-    with pytest.raises(ValueError, match=r"data.val_split=1.0 is not a fraction"):
-        data(squares, val_split=1.0)
+    with pytest.raises(ValueError, match=r"val_fraction=0.01 of 24 training images holds out 0"):
+        data(squares, val_fraction=0.01)
+    with pytest.raises(ValueError, match=r"data.val_fraction=1.0 is not a fraction"):
+        data(squares, val_fraction=1.0)

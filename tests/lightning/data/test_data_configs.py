@@ -38,10 +38,24 @@ def root(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def saved(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list("0123456789"))}
+    )
+    images = [{"bytes": encoded(label), "path": None} for label in range(10)]
+    rows = datasets.Dataset.from_dict({"image": images, "label": list(range(10))}, features)
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
 @pytest.mark.parametrize("recipe", [RECIPE, {"batch_size": 2, "num_workers": 0}])
-@pytest.mark.parametrize("name", ["imagenet", "parquet", "digits", "synthetic"])
-def test_a_config_makes_a_data_set_that_loads(name, recipe, root):
+@pytest.mark.parametrize("name", ["imagenet", "parquet", "hf", "digits", "synthetic"])
+def test_a_config_makes_a_data_set_that_loads(name, recipe, root, request):
     place = {"root": str(root)} if name in ("imagenet", "parquet") else {}
+    if name == "hf":
+        place = {"root": str(request.getfixturevalue("saved"))}
     data = instantiate(compose(name, **recipe, **place).data)
     assert isinstance(data, ImageData)
     data.setup()

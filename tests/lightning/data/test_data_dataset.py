@@ -1,16 +1,13 @@
 """A sample's random numbers come from (seed, epoch, index) and leave no trace."""
 
 import random
-from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
-from data_helpers import Counting, Numbered, encoded
-from PIL import Image
+from data_helpers import Counting, Numbered
 
 from sparsetrain.lightning.data import SeededImages
-from sparsetrain.lightning.data.dataset import decode
 
 
 def draw(image):
@@ -72,21 +69,3 @@ def test_making_and_reading_a_loader_draws_nothing_from_the_global_generator(wor
 def test_a_plain_index_says_that_the_sampler_was_replaced():
     with pytest.raises(TypeError, match=r"key=3 .*use_distributed_sampler=False"):
         SeededImages(Counting(4), draw, seed=1)[3]  # pyright: ignore[reportArgumentType]
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_truncated_images_are_not_decoded(kind):
-    data = encoded(0, kind)
-    with pytest.raises(ValueError, match=r"cannot decode the image in a\.jpg .*replace or remove"):
-        decode(data[: len(data) // 2], "in a.jpg")
-
-
-def test_something_that_is_no_image_is_not_decoded():
-    with pytest.raises(ValueError, match=r"cannot decode the image in a\.jpg \(0 bytes\)"):
-        decode(b"", "in a.jpg")
-
-
-def test_grey_images_become_rgb():
-    buffer = BytesIO()
-    Image.new("L", (2, 2), 7).save(buffer, "PNG")
-    assert decode(buffer.getvalue(), "here").getpixel((0, 0)) == (7, 7, 7)

@@ -26,6 +26,33 @@ def test_no_root_at_all_says_what_to_give():
     refuses(Parquet(None, **COMMON), FileNotFoundError, "set data.root=<folder>", "*train*.parquet")
 
 
+@pytest.mark.parametrize("root", ["", " "])
+def test_an_empty_root_is_not_the_folder_of_the_process(root):
+    refuses(ImageNet(root, **COMMON), FileNotFoundError, "data.root is empty; set data.root=<fol")
+
+
+def test_class_folders_without_splits_name_the_fraction(folders):
+    said = "has no train split", "cat, dog", "set data.val_fraction=0.1"
+    refuses(ImageNet(folders / "train", **COMMON), FileNotFoundError, *said)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 1500])
+def test_a_damaged_parquet_file_is_named(parquet, kept):
+    path = parquet / "data" / "train-1.parquet"
+    path.write_bytes(path.read_bytes()[:kept])
+    refuses(Parquet(parquet, **COMMON), ValueError, f"cannot read {path} (", "fetch or write it")
+
+
+def test_a_damaged_row_group_is_named_when_it_is_read(parquet):
+    path = parquet / "data" / "train-1.parquet"
+    whole = path.read_bytes()
+    data = Parquet(parquet, memory_gb=0.0, **COMMON)
+    path.write_bytes(whole[:4] + bytes(60) + whole[64:])  # the header of the first page
+    data.setup()
+    with pytest.raises(ValueError, match=r"cannot read .*train-1\.parquet"):
+        data.splits.train[(0, 3)]
+
+
 def test_a_root_that_is_a_file_is_named(folders):
     file = folders / "train" / "cat" / "0.JPEG"
     refuses(ImageNet(file, **COMMON), FileNotFoundError, f"data.root={file} is a file")
@@ -40,7 +67,7 @@ def test_an_empty_root_lists_what_was_looked_for(tmp_path):
 
 def test_a_missing_validation_folder_is_named(folders):
     (folders / "val").rename(folders / "other")
-    refuses(ImageNet(folders, **COMMON), FileNotFoundError, "no val/ or validation/", "other")
+    refuses(ImageNet(folders, **COMMON), FileNotFoundError, "no val/, validation/", "other")
 
 
 def test_missing_validation_shards_are_named(shards):
@@ -62,7 +89,7 @@ def test_images_without_class_folders_are_explained(folders):
 
 
 def test_a_wrong_number_of_classes_says_the_right_one(folders):
-    said = "train/ has 2 classes but model.num_classes=5; set model.num_classes=2"
+    said = "train has 2 classes but model.num_classes=5; set model.num_classes=2"
     refuses(ImageNet(folders, **{**COMMON, "num_classes": 5}), ValueError, said)
 
 

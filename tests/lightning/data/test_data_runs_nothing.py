@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sparsetrain.lightning.data.dataset import decode
+from sparsetrain.lightning.data.decode import Decode, Encoded
+from sparsetrain.lightning.data.hf import RowSource, saved_splits
 from sparsetrain.lightning.data.parquet import ParquetSource, read_class_names
 from sparsetrain.lightning.data.shards import ShardSource
 
@@ -63,7 +64,7 @@ def test_members_of_a_shard_that_hold_pickles_are_skipped(tmp_path, marker):
 def test_a_pickle_in_place_of_a_label_or_an_image_is_refused(tmp_path, marker, kind):
     members = {"a.png": png(), "a.cls": b"3", f"a.{kind}": pickle.dumps(Touch(marker))}
     with pytest.raises(ValueError, match=r"not a class number|cannot decode"):
-        ShardSource([shard(tmp_path, members)]).read(0)
+        Decode()(ShardSource([shard(tmp_path, members)]).read(0)[0])
 
 
 def write_parquet(path: Path, images: list[bytes], metadata: dict, of_field: dict) -> Path:
@@ -97,7 +98,31 @@ def test_metadata_of_parquet_is_not_unpickled(tmp_path, marker, key):
 def test_an_image_of_parquet_that_is_a_pickle_is_refused(tmp_path, marker):
     path = write_parquet(tmp_path / "train.parquet", [pickle.dumps(Touch(marker))], {}, {})
     with pytest.raises(ValueError, match="cannot decode the image in row 0"):
-        ParquetSource([path], "image", "label", memory_gb=1.0).read(0)
+        Decode()(ParquetSource([path], "image", "label", memory_gb=1.0).read(0)[0])
+
+
+def test_nothing_that_datasets_saved_is_unpickled_or_followed(tmp_path, marker):
+    datasets = pytest.importorskip("datasets")
+    pickled = pickle.dumps(Touch(marker))
+    images = [{"bytes": pickled, "path": None}, {"bytes": None, "path": "/etc/hostname"}]
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    rows = pa.table({"image": images, "label": [0, 1]}).cast(features.arrow_schema)
+    datasets.Dataset(rows).save_to_disk(tmp_path / "set", num_proc=None)
+    file = next((tmp_path / "set").glob("*.arrow"))
+    with (
+        pa.OSFile(str(file), "wb") as out,
+        pa.ipc.new_stream(
+            out, rows.schema.with_metadata({b"pandas": pickled, **(rows.schema.metadata or {})})
+        ) as writer,
+    ):
+        writer.write_table(rows)
+    source = RowSource(saved_splits(tmp_path / "set")[""], "image", "label", "set")
+    with pytest.raises(ValueError, match="cannot decode the image in row 0 of set"):
+        Decode()(source.read(0)[0])
+    with pytest.raises(ValueError, match="no image bytes in row 1 of set, only a path"):
+        source.read(1)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell script stands for Ghostscript")
@@ -108,18 +133,20 @@ def test_no_program_is_started_for_an_image(tmp_path, marker, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
     with pytest.raises(ValueError, match="cannot decode the image here"):
-        decode(eps, "here")
+        Decode()(Encoded(eps, "here"))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
 def test_the_formats_of_photographs_are_decoded(kind):
     file = io.BytesIO()
     Image.fromarray(np.full((4, 4, 3), 200, np.uint8)).save(file, kind)
-    assert np.asarray(decode(file.getvalue(), "here")).mean() == pytest.approx(200, abs=3)
+    assert np.asarray(Decode()(Encoded(file.getvalue(), "here"))).mean() == pytest.approx(
+        200, abs=3
+    )
 
 
 def test_a_jpeg_of_several_pictures_is_decoded():
     file = io.BytesIO()
     picture = Image.fromarray(np.full((8, 8, 3), 200, np.uint8))
     picture.save(file, "MPO", save_all=True, append_images=[picture])
-    assert decode(file.getvalue(), "here").size == (8, 8)
+    assert Decode()(Encoded(file.getvalue(), "here")).size == (8, 8)

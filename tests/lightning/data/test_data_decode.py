@@ -80,7 +80,8 @@ def test_a_background_that_is_no_colour_is_refused():
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_an_image_is_turned_as_its_exif_says(kind, orientation):
     upright = Image.fromarray(np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 14)
-    back = 14 - orientation if orientation in (6, 8) else orientation  # the others are their own inverses
+    # 6 and 8 undo each other, the others themselves.
+    back = 14 - orientation if orientation in (6, 8) else orientation
     stored = upright.transpose(UPRIGHT[back]) if orientation > 1 else upright
     exif: Any = Image.Exif()
     exif[ORIENTATION] = orientation

@@ -12,8 +12,11 @@ of their time the GPU worked, and the kernels that take the most. Further words 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import csv
+import io
 import json
+import pstats
 import statistics
 import subprocess
 import sys
@@ -28,14 +31,17 @@ EVERY = 50
 """Optimizer steps between two logs, as in the recipes."""
 
 TRACED = range(130, 140)
-"""The steps that are traced."""
+"""The steps whose kernels are traced."""
+
+PROFILED = range(160, 190)
+"""The steps whose Python is profiled."""
 
 
 class Trace(Callback):
-    """Trace the steps TRACED with torch's profiler; `file` gets what the GPU did in them."""
+    """Trace the GPU in the steps TRACED and Python in PROFILED; `file` gets where time went."""
 
     def __init__(self, file: str) -> None:
-        self.file, self.profiler = file, None
+        self.file, self.profiler, self.python = file, None, cProfile.Profile()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -53,6 +59,13 @@ class Trace(Callback):
             self.profiler.stop()
             Path(self.file).write_text(json.dumps(summary(self.profiler)))
             self.profiler = None
+        elif trainer.global_step == PROFILED.start:
+            self.python.enable()
+        elif trainer.global_step == PROFILED.stop:
+            self.python.disable()
+            text = io.StringIO()
+            pstats.Stats(self.python, stream=text).sort_stats("tottime").print_stats(40)
+            Path(self.file).with_suffix(".txt").write_text(text.getvalue())
 
 
 def summary(profiler: Any) -> dict[str, Any]:
@@ -113,7 +126,6 @@ def measure(recipe: str, args: argparse.Namespace, traced: bool) -> tuple[list[f
             f"recipe={recipe}",
             "data=synthetic",
             f"data.batch_size={args.batch}",
-            "data.num_workers=12",
             f"trainer.max_steps={args.steps}",
             f"trainer.log_every_n_steps={EVERY}",
             "trainer.limit_val_batches=0",

@@ -137,19 +137,7 @@ class ImageData(pl.LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader | CachedTrainLoader:
         """Whole shuffled batches, from where the trainer stands."""
-        rank, world_size = self._place()
-        sampler = EpochSampler(
-            self.num_train,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-        )
-        if self.trainer is not None:
-            settle_finished_epoch(self.trainer)
-            position = train_position(self.trainer)
-            sampler.set_epoch(position.epoch)
-            sampler.skip(position.epoch, position.batch)
+        sampler = self._sampler()
         if self.cache:
             return self._cached_train(sampler)
         return TrainLoader(
@@ -171,6 +159,23 @@ class ImageData(pl.LightningDataModule, ABC):
             mean, std = (torch.tensor(v, device=self._device()) for v in (self.mean, self.std))
             return CachedEvalLoader(cached, batches, mean, std)
         return DataLoader(self.splits.val, batch_sampler=batches, **self._options())
+
+    def _sampler(self) -> EpochSampler:
+        """The order of training samples, from where the trainer stands."""
+        rank, world_size = self._place()
+        sampler = EpochSampler(
+            self.num_train,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        if self.trainer is not None:
+            settle_finished_epoch(self.trainer)
+            position = train_position(self.trainer)
+            sampler.set_epoch(position.epoch)
+            sampler.skip(position.epoch, position.batch)
+        return sampler
 
     def _cached_train(self, sampler: EpochSampler) -> CachedTrainLoader:
         cached, device = self._on_device("train"), self._device()

@@ -6,11 +6,13 @@ This and cli/ are all that knows Hydra; it is imported when a recipe is asked fo
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsetrain.file_format import RECIPE_KEY, check_format
+from sparsetrain.targets import check_size
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -59,11 +61,13 @@ def store_recipes() -> None:
 
 def store_own_recipe(path: Path) -> str:
     """Offer a recipe file of the user's to Hydra. Returns its name: the file's, with `own_` before
-    that of a recipe of the package, whose place it must not take.
+    that of a recipe of the package, whose place it must not take, and `_` for what is neither a
+    letter of ASCII, a digit, `_` nor `-`: run folders are named by it.
 
     Raises ValueError for a file that is not YAML, holds no keys, or is of another format.
     """
-    name = f"own_{path.stem}" if path.stem in recipe_names() else path.stem
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", path.stem)
+    name = f"own_{name}" if name in recipe_names() else name
     store_recipe(path, name)
     return name
 
@@ -71,18 +75,42 @@ def store_own_recipe(path: Path) -> str:
 def store_recipe(path: Path, name: str) -> None:
     """Offer one recipe file to Hydra. Raises ValueError for one that cannot be read."""
     from hydra.core.config_store import ConfigStore
-    from omegaconf import DictConfig, OmegaConf
-    from yaml import YAMLError
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
+    values = _recipe_values(path, f"recipe={path}")
+    check_format(values.pop(RECIPE_KEY, None), f"recipe={path}")
+    if not values:
+        raise ValueError(f"recipe={path} is empty: a recipe sets keys, as recipes/vit_b_24.yaml")
     try:
-        node = OmegaConf.load(path)
-    except YAMLError as error:
-        raise ValueError(f"recipe={path} is no YAML: {error}") from error
-    if not isinstance(node, DictConfig):
-        raise ValueError(f"recipe={path} holds a list; a recipe sets keys")
-    check_format(node.pop(RECIPE_KEY, None), f"recipe={path}")
+        node = OmegaConf.create(values)
+    except OmegaConfBaseException as error:  # `${` without its end, a key that is no text
+        raise ValueError(f"recipe={path}: {str(error).splitlines()[0]}") from error
     # Recipes set keys of the whole config, as their header `# @package _global_` says.
     ConfigStore.instance().store(group="recipe", name=name, node=node, package="_global_")
+
+
+def _recipe_values(path: Path, where: str) -> dict[str, Any]:
+    """The plain values of a recipe file, before anything expands what its aliases repeat."""
+    import yaml
+    from omegaconf._utils import get_yaml_loader
+
+    try:
+        # SafeLoader's, and 1e-3 is a number
+        values = yaml.load(path.read_text("utf-8"), Loader=get_yaml_loader())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is no text in UTF-8: is it a recipe?") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is no YAML: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{where} is nested too deep: no recipe is") from error
+    if values is not None and not isinstance(values, dict):
+        kind = (
+            "a list" if isinstance(values, list) else "text" if isinstance(values, str) else values
+        )
+        raise ValueError(f"{where} holds {kind}; a recipe sets keys")
+    check_size(values, where)
+    return values or {}
 
 
 def compose(overrides: list[str], hydras: bool = False) -> DictConfig:

@@ -51,6 +51,14 @@ TARGETS = frozenset(
 """Every target of configs/ and recipes/."""
 
 _DEEPEST = 32  # levels of a config; ours has 4, and a pickled list can hold itself
+_MOST = 100_000  # values of a config; a few lists that hold each other many times never end
+
+
+def check_size(values: Any, where: str) -> None:
+    """Raise ValueError in one line for more or deeper nested values than any config has, each
+    counted as often as it is held: YAML aliases and pickled lists can repeat a few without end."""
+    for _ in _walk(values, where):
+        pass
 
 
 def check_targets(values: Any, where: str, allowed: Collection[str] = ()) -> None:
@@ -111,10 +119,15 @@ def checked(
     return resolved
 
 
-def _walk(
-    values: Any, where: str, path: str = "", depth: int = 0
-) -> Iterator[tuple[str, Any, Any]]:
+def _walk(values: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
     """(path, key, value) of everything inside, parents first."""
+    for number, each in enumerate(_inside(values, where, "", 0)):
+        if number == _MOST:
+            raise ValueError(f"{where} holds more than {_MOST:,} values: no config does")
+        yield each
+
+
+def _inside(values: Any, where: str, path: str, depth: int) -> Iterator[tuple[str, Any, Any]]:
     if depth > _DEEPEST:
         raise ValueError(f"{where}: {path[:60]}… is nested more than {_DEEPEST} deep: no config is")
     if isinstance(values, dict):
@@ -127,4 +140,4 @@ def _walk(
         return
     for inside, key, value in items:
         yield inside, key, value
-        yield from _walk(value, where, inside, depth + 1)
+        yield from _inside(value, where, inside, depth + 1)

@@ -1,37 +1,54 @@
-"""The key=value words of a command line, checked before anything runs."""
+"""The key=value words of a command line and the recipe, checked before anything runs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from sparsetrain.cli.overrides import (
-    NO_DEMO,
-    parsed,
-    split_word,
-    stored_recipes,
-    take,
-    values_of,
+from sparsetrain.cli.hydra_parts import check_hydra
+from sparsetrain.cli.known import (
+    FILES,
+    PARTS,
+    base_config,
+    groups,
+    keys_of,
+    odd_keys,
+    parameters,
 )
+from sparsetrain.cli.overrides import NO_DEMO, parsed, split_word, stored_recipes, take
+from sparsetrain.cli.ranges import check_value, check_values, shown
 from sparsetrain.recipe import compose, data_folder, nearest, recipe_names
 from sparsetrain.targets import check_targets
-from sparsetrain.upgrade import upgraded_words
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_PARTS = ("callbacks", "logger")  # groups whose nodes are made one by one
+
+def check(words: list[str], allowed: Collection[str] = ()) -> DictConfig:
+    """Raise ValueError in one line for an unknown recipe, group option, or key, a value that its
+    key cannot have, and a target that is neither sparsetrain's own nor `allowed`.
+
+    Returns the composed config, of a sweep that of its first run.
+    """
+    _check_words(words)
+    plain = list(_first_of_sweeps(words))
+    whole = _composed(plain)
+    check_hydra(words, whole)
+    choices = dict(whole.hydra.runtime.choices)
+    config = _without_hydra(whole)
+    _check_composed(config, choices, plain, allowed)
+    for key, value in _swept_values(words):
+        check_value(key, value)
+    return config
 
 
-FILES = "the recipe, or a folder of configs"
-"""Where a config comes from whose targets are not sparsetrain's own."""
+def check_ranges(config: DictConfig) -> None:
+    """Raise ValueError in one line for a value that its key cannot have; those that are not
+    resolved yet are passed over."""
+    check_values(_getter(config))
 
 
-def check(words: list[str], allowed: Collection[str] = ()) -> None:
-    """Raise ValueError in one line for an unknown recipe, group option, or key, and for a target
-    that is neither sparsetrain's own nor `allowed`."""
-    from omegaconf import OmegaConf
-
+def _check_words(words: list[str]) -> None:
     value, _ = take(words, "recipe")
     if not value:
         raise ValueError(f"recipe= is missing: choose one of {', '.join(recipe_names())}")
@@ -40,27 +57,9 @@ def check(words: list[str], allowed: Collection[str] = ()) -> None:
         if name not in known:
             raise ValueError(f"recipe={name!r} is unknown: {nearest(name, known)}")
     for word in words:
-        if "=" not in word and word[0] != "~":
+        if "=" not in word and word[:1] != "~":
             raise ValueError(f"{word!r} is not of the form key=value")
         _check_group(word)
-    plain = list(_first_of_sweeps(words))
-    chosen = [word for word in plain if split_word(word)[0] in _groups()]
-    before = compose(chosen)
-    keys = sorted(_keys(before))
-    for word in plain:
-        key, _ = split_word(word)
-        if word[0] in "+~" or key in _groups() or key.partition(".")[0] == "hydra":
-            continue
-        if key not in keys:
-            raise ValueError(f"{key}= is no key of this config: {_instead(word, chosen, keys)}")
-    _check_numbers(words, before)
-    config = compose(plain)
-    check_targets(OmegaConf.to_container(config), FILES, allowed)
-    _check_parts(config, chosen)
-
-
-def _groups() -> set[str]:
-    return {"recipe", *(path.name for path in data_folder("configs").iterdir() if path.is_dir())}
 
 
 def _options(group: str) -> list[str]:
@@ -69,82 +68,139 @@ def _options(group: str) -> list[str]:
 
 def _check_group(word: str) -> None:
     key, value = split_word(word)
-    if key == "recipe" or key not in _groups() or word == NO_DEMO:
+    if key not in groups() or word == NO_DEMO:
         return
     options = _options(key)
     for name in value.strip("[]").split(","):
         if name in ("", "null"):
-            part = f"; {key}.NAME=null leaves out one part of it" if key in _PARTS else ""
+            part = f"; {key}.NAME=null leaves out one part of it" if key in PARTS else ""
             raise ValueError(f"{word}: the group cannot be left out, {nearest('', options)}{part}")
         if name not in options:
             raise ValueError(f"{key}={name!r} is unknown: {nearest(name, options)}")
 
 
-def _instead(word: str, chosen: list[str], keys: list[str]) -> str:
+def _composed(words: list[str]) -> DictConfig:
+    """The config with Hydra's part of it. Raises ValueError for a key that it does not have."""
+    from hydra.errors import ConfigCompositionException
+
+    try:
+        return compose(words, hydras=True)
+    except ConfigCompositionException:
+        chosen = [word for word in words if split_word(word)[0] in ("recipe", *groups())]
+        before = compose(chosen, hydras=True)
+        choices, keys = dict(before.hydra.runtime.choices), sorted(keys_of(_plain(before)))
+        for word in words:
+            key, _ = split_word(word)
+            added = word[0] in "+~" or key.partition(".")[0] == "hydra"
+            if not added and key not in (*keys, "recipe", *groups()):
+                fix = _instead(word, choices, keys)
+                raise ValueError(f"{key}= is no key of this config: {fix}") from None
+        raise
+
+
+def _check_composed(
+    config: DictConfig, choices: dict[str, str], words: list[str], allowed: Collection[str]
+) -> None:
+    values = _plain(config)
+    check_targets(values, FILES, allowed)
+    _check_parts(values, choices)
+    given = {split_word(word)[0] for word in words}
+    for key, value, known in odd_keys(values, base_config(choices)):
+        begin = "" if _is_given(key, given) else f"recipe={choices['recipe']}: "
+        if not known:
+            raise ValueError(f"{begin}{key}={shown(value)}: it holds keys, as {key}.NAME")
+        fix = _instead(f"{key}={value}", choices, known)
+        raise ValueError(f"{begin}{key} is no key of this config: {fix}")
+    check_ranges(config)
+
+
+def _is_given(key: str, given: set[str]) -> bool:
+    """Whether a word of the command line sets a key, or what it lies in."""
+    return any(key == word or key.startswith(f"{word}.") for word in given)
+
+
+def _instead(word: str, choices: dict[str, str], keys: Collection[str]) -> str:
     """What to write for a key that is not there."""
+    from sparsetrain.upgrade import upgraded_words
+
     key, _ = split_word(word)
     today = upgraded_words(word)
     if today != (word,):
         return f"write {' '.join(today)}"
-    options = _options_with(key, chosen)
+    options = _options_with(key, choices)
     if options:
         return f"it comes with {' or '.join(options)}"
-    group, dot, _ = key.partition(".")
-    # What is added outside of the nodes that there are is read by nobody.
-    added = f" (or +{word})" if dot and group in keys else ""
-    return nearest(key, keys) + added
+    return nearest(key, keys) + (f" (or +{word})" if _is_argument(key, choices) else "")
 
 
-def _options_with(key: str, chosen: list[str]) -> list[str]:
+def _is_argument(key: str, choices: dict[str, str]) -> bool:
+    """Whether a target of the config takes it that is not given it."""
+    node: Any = base_config(choices)
+    *path, name = key.split(".")
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+    return isinstance(node, dict) and name in (parameters(node.get("_target_")) or ())
+
+
+def _options_with(key: str, choices: dict[str, str]) -> list[str]:
     """'group=option' for each option of the key's group, not the chosen one, that has the key."""
     group = key.partition(".")[0]
-    if group == "recipe" or group not in _groups():
+    if group not in groups():
         return []
-    others = [word for word in chosen if split_word(word)[0] != group]
-    words = [f"{group}={option}" for option in _options(group)]
-    return [word for word in words if key in _keys(compose([*others, word]))]
+    options = [option for option in _options(group) if option != choices.get(group)]
+    having = [option for option in options if key in keys_of(base_config({group: option}))]
+    return [f"{group}={option}" for option in having]
 
 
-def _check_numbers(words: list[str], before: DictConfig) -> None:
-    """Raise ValueError for text where the config has a number, and anywhere in the optimizer, which
-    takes no null for a number either.
-
-    before: the config without the keys that the words set.
-    """
-    from omegaconf import OmegaConf
-
-    optimizer = [(f"optimizer.{name}", value) for name, value in before.optimizer.items()]
-    for key, value in (*optimizer, *values_of(words)):
-        old = OmegaConf.select(before, key, throw_on_resolution_failure=False)
-        is_number = isinstance(old, int | float) and not isinstance(old, bool)
-        of_optimizer = key.startswith("optimizer.") and key != "optimizer._target_"
-        is_text = isinstance(value, str) and "${" not in value and (is_number or of_optimizer)
-        if is_text or (value is None and old is not None and of_optimizer):
-            example = f", as {old} is" if old is not None and not isinstance(old, str) else ""
-            raise ValueError(f"{key}={'null' if value is None else value}: give a number{example}")
-
-
-def _check_parts(config: DictConfig, chosen: list[str]) -> None:
+def _check_parts(values: dict[str, Any], choices: dict[str, str]) -> None:
     """Raise ValueError for a callback or a logger that nothing can be made of."""
-    from omegaconf import DictConfig
-
-    for group in _PARTS:
-        for name, node in config[group].items():
-            if node is None or (isinstance(node, DictConfig) and "_target_" in node):
+    for group in PARTS:
+        for name, node in values[group].items():
+            if node is None or (isinstance(node, dict) and "_target_" in node):
                 continue
-            options = _options_with(f"{group}.{name}._target_", chosen)
+            options = _options_with(f"{group}.{name}._target_", choices)
             fix = f"choose {' or '.join(options)}" if options else "give its class as _target_"
             raise ValueError(f"{group}.{name} has no _target_, so nothing can be made of it: {fix}")
 
 
-def _keys(config: Any, prefix: str = "") -> Iterator[str]:
-    from omegaconf import DictConfig
+def _getter(config: DictConfig) -> Callable[[str], Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-    for key in config:
-        yield f"{prefix}{key}"
-        node = config._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none():
-            yield from _keys(node, f"{prefix}{key}.")
+    def get(key: str) -> Any:
+        *path, last = key.split(".")
+        node: Any = config
+        for name in path:
+            node = node.get(name) if OmegaConf.is_dict(node) else None
+        if not OmegaConf.is_dict(node) or last not in node._content:
+            raise KeyError(key)
+        try:
+            value = node[last]
+        except InterpolationKeyError as error:
+            raise ValueError(f"{key}: {str(error).splitlines()[0]}") from error
+        except OmegaConfBaseException:  # of the run, as its folder
+            raise KeyError(key) from None
+        return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+    return get
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    """The config as it is written, without Hydra's part."""
+    from omegaconf import OmegaConf
+
+    values = OmegaConf.to_container(config)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items() if key != "hydra"}
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    from omegaconf import OmegaConf, open_dict
+
+    OmegaConf.set_readonly(config, False)
+    with open_dict(config):
+        del config["hydra"]
+    return config
 
 
 def _first_of_sweeps(words: list[str]) -> Iterator[str]:
@@ -154,3 +210,12 @@ def _first_of_sweeps(words: list[str]) -> Iterator[str]:
             yield f"{override.get_key_element()}={first}"
         else:
             yield str(override.input_line)
+
+
+def _swept_values(words: list[str]) -> Iterator[tuple[str, Any]]:
+    """Each key of a sweep with each of its values."""
+    for override in parsed(words):
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            for each in parsed([f"{key}={text}" for text in override.sweep_string_iterator()]):
+                yield key.lstrip("+"), each.value()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.cli.console import relative, show_values
+from sparsetrain.cli.folder import make_folder
 from sparsetrain.cli.load import Trained, load_trained
 from sparsetrain.cli.overrides import split_word, take_allowed
 from sparsetrain.cli.quiet import quiet_lightning
@@ -33,7 +34,9 @@ def export(words: list[str]) -> None:
     densify(trained.network, apply_masks=True)
     kind = options["format"]
     out = Path(options.get("out") or Path(options["checkpoint"]).with_suffix(_ENDINGS[kind]))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir():
+        raise ValueError(f"out={out} is a folder: give a file in it, as {out}/vit{_ENDINGS[kind]}")
+    make_folder(out.parent, f"out={out}")
     if kind == "safetensors":
         written = write_safetensors(trained.network, out, _metadata(trained))
     else:
@@ -137,9 +140,16 @@ def _options(words: list[str]) -> dict[str, str]:
             raise ValueError(f"{key}= is no option of export: {nearest(key, _KEYS)}")
     if not options.get("checkpoint"):
         raise ValueError("checkpoint= is missing: give a file that `fit` wrote")
-    options.setdefault("format", "safetensors")
+    ending = Path(options.get("out", "")).suffix.lower()
+    kinds = {ending: kind for kind, ending in _ENDINGS.items()}
+    options.setdefault("format", kinds.get(ending, "safetensors"))
     if options["format"] not in _ENDINGS:
         raise ValueError(f"format={options['format']!r}: choose one of {', '.join(_ENDINGS)}")
+    if kinds.get(ending, options["format"]) != options["format"]:
+        raise ValueError(
+            f"format={options['format']} and out={options['out']}: the file would say it is "
+            f"{kinds[ending]}; leave one of them out"
+        )
     if options.get("prune", "false") not in ("true", "false"):
         raise ValueError(f"prune={options['prune']!r}: give true or false")
     return options

@@ -18,6 +18,7 @@ from torch import nn
 
 from sparsetrain.cli.console import relative
 from sparsetrain.cli.interrupt import resumable
+from sparsetrain.cli.load import changes_since, check_weights
 from sparsetrain.cli.overrides import NOTES
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.report import report_of_run
@@ -37,7 +38,6 @@ from sparsetrain.nn import count_tokens
 from sparsetrain.recipe import instantiate_sparsity
 
 AUTO = "auto"
-COMPILE = (AUTO, True, False, "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 def fit(config: DictConfig) -> None:
@@ -57,10 +57,11 @@ def fit(config: DictConfig) -> None:
     show_lines(data.notes)
     module = build_module(config, data)
     if saved is not None:
-        check_same_model(module, saved["state_dict"], str(config.checkpoint))
+        check_weights(module, saved["state_dict"], str(config.checkpoint))
+        show_lines(changes_since(saved, config, str(config.checkpoint)))
     tokens = tokens_of(module, config, data.batch_size)
     sparsify = SparsifyModel(instantiate_sparsity(config), engine=config.engine, tokens=tokens)
-    save_config = SaveConfig(plain(config), words)
+    save_config = SaveConfig(plain(config), words, data.class_names)
     show = ShowLayers(f"{config.model.name} on {data.name}")
     compiles = [CompileWhereItWorks(show_line)] if config.compile == AUTO else []
     trainer = build_trainer(config, [sparsify, save_config, show, *compiles])
@@ -84,8 +85,6 @@ def build_module(config: DictConfig, data: Any) -> Classifier:
         config.model.num_classes = data.num_classes
     network = instantiate(config.model, _convert_="all")
     module = classifier(network, config, data.num_classes)
-    if config.compile not in COMPILE:
-        raise ValueError(f"compile={config.compile!r}: give {', '.join(map(_yaml, COMPILE))}")
     if config.compile not in (False, AUTO):
         module.network.compile(mode=None if config.compile is True else config.compile)
     return module
@@ -115,20 +114,6 @@ def cached_where(config: DictConfig, trainer: pl.Trainer) -> tuple[str, ...]:
     return (f"data.cache={config.data.cache}: images stay in memory, as the device is a {device}",)
 
 
-def check_same_model(module: nn.Module, saved: dict[str, Any], path: str) -> None:
-    """Raise ValueError in one line unless a checkpoint's tensors are those of the model."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    others = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-    differ = [name for name in {**shapes, **others} if shapes.get(name) != others.get(name)]
-    if differ:
-        name = differ[0]
-        raise ValueError(
-            f"checkpoint={path} is of another model: {name} is {others.get(name, 'absent')} there "
-            f"and {shapes.get(name, 'absent')} here ({len(differ)} tensors differ); give the "
-            "model.* and data of the run that wrote it"
-        )
-
-
 def keep_metrics(path: Path) -> tuple[str, ...]:
     """Rename what a run before left there, which this one's logger would delete; says so."""
     if not path.is_file():
@@ -156,8 +141,6 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
     """The trainer of a config. `first`: callbacks that come before the configured ones."""
     callbacks = [*first, *_instances(config.callbacks)]
     arguments = config.trainer.copy()
-    if arguments.get("limit_train_batches") == 0:
-        raise ValueError("trainer.limit_train_batches=0 trains nothing: leave it out")
     if str(arguments.get("strategy")).endswith(("spawn", "fork", "notebook")):
         raise ValueError(
             f"trainer.strategy={arguments.strategy}: its processes do not hand the trained model "
@@ -198,10 +181,6 @@ def own_wandb_run(trainer: pl.Trainer) -> Iterator[None]:
 
 def _instances(group: DictConfig) -> list[Any]:
     return [instantiate(node, _convert_="all") for node in group.values() if node is not None]
-
-
-def _yaml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else value
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -57,5 +57,6 @@ def _folder(flag: str, value: str) -> str:
     """As Hydra's grammar takes it, whatever its characters are."""
     if not Path(value).is_dir() or not value:
         raise ValueError(f"{flag}={value}: no such folder")
-    path = str(Path(value).resolve()).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'file://{path}'"
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(f"file://{Path(value).resolve()}", Quote.single).with_quotes()

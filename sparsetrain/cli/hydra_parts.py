@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sparsetrain.cli.check import FILES
+from sparsetrain.cli.known import FILES
 from sparsetrain.cli.overrides import parsed, split_word, take
 from sparsetrain.recipe import compose, recipe_names
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 _CALLED = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging", "job.env_set")
 
 
-def check_hydra(words: list[str]) -> None:
+def check_hydra(words: list[str], first: DictConfig) -> None:
     """Raise ValueError in one line where a recipe or a folder of configs changes Hydra's callbacks,
     launcher, sweeper, logging or environment, each of which can run code before any check of ours.
 
+    first: the config of the words, of a sweep that of its first run, with Hydra's part.
     A recipe of the package with none of the user's files has been checked by its tests.
     """
     recipe, _ = take(words, "recipe")
@@ -23,9 +27,10 @@ def check_hydra(words: list[str]) -> None:
     if folders is None and {*(recipe or "").split(",")} <= {*recipe_names()}:
         return
     of_hydra = [word for word in rest if split_word(word)[0].startswith("hydra")]
-    expected = _parts([f"recipe={recipe_names()[0]}", *of_hydra])
-    for one in _one_by_one(words):
-        for part, value in _parts(one).items():
+    expected = _parts(compose([f"recipe={recipe_names()[0]}", *of_hydra], hydras=True))
+    _, *others = _one_by_one(words)
+    for config in (first, *(compose(one, hydras=True) for one in others)):
+        for part, value in _parts(config).items():
             if value != expected[part]:
                 raise ValueError(
                     f"{FILES}: hydra.{part} is changed there, and could run any code: take it out "
@@ -33,10 +38,10 @@ def check_hydra(words: list[str]) -> None:
                 )
 
 
-def _parts(words: list[str]) -> dict[str, Any]:
+def _parts(config: DictConfig) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    composed = OmegaConf.to_container(compose(words, hydras=True).hydra)
+    composed = OmegaConf.to_container(config.hydra)
     assert isinstance(composed, dict)
     parts: dict[str, Any] = {}
     for part in _CALLED:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from sparsetrain.cli.ranges import shown
 from sparsetrain.lightning import read_checkpoint
 from sparsetrain.nn import load_sparse_state, sparsify
 from sparsetrain.recipe import instantiate_sparsity
@@ -19,11 +21,13 @@ from sparsetrain.upgrade import upgraded_data
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its weights and its sparse state; config: what it was trained with."""
+    """A network with its weights and its sparse state; config: what it was trained with; classes:
+    their names, None where they are not known."""
 
     network: nn.Module
     config: DictConfig
     phase: str | None
+    classes: list[str] | None
 
 
 def load_trained(path: str, allowed: Collection[str] = ()) -> Trained:
@@ -37,18 +41,72 @@ def load_trained(path: str, allowed: Collection[str] = ()) -> Trained:
     wrapper = nn.Module()
     wrapper.network = instantiate(config.model, _convert_="all")
     sparsify(wrapper, instantiate_sparsity(config))
-    try:
-        wrapper.load_state_dict(_of_network(checkpoint["state_dict"]))
-    except RuntimeError as error:  # a page of names
-        raise ValueError(
-            f"checkpoint={path}: its weights are not those of the model in its config; it was "
-            "changed, or not written by `sparsetrain fit`"
-        ) from error
+    weights = _of_network(checkpoint["state_dict"])
+    check_weights(wrapper, weights, path)
+    wrapper.load_state_dict(weights)
     state = checkpoint.get("sparsetrain_state")
     if not isinstance(state, dict) or not {"layers", "phase"} <= state.keys():
         raise ValueError(f"checkpoint={path} has no sparse state: `sparsetrain fit` writes one")
     load_sparse_state(wrapper, state["layers"])
-    return Trained(wrapper.network.eval(), config, state["phase"])
+    classes = saved_config(checkpoint, path).get("classes")
+    return Trained(wrapper.network.eval(), config, state["phase"], classes)
+
+
+def check_weights(module: nn.Module, saved: dict[str, Any], path: str) -> None:
+    """Raise ValueError in one line unless a checkpoint's tensors are those of the model, and
+    finite."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    others = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    differ = [name for name in {**shapes, **others} if shapes.get(name) != others.get(name)]
+    if differ:
+        name = differ[0]
+        raise ValueError(
+            f"checkpoint={path} is of another model: {name} is {others.get(name, 'absent')} there "
+            f"and {shapes.get(name, 'absent')} here ({len(differ)} tensors differ); give the "
+            "model.* and data of the run that wrote it"
+        )
+    bad = [name for name, tensor in saved.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise ValueError(
+            f"checkpoint={path}: {bad[0]} is not finite ({len(bad)} of {len(saved)} tensors): the "
+            "run had diverged; give a checkpoint from before"
+        )
+
+
+def changes_since(checkpoint: dict[str, Any], config: DictConfig, path: str) -> tuple[str, ...]:
+    """A line that names what of a run's config is not as its checkpoint says; nothing without."""
+    saved = checkpoint.get("sparsetrain_config")
+    before = saved.get("config") if isinstance(saved, dict) else None
+    if not isinstance(before, dict):
+        return ()
+    now = OmegaConf.to_container(config, resolve=True)
+    changed = [
+        f"{key}={_short(new)} (was {_short(old)})"
+        for key, old, new in _differences(before, now)
+        if not key.startswith(_FREE)
+    ]
+    if not changed:
+        return ()
+    return (f"goes on from {path} with other values: {', '.join(changed)}",)
+
+
+_FREE = ("checkpoint", "run_dir", "callbacks", "logger", "data.num_workers", "data.prefetch_factor")
+"""What may change without another run."""
+
+
+def _differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        if before != now:
+            yield key, before, now
+        return
+    for name in {**now, **before}:
+        inside = f"{key}.{name}" if key else str(name)
+        yield from _differences(before.get(name), now.get(name), inside)
+
+
+def _short(value: Any) -> str:
+    text = shown(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def saved_config(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,8 @@ NOTES = {
     "demo=null for the recipe as it is.",
 }
 """What a run says that is cut down, by the name of its file in configs/demo/."""
+
+_PATHS = ("checkpoint", "data.root", "run_dir", "hydra.run.dir", "hydra.sweep.dir")
 
 NO_DEMO = "~demo"
 """demo=null as Hydra can read it, which takes no null for a group."""
@@ -106,6 +110,37 @@ def with_demo(words: list[str], has_gpu: bool) -> list[str]:
 def with_demo_off(words: list[str]) -> list[str]:
     """The words, NO_DEMO for demo=null."""
     return [NO_DEMO if word == "demo=null" else word for word in words]
+
+
+def with_quotes(words: list[str]) -> list[str]:
+    """The words with quotes around what Hydra's grammar would not take as text: a path may hold
+    any character, and so may a name. Raises ValueError for a word that quotes do not mend."""
+    return [_with_quotes(word) for word in words]
+
+
+def _with_quotes(word: str) -> str:
+    from hydra.core.override_parser.types import Quote, QuotedString
+    from hydra.errors import OverrideParseException
+
+    key, equals, value = word.partition("=")
+    quoted = f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+    if not equals:
+        return word  # said elsewhere
+    is_path = key.lstrip("+") in _PATHS and value not in ("", "null")
+    if is_path and (Path(value).exists() or not re.search(r"""[,'"(\[]|\$\{""", value)):
+        return quoted
+    try:
+        parsed([word])
+        return word
+    except OverrideParseException as error:
+        if value[:1] not in ("[", "{", "(", "'", '"') or is_path:
+            with suppress(OverrideParseException):
+                parsed([quoted])
+                return quoted
+        raise ValueError(
+            f"{word} cannot be read: text with brackets, commas or quotes is given in quotes, as "
+            f"\"{key}='…'\""
+        ) from error
 
 
 def swept(words: list[str]) -> dict[str, int]:

@@ -16,15 +16,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sparsetrain.cli.check import FILES, check
+from sparsetrain.cli.check import check, check_ranges
 from sparsetrain.cli.explain import explained
 from sparsetrain.cli.flags import split_flags
-from sparsetrain.cli.hydra_parts import check_hydra
+from sparsetrain.cli.known import FILES
 from sparsetrain.cli.overrides import (
     split_word,
     swept,
     take_allowed,
     with_demo,
+    with_quotes,
     with_recipe_file,
 )
 from sparsetrain.recipe import data_folder, store_recipes
@@ -36,10 +37,9 @@ def run_fit(args: list[str]) -> None:
     store_recipes()
     flags, words = split_flags(args)
     allowed, words = take_allowed(words)
-    words = with_recipe_file(words)
+    words = with_quotes(with_recipe_file(words))
     words = with_demo(words, has_gpu=torch.cuda.is_available())
     check(words, allowed)
-    check_hydra(words)
     whole = sys.argv
     sweep = _Sweep(swept(words))
 
@@ -49,6 +49,7 @@ def run_fit(args: list[str]) -> None:
         sys.argv = whole
         # Here, because Hydra would print a traceback first.
         with sweep.run(), explained():
+            check_ranges(config)
             # Lightning takes seconds to import; a wrong word is told before.
             from sparsetrain.cli.fit import fit
 

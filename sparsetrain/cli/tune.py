@@ -14,8 +14,9 @@ from sparsetrain.bench.products import PRODUCTS, SHAPES, Shape, make_product, pr
 from sparsetrain.bench.timing import cuda_clocks
 from sparsetrain.bench.tune import Tuned, tune_product
 from sparsetrain.cli.bench_words import read_dtype, read_options, read_rounds, read_shapes
-from sparsetrain.cli.check import FILES, check
+from sparsetrain.cli.check import check
 from sparsetrain.cli.console import console, print_lines, relative, show_values
+from sparsetrain.cli.known import FILES
 from sparsetrain.cli.overrides import split_word, take, take_allowed, with_recipe_file
 from sparsetrain.cli.tune_layers import Named, products_of_recipe
 from sparsetrain.nn.engine import why_not_native

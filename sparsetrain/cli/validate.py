@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from itertools import zip_longest
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from sparsetrain.cli.check import FILES, check
+from sparsetrain.cli.check import check
 from sparsetrain.cli.console import console, show_values
 from sparsetrain.cli.fit import classifier
+from sparsetrain.cli.known import FILES
 from sparsetrain.cli.load import load_trained, saved_config
 from sparsetrain.cli.overrides import (
     split_word,
     take,
     take_allowed,
     with_demo_off,
+    with_quotes,
     with_recipe_file,
 )
 from sparsetrain.cli.quiet import quiet_lightning
@@ -25,7 +28,7 @@ from sparsetrain.cli.workers import limit_workers
 from sparsetrain.lightning import read_checkpoint
 from sparsetrain.lightning.flavour import pl
 from sparsetrain.nn import density
-from sparsetrain.recipe import compose, recipe_names
+from sparsetrain.recipe import recipe_names
 from sparsetrain.targets import checked
 from sparsetrain.upgrade import upgraded_words
 
@@ -35,6 +38,7 @@ def validate(words: list[str]) -> None:
     quiet_lightning()
     allowed, words = take_allowed(with_demo_off(words))
     path, rest = take(words, "checkpoint")
+    rest = with_quotes(rest)
     if path is None:
         _check_the_other_words(with_recipe_file(rest), allowed)
         raise ValueError("checkpoint= is missing: give a file that `fit` wrote")
@@ -43,6 +47,7 @@ def validate(words: list[str]) -> None:
     show_lines(limit_workers(config, rest))
     data = instantiate(config.data, num_classes=trained.config.model.num_classes, _convert_="all")
     data.setup("validate")
+    check_classes(data.class_names, trained.classes, path)
     module = classifier(trained.network, trained.config, data.num_classes)
     with console.status(f"validating on {data.name}"):
         timer = _Timer()
@@ -60,6 +65,23 @@ def validate(words: list[str]) -> None:
             ("throughput", f"{images / timer.seconds:,.0f} images/s"),
         )
     )
+
+
+def check_classes(names: list[str] | None, trained: list[str] | None, path: str) -> None:
+    """Raise ValueError in one line where both are known and differ: a label would mean another
+    class than the one that was learnt."""
+    if names is None or trained is None or names == trained:
+        return
+    pairs = zip_longest(trained, names)
+    label, (old, new) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise ValueError(
+        f"checkpoint={path} was trained on other classes: {label} is {_class(old)} there and "
+        f"{_class(new)} in this data; give data with the {len(trained)} classes of the run"
+    )
+
+
+def _class(name: str | None) -> str:
+    return "no class" if name is None else repr(name)
 
 
 def _check_the_other_words(words: list[str], allowed: Collection[str]) -> None:
@@ -96,8 +118,7 @@ def _config(
         kept = [
             word for word in kept if split_word(word)[0].partition(".")[0] not in ("data", "demo")
         ]
-    check([*kept, *words], allowed)
-    config = compose([*kept, *words])
+    config = check([*kept, *words], allowed)
     OmegaConf.update(config, "model", trained.model, merge=False)
     return checked(config, FILES, allowed, _MADE)
 

@@ -49,11 +49,24 @@ def build_network(
         raise ValueError(
             f"model.name={name!r} does not take img_size={img_size} with options={options}: {error}"
         ) from error
+    _check_size(network, name, img_size)
     if attention == "xformers":
         from sparsetrain.lightning.attention import use_xformers
 
         use_xformers(network)
     return network
+
+
+def _check_size(network: nn.Module, name: str, img_size: int) -> None:
+    """Raise ValueError for images that do not divide into the model's patches."""
+    embed: Any = getattr(network, "patch_embed", None)
+    for size in getattr(embed, "patch_size", None) or ():
+        if img_size % size and not getattr(embed, "dynamic_img_pad", False):
+            near = sorted({max(img_size // size, 1) * size, (img_size // size + 1) * size})
+            raise ValueError(
+                f"model.img_size={img_size} is not a multiple of the {size} pixels of a patch of "
+                f"{name}: give {' or '.join(map(str, near))}"
+            )
 
 
 def _check_files(options: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ TINY = (
     "recipe=vit_tiny_24",
     "model.options.depth=2",
     "trainer.max_epochs=2",
+    "optimizer.warmup_epochs=1",
     "trainer.limit_train_batches=4",
     "trainer.log_every_n_steps=1",
 )

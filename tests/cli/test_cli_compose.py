@@ -92,14 +92,14 @@ def test_keys_can_be_set_added_and_swept():
 @pytest.mark.parametrize(
     ("word", "complaint"),
     [
-        ("optimizer.lr=abc", "optimizer.lr=abc: give a number, as 0.003 is"),
+        ("optimizer.lr=abc", "optimizer.lr=abc: give a number > 0"),
         ("optimizer.lr=1e-3,abc", "optimizer.lr=abc: give a number"),
         ("optimizer.lr='1e-3'", "optimizer.lr=1e-3: give a number"),
-        ("optimizer.betas=[0.9,x]", "optimizer.betas=x: give a number"),
-        ("optimizer.lr=null", "optimizer.lr=null: give a number, as 0.003 is"),
-        ("optimizer.betas=null", "optimizer.betas=null: give a number, as [0.9, 0.999] is"),
+        ("optimizer.betas=[0.9,x]", "optimizer.betas=[0.9, 'x']: give 2 in a list, each a number"),
+        ("optimizer.lr=null", "optimizer.lr=null: give a number > 0"),
+        ("optimizer.betas=null", "optimizer.betas=null: give 2 in a list, each a number in [0, 1)"),
         ("optimizer.layer_decay=abc", "optimizer.layer_decay=abc: give a number"),
-        ("++trainer.max_epochs=abc", "trainer.max_epochs=abc: give a number, as 30 is"),
+        ("++trainer.max_epochs=abc", "trainer.max_epochs=abc: give a whole number"),
     ],
 )
 def test_text_for_a_number_is_refused_before_anything_runs(word, complaint):

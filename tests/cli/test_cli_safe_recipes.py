@@ -16,6 +16,7 @@ defaults:
   - override /model: vit_tiny
   - override /sparsity: weights24
   - override /data: digits
+optimizer: {warmup_epochs: 0}
 trainer: {max_epochs: 1, limit_train_batches: 2, precision: 32-true}
 """
 SAVE = "{_target_: torch.save, obj: 1, f: MARKER}"

@@ -9,10 +9,12 @@ from sparsetrain.lightning.flavour import Callback, pl
 
 class SaveConfig(Callback):
     """Put plain values under `sparsetrain_config` of every checkpoint, so that a checkpoint can
-    be validated and exported by itself."""
+    be validated and exported by itself. classes: their names, None where the data has none."""
 
-    def __init__(self, config: dict[str, Any], overrides: list[str]) -> None:
-        self.saved = {"config": config, "overrides": overrides}
+    def __init__(
+        self, config: dict[str, Any], overrides: list[str], classes: list[str] | None = None
+    ) -> None:
+        self.saved = {"config": config, "overrides": overrides, "classes": classes}
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -114,9 +114,9 @@ PAIRS = {
         ["data=parquet", "data.augment.interpolation=cubic"],
         "interpolation=cubic: give bilinear, bicubic",
     ),
-    "all to validate": (["data=parquet", "data.val_split=1.0"], "data.val_split=1.0: give a"),
+    "all to validate": (["data=parquet", "data.val_fraction=1"], "data.val_fraction=1: give a"),
     "no images": (["data=synthetic", "data.length=0"], "data.length=0: give a whole number ≥ 1"),
-    "another data set's key": (["data.val_split=0.1"], "it comes with data=parquet"),
+    "another data set's key": (["data.val_fraction=0.1"], "it comes with data=hf or data="),
 }
 
 
@@ -260,7 +260,7 @@ def _resolved(config):
 
 def test_every_number_of_the_config_has_a_check():
     store_recipes()
-    lists = ("data=parquet", "data=imagenet", "data=digits", "data=synthetic")
+    lists = ("data=parquet", "data=imagenet", "data=hf", "data=digits", "data=synthetic")
     for words in (*([data] for data in lists), ["callbacks=ema"], ["sparsity=all24"]):
         config = check([TINY, *words, *with_demo_off(["demo=null"])])
         for key in keys_of(_written(config)):

@@ -18,7 +18,7 @@ from sparsetrain.nn.masks import phased_layers
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.optimizers import held_by, stepping
 from sparsetrain.nn.phase import Phase
-from sparsetrain.nn.sharded import local, own_rows, reshard
+from sparsetrain.nn.sharded import local, own_rows, wrapped
 from sparsetrain.nn.state import load_sparse_state, sparse_state
 from sparsetrain.schedule import check_total
 
@@ -76,7 +76,8 @@ class Attached:
         self._phases: dict[Optimizer, Phase] = {}
         self._layers: dict[Optimizer, list[Layer]] = {}
         self._counts: dict[Optimizer, int] = {}
-        reshard(model)
+        self._sharded = wrapped(model)
+        self._reshard()
         for held in optimizers:
             self._find(held)
         self._hooks = [o.register_step_pre_hook(self._before) for o in optimizers]
@@ -144,6 +145,10 @@ class Attached:
         if self._checks:
             first_step.begin(m for m in new if m.phase.sparse and not m.phase.checked)
 
+    def _reshard(self) -> None:
+        for module in self._sharded:  # found once: a walk through the model takes a millisecond
+            module.reshard()
+
     def _own(self, optimizer: Optimizer) -> list[Layer]:
         # A layer whose phase is another was attached again since.
         phase = self._phases.get(optimizer)
@@ -152,7 +157,7 @@ class Attached:
     def _before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        reshard(self.model)
+        self._reshard()
         if self._counts[optimizer] != _size(optimizer):
             self._find(optimizer)
         layers = self._own(optimizer)
@@ -175,7 +180,7 @@ class Attached:
         return args[:1], {"closure": and_decay}
 
     def _after_backward(self, optimizer: Optimizer, scale: Tensor | None) -> None:
-        reshard(self.model)
+        self._reshard()
         layers = self._own(optimizer)
         if first_step.idle(layers):
             first_step.look(layers, self._names)
@@ -196,7 +201,7 @@ class Attached:
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         layers = self._own(optimizer)
         if layers and not _skipped(optimizer):
-            reshard(self.model)
+            self._reshard()
             self._enter(optimizer, layers[0].phase.step + 1)
 
     def _enter(self, optimizer: Optimizer, step: int) -> None:

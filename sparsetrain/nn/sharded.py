@@ -39,19 +39,24 @@ def is_wrapped(module: nn.Module) -> TypeGuard[FSDPModule]:
     return isinstance(module, FSDPModule)
 
 
+def wrapped_by_fsdp(model: nn.Module) -> list[FSDPModule]:
+    """The modules of a model that `fully_shard` was called with."""
+    return [module for module in model.modules() if is_wrapped(module)]
+
+
 def reshard(model: nn.Module) -> None:
     """Have every module hold its shards again.
 
     After a forward without a backward FSDP2 leaves the root's weights whole: copies, maybe in
     bfloat16, that the next optimizer step does not change. Nothing outside may read those.
     """
-    if "torch.distributed.fsdp" not in sys.modules:
-        return
-    from torch.distributed.fsdp import FSDPModule
+    for module in wrapped(model):
+        module.reshard()
 
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+
+def wrapped(model: nn.Module) -> list[FSDPModule]:
+    """The modules in a model that `fully_shard` was called with."""
+    return [module for module in model.modules() if is_wrapped(module)]
 
 
 @torch.no_grad()

@@ -54,3 +54,22 @@ def upgraded_words(word: str) -> tuple[str, ...]:
             score = () if chosen.score == "magnitude" else (f"{home}.score={chosen.score}",)
             return f"{home}.solver={chosen.solver}", *score
     return (word,)
+
+
+def upgraded_layers(saved: dict[str, Any], step: int) -> dict[str, dict[str, Any]]:
+    """The state of each layer in a checkpoint that was saved at optimizer step `step`. Format 1
+    saved the phase once for all, and no step of the layers."""
+    if "masks_step" not in saved:
+        return saved["layers"]
+    phase = {
+        "phase": saved["phase"] or "sparse",
+        "trained": saved["phase"] or "sparse",
+        "step": step,
+        "masks_step": saved["masks_step"],
+        "frozen": True,  # until the next step: evaluation had the masks of training
+        "checked": False,
+    }
+    return {
+        name: {key: value for key, value in layer.items() if key != "sparse"} | phase
+        for name, layer in saved["layers"].items()
+    }

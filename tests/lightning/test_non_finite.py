@@ -14,11 +14,12 @@ from breaking import (
 )
 from lightning_helpers import CHATTER, Stranger, make_trainer, vectors
 from pytorch_lightning.plugins.precision import MixedPrecision
+from timm.layers.mlp import Mlp
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import DataLoader
 
-from sparsetrain import STE, Schedule, SparsifyModel, Sparsity
+from sparsetrain import STE, Activation24, Schedule, SparsifyModel, Sparsity
 from sparsetrain.errors import NonFiniteError
 from sparsetrain.lightning import StopOnNonFinite, read_checkpoint
 
@@ -113,6 +114,19 @@ def test_the_layer_is_sought_in_the_precision_of_the_run(tmp_path):
         nn.init.constant_(layer.weight, 1e4)
     trainer = make_trainer(tmp_path, StopOnNonFinite(), plugins=[half_precision()])
     with pytest.raises(NonFiniteError, match=r"first in the output of body\.\d \(Linear\)"):
+        trainer.fit(module, vectors())
+
+
+@pytest.mark.parametrize("warmup", [0.0, 1.0], ids=["sparse", "dense"])
+def test_a_squared_relu_that_overflows_float16_is_told_with_its_fix(tmp_path, warmup):
+    module = Stranger(Mlp(8, 16, 4))
+    nn.init.constant_(module.body.fc1.weight, 300.0)
+    nn.init.constant_(module.body.fc2.weight, 1e-6)
+    sparse = SparsifyModel(
+        Sparsity(weight=None, activation=Activation24(), schedule=Schedule(dense_warmup=warmup))
+    )
+    trainer = make_trainer(tmp_path, sparse, StopOnNonFinite(), plugins=[half_precision()])
+    with pytest.raises(NonFiniteError, match=r"relu\(z\)² passes where z > 255: set trainer.prec"):
         trainer.fit(module, vectors())
 
 

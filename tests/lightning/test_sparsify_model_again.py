@@ -134,3 +134,30 @@ def test_training_after_the_optimizer_was_detached_warns_again():
     attached.detach()
     with pytest.warns(UserWarning, match="not attached"):
         model(torch.ones(1, 8))
+
+
+class SaysSparse(Module):
+    def test_step(self, batch, batch_idx):
+        self.log("sparse", float(self.net.first.sparse))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tail", "sparse"), [(0.4, 0.0), (0.0, 1.0)])
+def test_what_spawned_processes_trained_is_tested_in_the_phase_it_ended_in(tmp_path, tail, sparse):
+    callback = SparsifyModel(st.Sparsity(("*",), schedule=st.Schedule(dense_tail=tail)))
+    spawning = pl.Trainer(
+        accelerator="cpu",
+        strategy="ddp_spawn",
+        devices=1,
+        max_steps=4,
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    module, data = SaysSparse(), DataLoader(TensorDataset(torch.randn(8, 8)), batch_size=2)
+    spawning.fit(module, data)
+    (metrics,) = spawning.test(module, data, verbose=False)
+    assert metrics["sparse"] == sparse

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from sparsetrain.errors import NonFiniteError
 from sparsetrain.lightning.flavour import Callback, each, package_of, pl
 from sparsetrain.lightning.later import Later
+from sparsetrain.nn import SparseMlp, SquaredReLU
 
 _WHOLE = each("strategies.SingleDeviceStrategy") + each("strategies.DDPStrategy")
 
@@ -209,11 +210,14 @@ def first_non_finite(module: pl.LightningModule, images: Tensor) -> str:
 
     def look(name: str, layer: nn.Module, output: Any) -> None:
         if not found and isinstance(output, Tensor) and not torch.isfinite(output).all():
-            found.append(f"{name} ({type(layer).__name__})")
+            found.append(f"{name} ({type(layer).__name__}){_overflow(layer, output)}")
 
+    # A hook on a child of an MLP that runs as one function would have it call its children.
+    inside = {id(c) for m in module.modules() if isinstance(m, SparseMlp) for c in m.children()}
     handles = [
         layer.register_forward_hook(lambda m, _, out, name=name: look(name, m, out))
         for name, layer in module.named_modules()
+        if id(layer) not in inside
     ]
     module(images)
     for handle in handles:
@@ -221,3 +225,14 @@ def first_non_finite(module: pl.LightningModule, images: Tensor) -> str:
     if found:
         return f"first in the output of {found[0]}"
     return "in a second forward every layer's output is finite"
+
+
+def _overflow(layer: nn.Module, output: Tensor) -> str:
+    """What to do where squared ReLU, which float16 seldom holds, may have overflowed."""
+    sparse = isinstance(layer, SparseMlp) and layer.activation is not None
+    if output.dtype != torch.float16 or not (sparse or isinstance(layer, SquaredReLU)):
+        return ""
+    return (
+        "; float16 ends at 65504, which relu(z)² passes where z > 255: set "
+        "trainer.precision=bf16-mixed"
+    )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from sparsetrain.file_format import CHECKPOINT_KEY, FORMAT, check_format
 from sparsetrain.lightning.flavour import Callback, package_of, pl
+from sparsetrain.lightning.spawned import EndPhase
+from sparsetrain.lightning.steps import check_end, share_done, total_steps
 from sparsetrain.lightning.stopwatch import Stopwatch
 from sparsetrain.nn import (
     Attached,
@@ -22,7 +23,8 @@ from sparsetrain.nn import (
 )
 from sparsetrain.products import Engine
 from sparsetrain.recipe import resolve_sparsity
-from sparsetrain.schedule import Phase, check_total
+from sparsetrain.schedule import Phase
+from sparsetrain.upgrade import upgraded_layers
 
 
 class SparsifyModel(Callback):
@@ -55,6 +57,7 @@ class SparsifyModel(Callback):
         self.report: Report | None = None
         self.attached: Attached | None = None
         self.sparsify_time = Stopwatch()
+        self._ended = EndPhase()
         self._optimizers: list[Any] = []
         self._saved: dict[str, Any] | None = None
         self._settled = False  # what the checkpoint says, or does not say, is dealt with
@@ -107,12 +110,14 @@ class SparsifyModel(Callback):
         batch_idx: int,
     ) -> None:
         if self.attached is not None and not pl_module.automatic_optimization:
-            self.attached.progress(_share_done(trainer))
+            self.attached.progress(share_done(trainer))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._optimizers = []
         if self.attached is not None:
             self.attached.detach()
+            if self.attached.phase is not None:
+                self._ended.write(self.attached.phase.trained)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -146,6 +151,9 @@ class SparsifyModel(Callback):
         self.report = sparsify(
             pl_module, self.sparsity, self.engine, tokens=self.tokens, on_cpu=on_cpu
         )
+        if (ended := self._ended.read()) is not None:  # trained in processes that are no more
+            for phase in {layer.phase for layer in phased_layers(pl_module)}:
+                phase.name = phase.trained = ended
 
     def _convert_after(
         self, configure: Callable[[], None], trainer: pl.Trainer, pl_module: pl.LightningModule
@@ -158,19 +166,15 @@ class SparsifyModel(Callback):
     def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.sparsity.dense:
             return
-        total = _total_steps(trainer)
-        try:
-            check_total(self.sparsity.schedule, total)
-        except ValueError as error:
-            ends = f"max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}"
-            raise ValueError(f"trainer.{ends}: set one of them ({error})") from error
+        check_end(trainer, self.sparsity.schedule)
+        total = total_steps(trainer)
         self.attached = attach(pl_module, trainer.optimizers, total_steps=total)
         self.attached.timer = lambda: self.sparsify_time.measure(pl_module.device)
         self._optimizers = list(trainer.optimizers)
 
     def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._saved is not None:
-            load_sparse_state(pl_module, _layers_of(self._saved, trainer.global_step))
+            load_sparse_state(pl_module, upgraded_layers(self._saved, trainer.global_step))
             self._saved, self._settled = None, True
         elif trainer.ckpt_path is not None and not self._settled and not self.sparsity.dense:
             self._settled = True
@@ -179,36 +183,3 @@ class SparsifyModel(Callback):
                 "saved with weights only): masks are chosen anew from its weights",
                 stacklevel=2,
             )
-
-
-def _layers_of(saved: dict[str, Any], step: int) -> dict[str, dict[str, Any]]:
-    """The state of each layer. Format 1 saved the phase once for all, and no step of the layers."""
-    if "masks_step" not in saved:
-        return saved["layers"]
-    phase = {
-        "phase": saved["phase"] or "sparse",
-        "trained": saved["phase"] or "sparse",
-        "step": step,
-        "masks_step": saved["masks_step"],
-        "frozen": True,  # until the next step: evaluation had the masks of training
-        "checked": False,
-    }
-    return {
-        name: {key: value for key, value in layer.items() if key != "sparse"} | phase
-        for name, layer in saved["layers"].items()
-    }
-
-
-def _total_steps(trainer: pl.Trainer) -> int | None:
-    """Optimizer steps of the whole run; None for one without an end."""
-    total = trainer.estimated_stepping_batches  # -1 for endless data with max_epochs
-    return int(total) if math.isfinite(total) and total > 0 else None
-
-
-def _share_done(trainer: pl.Trainer) -> float | None:
-    """The share of the run's batches that were trained on, by a loop that steps by hand; None where
-    their number is not known."""
-    total = _total_steps(trainer)
-    if total is None or trainer.max_steps != -1:
-        return None
-    return (trainer.fit_loop.epoch_loop.total_batch_idx + 1) / total

@@ -1,0 +1,32 @@
+"""How long a trainer's run is."""
+
+from __future__ import annotations
+
+import math
+
+from sparsetrain.lightning.flavour import pl
+from sparsetrain.schedule import Schedule, check_total
+
+
+def total_steps(trainer: pl.Trainer) -> int | None:
+    """Optimizer steps of the whole run; None for one without an end."""
+    total = trainer.estimated_stepping_batches  # -1 for endless data with max_epochs
+    return int(total) if math.isfinite(total) and total > 0 else None
+
+
+def check_end(trainer: pl.Trainer, schedule: Schedule) -> None:
+    """Raise ValueError where a schedule in fractions meets a run without an end."""
+    try:
+        check_total(schedule, total_steps(trainer))
+    except ValueError as error:
+        ends = f"max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}"
+        raise ValueError(f"trainer.{ends}: set one of them ({error})") from error
+
+
+def share_done(trainer: pl.Trainer) -> float | None:
+    """The share of the run's batches that were trained on, by a loop that steps by hand; None where
+    their number is not known."""
+    total = total_steps(trainer)
+    if total is None or trainer.max_steps != -1:
+        return None
+    return (trainer.fit_loop.epoch_loop.total_batch_idx + 1) / total

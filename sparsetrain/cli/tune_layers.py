@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import product as combinations
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from sparsetrain.bench.products import Shape
-from sparsetrain.methods import SSTE
-from sparsetrain.nn import Sparsity, count_tokens, sparsify
+from sparsetrain.bench.products import PRODUCTS, Shape, problem_of
+from sparsetrain.nn import (
+    SparseLinear,
+    SparseMlp,
+    Sparsity,
+    count_tokens,
+    sparse_linears,
+    sparsify,
+)
+from sparsetrain.nn.recorded import Products, linear_products, mlp_products
 from sparsetrain.recipe import instantiate_sparsity
+from sparsetrain.select import EXACT
 
 Named = tuple[str, Shape]
 """A product's name, of bench.products.PRODUCTS, and its sizes."""
@@ -42,28 +51,34 @@ def layer_products(model: nn.Module, images: torch.Tensor, sparsity: Sparsity) -
     """The products of the layers that `sparsity` makes sparse in model.network, in place."""
     counted = count_tokens(model.get_submodule("network"), images)
     tokens = {f"network.{name}": count for name, count in counted.items()}
-    report = sparsify(model, sparsity, engine="masked")
+    sparsify(model, sparsity, engine="masked")
     found: list[Named] = []
-    for row in report.converted:
-        if len(row.shape) == 2:
-            out_features, in_features = row.shape
-            shape = Shape(tokens[row.name], in_features, out_features)
-            found += [(name, shape) for name in _of_weight(sparsity)]
-        else:
-            in_features, hidden, out_features = row.shape
-            first = Shape(tokens[f"{row.name}.fc1"], in_features, hidden)
-            second = Shape(first.tokens, out_features, hidden)
-            found += [("dz24 dX", first), ("dz24 dW", first)]
-            found += [("act24 forward", second), ("act24 dW", second)]
+    mlps = {n: m for n, m in model.named_modules() if isinstance(m, SparseMlp)}
+    for name, mlp in mlps.items():
+        fc1, fc2 = mlp.fc1, mlp.fc2
+        method, selection = None, EXACT
+        if isinstance(fc1, SparseLinear):
+            method, selection = fc1.method, fc1.selection
+        count, inputs, hidden = tokens[f"{name}.fc1"], fc1.in_features, fc1.out_features
+        sizes = inputs, hidden, fc2.out_features
+        shapes = [Shape(count, inputs, hidden), Shape(count, hidden, sizes[2])]
+        shapes.append(Shape(count, sizes[2], hidden))
+        found += _named(mlp_products(count, sizes, mlp.activation, method, selection), shapes)
+    for name, layer in sparse_linears(model).items():
+        if name.rpartition(".")[0] not in mlps:
+            sizes = layer.out_features, layer.in_features
+            products = linear_products(tokens[name], sizes, layer.method, layer.selection)
+            found += _named(products, [Shape(tokens[name], *reversed(sizes))])
     return list(dict.fromkeys(found))
 
 
-def _of_weight(sparsity: Sparsity) -> Iterable[str]:
-    """The sparse products of a linear layer whose weight is 2:4."""
-    method = sparsity.weight
-    assert method is not None, "only then a linear layer is converted"
-    yield "W24 forward"
-    if sparsity.selection.both and not isinstance(method, SSTE):
-        yield "W24 dX"
-    if method.mvue:
-        yield "dz24 dW"
+def _named(products: Products, shapes: Sequence[Shape]) -> list[Named]:
+    """Recorded products as bench.products names them. Of names for the same sizes, the first."""
+    return [
+        next(
+            (name, shape)
+            for shape, name in combinations(shapes, PRODUCTS)
+            if problem_of(name, shape, problem.dtype) == problem
+        )
+        for problem in products.values()
+    ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sparsetrain import ops
     from sparsetrain.autograd import linear24
     from sparsetrain.lightning import SparsifyModel, SparsityMonitor
-    from sparsetrain.methods import SRSTE, SSTE, STE, Activation24
+    from sparsetrain.methods import SRSTE, SSTE, STE, STEP, Activation24
     from sparsetrain.nn import (
         Part,
         Report,
@@ -50,6 +50,7 @@ __all__ = [
     "SRSTE",
     "SSTE",
     "STE",
+    "STEP",
     "Activation24",
     "Part",
     "Report",
@@ -80,7 +81,7 @@ __all__ = [
 _HOMES = {
     "autograd": ("linear24",),
     "lightning": ("SparsifyModel", "SparsityMonitor"),
-    "methods": ("SRSTE", "SSTE", "STE", "Activation24"),
+    "methods": ("SRSTE", "SSTE", "STE", "STEP", "Activation24"),
     "nn": (
         "Part",
         "Report",

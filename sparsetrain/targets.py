@@ -25,6 +25,7 @@ TARGETS = frozenset(
         "sparsetrain.SRSTE",
         "sparsetrain.SSTE",
         "sparsetrain.STE",
+        "sparsetrain.STEP",
         "sparsetrain.Schedule",
         "sparsetrain.Selection",
         "sparsetrain.Sparsity",

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import Self
 
-from sparsetrain.methods import SRSTE, add_pruned_decay
+from sparsetrain.methods import SRSTE, STEP, add_pruned_decay, freeze_second_moment
 from sparsetrain.nn import check as first_step
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.masks import phased_layers
 from sparsetrain.nn.mlp import SparseMlp
-from sparsetrain.nn.optimizers import held_by, stepping
+from sparsetrain.nn.optimizers import held_by, size_of, skipped, stepping
 from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.sharded import local, own_rows, wrapped
 from sparsetrain.nn.state import load_sparse_state, sparse_state
@@ -125,7 +125,7 @@ class Attached:
 
     def _find(self, optimizer: Optimizer) -> None:
         """Take over the layers whose weights the optimizer holds, and did not when last asked."""
-        self._counts[optimizer] = _size(optimizer)
+        self._counts[optimizer] = size_of(optimizer)
         known, held = self._layers.setdefault(optimizer, []), held_by(optimizer)
         new = [m for m in phased_layers(self.model) if id(_weight(m)) in held and m not in known]
         if not new:
@@ -158,12 +158,12 @@ class Attached:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self._reshard()
-        if self._counts[optimizer] != _size(optimizer):
+        if self._counts[optimizer] != size_of(optimizer):
             self._find(optimizer)
         layers = self._own(optimizer)
         if layers and layers[0].phase.step == 0:
             # The weights may have been loaded, or made the same on all ranks, since.
-            self._start(layers)
+            self._start(optimizer, layers)
             self._choose(layers, first=True)
         # Set by a GradScaler on optimizers that unscale in their own kernel.
         scale = getattr(optimizer, "grad_scale", None)
@@ -200,7 +200,7 @@ class Attached:
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         layers = self._own(optimizer)
-        if layers and not _skipped(optimizer):
+        if layers and not skipped(optimizer):
             self._reshard()
             self._enter(optimizer, layers[0].phase.step + 1)
 
@@ -209,15 +209,17 @@ class Attached:
         layers, phase = self._own(optimizer), self._phases[optimizer]
         begins = phase.enter(step)
         if begins:
-            self._start(layers)
+            self._start(optimizer, layers)
         self._choose(layers, first=step == 0)
         if begins and self._checks and not phase.checked:
             first_step.begin(layers)
 
-    def _start(self, layers: list[Layer]) -> None:
-        for layer in layers:
-            if isinstance(layer, SparseLinear) and layer.phase.sparse:
-                layer.start()
+    def _start(self, optimizer: Optimizer, layers: list[Layer]) -> None:
+        linears = [m for m in layers if isinstance(m, SparseLinear) and m.phase.sparse]
+        for layer in linears:
+            layer.start()
+        if any(isinstance(layer.method, STEP) for layer in linears):
+            freeze_second_moment(optimizer)
 
     def _choose(self, layers: list[Layer], first: bool) -> None:
         linears, phase = [m for m in layers if isinstance(m, SparseLinear)], layers[0].phase
@@ -236,15 +238,3 @@ class Attached:
 
 def _weight(layer: Layer) -> Tensor:
     return layer.fc1.weight if isinstance(layer, SparseMlp) else layer.weight
-
-
-def _skipped(optimizer: Optimizer) -> bool:
-    """Whether a GradScaler had the optimizer skip this step in its own kernel. Waits for the device
-    as a GradScaler itself does for other optimizers; without one it does not."""
-    found_inf = getattr(optimizer, "found_inf", None)
-    scaled = getattr(optimizer, "grad_scale", None) is not None
-    return scaled and found_inf is not None and bool(found_inf)
-
-
-def _size(optimizer: Optimizer) -> int:
-    return sum(len(group["params"]) for group in optimizer.param_groups)

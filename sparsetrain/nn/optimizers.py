@@ -28,6 +28,19 @@ def held_by(optimizer: Optimizer) -> set[int]:
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
+def skipped(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler had the optimizer skip this step in its own kernel. Waits for the device
+    as a GradScaler itself does for other optimizers; without one it does not."""
+    found_inf = getattr(optimizer, "found_inf", None)
+    scaled = getattr(optimizer, "grad_scale", None) is not None
+    return scaled and found_inf is not None and bool(found_inf)
+
+
+def size_of(optimizer: Optimizer) -> int:
+    """How many parameters its groups hold."""
+    return sum(len(group["params"]) for group in optimizer.param_groups)
+
+
 def _innermost(optimizer: Any, seen: set[int]) -> Iterable[Optimizer]:
     seen.add(id(optimizer))
     inner = [o for o in _attributes(optimizer) if id(o) not in seen]

@@ -3,6 +3,7 @@
     python scripts/study run --data cifar10 --root FOLDER --variants dense,w24 --seeds 0,1 --jobs 4
     python scripts/study merge ROWS.json ...       # into docs/results/accuracy-DATA.json
     python scripts/study summary                   # of all that is in docs/results
+    python scripts/study decay                     # which λ of SR-STE, by flip rate and accuracy
 
 `run` leaves out what has a row already, here or in docs/results; it writes a row for each run that
 ends into OUT/accuracy-DATA.json. With --choose it trains on 90 % of the training images and
@@ -18,6 +19,7 @@ import signal
 import sys
 from pathlib import Path
 
+import decay
 import launch
 import rows
 import verdict
@@ -38,7 +40,8 @@ def main() -> None:
         print(rows.merge([Path(path) for path in args.files], RESULTS))
     else:
         files = [Path(path) for path in args.files] or sorted(RESULTS.glob("accuracy-*.json"))
-        print(verdict.summary([row for file in files for row in rows.read(file)]))
+        found = [row for file in files for row in rows.read(file)]
+        print(decay.table(found, variants()) if args.verb == "decay" else verdict.summary(found))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,8 +94,8 @@ def parse() -> argparse.Namespace:
     run.add_argument("words", nargs="*", help="further overrides of each run, after --")
     merge = verbs.add_parser("merge")
     merge.add_argument("files", nargs="+")
-    summary = verbs.add_parser("summary")
-    summary.add_argument("files", nargs="*")
+    for verb in ("summary", "decay"):
+        verbs.add_parser(verb).add_argument("files", nargs="*")
     one = verbs.add_parser("one")  # what `run` starts for each run
     one.add_argument("run")
     one.add_argument("folder")

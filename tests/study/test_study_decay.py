@@ -1,0 +1,43 @@
+"""Which λ the rule of flip rates takes."""
+
+import decay
+from plan import variants
+
+
+def row(variant, mean, top1=60.0, value=None, seed=0, epochs=60):
+    config = {} if value is None else {"sparsity.weight.decay": value}
+    flips = {"first": 0.0, "highest": 1.0, "mean": mean, "last": 0.0}
+    return {
+        "data": "cifar10",
+        "variant": variant,
+        "seed": seed,
+        "epochs": epochs,
+        "choose": True,
+        "top1": None,
+        "top1_val": top1,
+        "top1_sparse": None,
+        "flip_rate": flips,
+        "config": config,
+    }
+
+
+ROWS = [
+    row("flips_dense", 0.010),
+    row("w24_6e-5", 0.0098, 61.0, 6e-5),
+    row("w24", 0.0090, 60.5, 2e-4),
+    row("w24_6e-4", 0.0070, 60.7, 6e-4),
+    row("w24_2e-3", 0.0050, 60.9, 2e-3),
+]
+
+
+def test_of_those_in_range_the_most_accurate_is_taken():
+    lines = decay.table(ROWS, variants()).splitlines()
+    words = [line.split("  ")[-1] for line in lines[:4]]
+    assert words == ["too small a λ", "in range", "in range", "too large a λ"]
+    assert lines[4] == "over dense: λ = 0.0006 (w24_6e-4, 60.70 %)"
+
+
+def test_only_a_dense_run_of_the_same_seed_and_length_counts():
+    for other in (row("w24", 0.009, value=2e-4, seed=1), row("w24", 0.009, value=2e-4, epochs=30)):
+        words = "no run with a decay has a dense run beside it"
+        assert decay.table([ROWS[0], other], variants()) == words

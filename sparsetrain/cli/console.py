@@ -15,9 +15,9 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_CO
 
 
 def print_lines(lines: tuple[str, ...]) -> None:
-    """A line each; long ones wrap where the terminal ends, and are never cut."""
+    """A line each; long ones wrap between words where the terminal ends, and are never cut."""
     for line in lines:
-        console.print(escape(line), soft_wrap=True)
+        console.print(escape(line), soft_wrap=not console.is_terminal)
 
 
 def show_values(values: tuple[tuple[str, str], ...]) -> None:

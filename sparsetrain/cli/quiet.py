@@ -19,6 +19,8 @@ def quiet_lightning() -> None:
         r".*Experiment logs directory .* exists and is not empty.*",
         # The summary says that no validation ran.
         r".*monitor='val/top1'\)` could not find the monitored key.*",
+        # On a cluster's login node.
+        r".*`srun` command is available on your system but is not used.*",
         r".*isinstance\(treespec, LeafSpec\).*",
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -73,7 +73,6 @@ if TYPE_CHECKING:
         Callback,
         Checkpoint,
         ProgressBar,
-        RichProgressBar,
         WeightAveraging,
     )
     from pytorch_lightning.loggers import WandbLogger
@@ -84,7 +83,6 @@ else:
     Callback = _joined("callbacks.Callback")
     Checkpoint = _joined("callbacks.Checkpoint")
     ProgressBar = _joined("callbacks.ProgressBar")
-    RichProgressBar = _joined("callbacks.RichProgressBar")
     WeightAveraging = _joined("callbacks.WeightAveraging")
     TorchCheckpointIO = _joined("plugins.TorchCheckpointIO")
 

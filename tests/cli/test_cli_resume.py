@@ -99,14 +99,14 @@ def test_at_a_terminal_there_is_a_bar_and_ctrl_c_ends_it_without_traceback(tmp_p
     process = subprocess.Popen(
         [sys.executable, "-m", "sparsetrain", "fit", *words],
         cwd=tmp_path,
-        env={**environment(), "COLUMNS": "300", "TERM": "xterm"},
+        env={**environment(), "COLUMNS": "80", "TERM": "xterm"},
         stdin=other,
         stdout=other,
         stderr=other,
     )
     os.close(other)
     try:
-        text = read_until(terminal, r"Epoch 1/.*train/loss", 90)
+        text = read_until(terminal, r"epoch 1/500 sparse.*left.*img/s.*loss", 90)
         process.send_signal(signal.SIGINT)
         text += read_until(terminal, None, 60)
         assert process.wait(timeout=60) == 130

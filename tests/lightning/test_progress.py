@@ -1,13 +1,15 @@
 """Progress: a bar on a terminal, a line an epoch elsewhere."""
 
+import io
+import re
 import sys
 
 import pytorch_lightning as pl
 from lightning_helpers import CHATTER, Stranger, vectors
-from pytorch_lightning.callbacks import RichProgressBar
+from rich.console import Console
 
 from sparsetrain.lightning import progress
-from sparsetrain.lightning.progress import Bar, EpochLines
+from sparsetrain.lightning.progress import Bar, EpochLines, duration
 
 pytestmark = CHATTER
 
@@ -39,7 +41,7 @@ def printed(folder, capsys, bar, **settings):
 
 
 def test_a_terminal_gets_a_bar_and_a_file_gets_lines(monkeypatch):
-    for terminal, kind in ((True, RichProgressBar), (False, EpochLines)):
+    for terminal, kind in ((True, Bar), (False, EpochLines)):
         monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
         assert isinstance(progress(), kind)
 
@@ -63,22 +65,47 @@ def test_processes_that_lightning_disables_print_nothing(tmp_path, capsys):
     assert printed(tmp_path, capsys, Second(), max_epochs=1) == []
 
 
-def test_the_bar_reads_the_loss_of_the_steps_that_are_logged_alone(tmp_path):
-    class Counts(Stranger):
-        def training_step(self, batch):
-            loss = super().training_step(batch)
-            self.log("train/loss", float(self.trainer.global_step + 1))
-            return loss
+class Counts(Stranger):
+    """Its loss is the number of its step."""
 
-    shown = []
+    def training_step(self, batch):
+        loss = super().training_step(batch)
+        self.log("train/loss", float(self.trainer.global_step + 1))
+        return loss
 
-    class Reads(Bar):
-        def get_metrics(self, trainer, pl_module):
-            metrics = super().get_metrics(trainer, pl_module)
-            shown.append(metrics.get("train/loss"))
-            return metrics
 
-    bar = Reads()
-    for _ in range(2):  # a bar may be used again
-        trainer(tmp_path, bar, max_epochs=1, log_every_n_steps=2).fit(Counts(), vectors())
-    assert shown == 2 * [None, 2.0, 2.0, 4.0, 4.0]  # the last at the end of the epoch
+def pictures(folder, monkeypatch, width=80, **settings):
+    """Every picture of the bar in a run of two epochs of four steps, and what stays."""
+    monkeypatch.setattr(sys.modules[Bar.__module__], "SECONDS", 0.0)
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=width, color_system=None)
+    trainer(folder, Bar(console), max_epochs=2, log_every_n_steps=2, **settings).fit(
+        Counts(), vectors()
+    )
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", file.getvalue()).replace("\r", "\n")
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def test_the_bar_fits_80_columns_with_epoch_time_speed_and_loss(tmp_path, monkeypatch):
+    lines = pictures(tmp_path, monkeypatch)
+    assert max(map(len, lines)) <= 80
+    last = lines[-1]
+    assert last.startswith("epoch 2/2")
+    assert re.search(r"━ +\d+%  0:00 left  [\d,]+ img/s  loss \d$", last), last
+    assert len([line for line in lines if line.startswith("epoch 1/2")]) >= 4
+
+
+def test_the_bar_reads_the_loss_of_the_steps_that_are_logged_alone(tmp_path, monkeypatch):
+    losses = [re.search(r"loss (\d)", line) for line in pictures(tmp_path, monkeypatch)]
+    shown = [int(loss[1]) for loss in losses if loss]
+    assert set(shown) == {2, 4, 6, 8}
+    assert shown == sorted(shown)
+
+
+def test_an_epoch_leaves_a_row_above_the_bar_too(tmp_path, monkeypatch):
+    rows = [line for line in pictures(tmp_path, monkeypatch) if "  step " in line]
+    assert rows == ["epoch 1/2  step 4  train/loss 4", "epoch 2/2  step 8  train/loss 8"]
+
+
+def test_the_time_that_is_left_is_told_in_hours_and_in_days():
+    assert [duration(s) for s in (0, 62, 3723, 200_000)] == ["0:00", "1:02", "1:02:03", "2 d 7 h"]

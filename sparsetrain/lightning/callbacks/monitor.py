@@ -62,7 +62,7 @@ class SparsityMonitor(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        images = _first_tensor(batch)
+        images = first_tensor(batch)
         known = images is not None and dense_peak_flops(pl_module.device) is not None
         if self._flops is None and known and isinstance(batch, (list, tuple)):
             self._flops = training_flops_per_image(pl_module, batch[0])
@@ -88,7 +88,7 @@ class SparsityMonitor(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        images = _first_tensor(batch)
+        images = first_tensor(batch)
         self._images += 0 if images is None else len(images) * trainer.world_size
         step = trainer.global_step
         if self._due(step, trainer.log_every_n_steps):  # pyright: ignore[reportAttributeAccessIssue]
@@ -188,12 +188,12 @@ def _sparsify_of(trainer: pl.Trainer) -> SparsifyModel | None:
     return next((c for c in callbacks if isinstance(c, SparsifyModel)), None)
 
 
-def _first_tensor(batch: Any) -> Tensor | None:
+def first_tensor(batch: Any) -> Tensor | None:
     """The first tensor with samples in a batch; None without one."""
     if isinstance(batch, Tensor):
         return batch if batch.ndim else None
     parts = batch.values() if isinstance(batch, Mapping) else batch
-    found = map(_first_tensor, parts) if isinstance(parts, (list, tuple, ValuesView)) else ()
+    found = map(first_tensor, parts) if isinstance(parts, (list, tuple, ValuesView)) else ()
     return next((tensor for tensor in found if tensor is not None), None)
 
 

@@ -33,6 +33,7 @@ _WORDS = {
     "fit": "",
     "validate": "checkpoint=",
     "export": "checkpoint= format=safetensors format=onnx out= prune=true",
+    "report": "out=",
     "doctor": "",
     "bench": "step models= variants= batch= rounds= compile= json= picture=",
     "tune": "recipe= shapes= dtype=bfloat16 dtype=float16 rounds=",

@@ -17,12 +17,13 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import nn
 
 from sparsetrain.cli.console import relative
+from sparsetrain.cli.facts import about
 from sparsetrain.cli.interrupt import resumable
 from sparsetrain.cli.load import changes_since, check_weights
 from sparsetrain.cli.overrides import NOTES
 from sparsetrain.cli.quiet import quiet_lightning
-from sparsetrain.cli.report import report_of_run
 from sparsetrain.cli.show import ShowLayers, show_banner, show_line, show_lines, show_summary
+from sparsetrain.cli.summary import summary_of
 from sparsetrain.cli.workers import limit_workers
 from sparsetrain.lightning import (
     AtomicCheckpointIO,
@@ -32,8 +33,9 @@ from sparsetrain.lightning import (
 )
 from sparsetrain.lightning.callbacks.compile import CompileWhereItWorks
 from sparsetrain.lightning.callbacks.config import SaveConfig
+from sparsetrain.lightning.callbacks.record import KeepRecord
 from sparsetrain.lightning.flavour import pl
-from sparsetrain.lightning.report import write_report
+from sparsetrain.lightning.report import read_run, write_report
 from sparsetrain.nn import count_tokens
 from sparsetrain.recipe import instantiate_sparsity
 
@@ -67,6 +69,8 @@ def fit(config: DictConfig) -> None:
     trainer = build_trainer(config, [sparsify, save_config, show, *compiles])
     show_lines(cached_where(config, trainer))
     run_dir = Path(config.run_dir)
+    record = KeepRecord(str(run_dir), about(config, plain(config), trainer, data, notes))
+    trainer.callbacks.append(record)  # pyright: ignore[reportAttributeAccessIssue]
     if trainer.is_global_zero:
         show_lines(keep_metrics(run_dir / "metrics.csv"))
     with resumable(trainer), own_wandb_run(trainer):
@@ -74,9 +78,9 @@ def fit(config: DictConfig) -> None:
     check_trained(trainer, 0 if saved is None else saved["global_step"], config)
 
     if trainer.is_global_zero:
-        report = report_of_run(config, trainer, module, data, notes)
-        write_report(run_dir / "report.html", report)
-        show_summary(report, run_dir)
+        run = read_run(run_dir)
+        write_report(run_dir / "report.html", [run])
+        show_summary(summary_of(trainer, run, data), run_dir)
 
 
 def build_module(config: DictConfig, data: Any) -> Classifier:

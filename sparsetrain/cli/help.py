@@ -10,6 +10,7 @@ _OVERVIEW = """\
   python -m sparsetrain fit recipe=vit_tiny_24        train; about a minute on a CPU
   python -m sparsetrain validate checkpoint=…         accuracy, density, throughput
   python -m sparsetrain export checkpoint=… format=safetensors
+  python -m sparsetrain report runs/A runs/B          dense and sparse side by side, one page
   python -m sparsetrain doctor                        what this machine can run, and why not
   python -m sparsetrain build                         compile the GPU kernels before first use
   python -m sparsetrain bench step                    whole training steps against dense, on a GPU
@@ -67,6 +68,17 @@ Write a checkpoint's model as any tool reads it: dense, with exact zeros where i
 The file is read back, and every group of four of every sparse layer is verified. `out` defaults
 to the checkpoint's name with another ending. A run that ended in its dense tail has dense weights;
 prune=true applies the masks to them."""
+
+_REPORT = """\
+One page of a run, or of several side by side: accuracy over epochs and wall-clock, speed, memory.
+
+  python -m sparsetrain report runs/vit_b_24/2026-11-29_10-00-00     into its report.html
+  python -m sparsetrain report runs/A runs/B                         into comparison.html
+  python -m sparsetrain report dense=runs/A sparse=runs/B out=page.html
+  python -m sparsetrain report runs/sweep/2026-11-29_10-00-00        every run of a sweep
+
+The page is one file that needs no network. It is compared against the first dense run, else against
+the first. A run that stopped, or still runs, has a page too."""
 
 _DOCTOR = "What this machine can run, and why not:  python -m sparsetrain doctor"
 
@@ -133,6 +145,7 @@ def verb_help(verb: str) -> str:
     texts = {
         "validate": _VALIDATE,
         "export": _EXPORT,
+        "report": _REPORT,
         "doctor": _DOCTOR,
         "bench": _BENCH,
         "tune": _TUNE,

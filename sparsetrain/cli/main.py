@@ -8,7 +8,7 @@ import sparsetrain
 from sparsetrain.cli.explain import explained, stop
 from sparsetrain.cli.help import overview, verb_help
 
-VERBS = ("fit", "validate", "export", "doctor", "build", "bench", "tune", "complete")
+VERBS = ("fit", "validate", "export", "report", "doctor", "build", "bench", "tune", "complete")
 
 
 def main() -> None:
@@ -46,6 +46,10 @@ def _run(verb: str, rest: list[str]) -> None:
         from sparsetrain.cli.export import export
 
         export(rest)
+    elif verb == "report":
+        from sparsetrain.cli.report import report
+
+        report(rest)
     elif verb == "bench":
         from sparsetrain.cli.bench import bench
 

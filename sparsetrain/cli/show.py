@@ -14,7 +14,6 @@ from rich.table import Table
 from sparsetrain.cli.console import console, print_lines, relative, show_values
 from sparsetrain.lightning import EMA, SparsifyModel
 from sparsetrain.lightning.flavour import pl
-from sparsetrain.lightning.report import RunReport
 from sparsetrain.nn import LayerReport, Report, grouped, shape_text
 from sparsetrain.schedule import Phase
 
@@ -107,8 +106,8 @@ def show_layers(report: Report) -> None:
         console.print(report.kernels, style="yellow")
 
 
-def show_summary(report: RunReport, run_dir: Path) -> None:
-    rows = [*report.summary, ("report", str(relative(run_dir / "report.html")))]
+def show_summary(summary: tuple[tuple[str, str], ...], run_dir: Path) -> None:
+    rows = [*summary, ("report", str(relative(run_dir / "report.html")))]
     rows += [
         ("W&B, offline", f"wandb sync {relative(path)}")
         for path in sorted((run_dir / "wandb").glob("offline-run-*"))

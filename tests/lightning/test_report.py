@@ -1,9 +1,11 @@
-"""The run report: what is on the page, what its charts draw, what its pictures show."""
+"""The report page: what is on it, that it needs nothing else, what its pictures show."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -14,23 +16,19 @@ import torch
 from PIL import Image
 
 from sparsetrain.lightning.report import (
-    Curve,
     LayerRow,
     MaskPair,
-    RunReport,
-    Series,
+    Run,
     Span,
     read_metrics,
     render_report,
     write_report,
 )
-from sparsetrain.lightning.report import page as page_module
-from sparsetrain.lightning.report.axis import number, rounded_axis, tick_labels, tight_axis
-from sparsetrain.lightning.report.chart import break_at_gaps, chart, spread_labels, thin_out
+from sparsetrain.lightning.report import record as record_module
 from sparsetrain.lightning.report.masks import DROPPED, KEPT, NEW, STAYED, change_codes, codes_png
 
 VOID = {"meta", "img"}
-HOSTILE = "</title><script>alert('x')</script>&\""
+HOSTILE = "</title></script><script>alert('x')</script>&\""
 
 
 class Outline(HTMLParser):
@@ -39,17 +37,14 @@ class Outline(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.tags: set[str] = set()
+        self.tags: list[str] = []
         self.addresses: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
+        self.tags.append(tag)
         self.addresses += [value or "" for key, value in attrs if key in ("src", "href")]
         if tag not in VOID:
             self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -63,16 +58,10 @@ def outline(page: str) -> Outline:
     return parser
 
 
-def series(name: str, *values: float) -> Series:
-    return Series(name, tuple(float(i) for i in range(len(values))), values)
-
-
-def curve(*lines: Series, spans: tuple[Span, ...] = ()) -> Curve:
-    return Curve("Loss", "nats", lines, spans)
-
-
-def paths(html: str) -> list[str]:
-    return re.findall(r' d="([^"]+)"', html)
+def drawn(page: str) -> dict[str, list]:
+    """What the page's scripts draw."""
+    [text] = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
+    return json.loads(text)
 
 
 def rows_of_colours(png: bytes) -> list[list[tuple[int, ...] | None]]:
@@ -83,62 +72,83 @@ def rows_of_colours(png: bytes) -> list[list[tuple[int, ...] | None]]:
     return [pixels[i : i + image.width] for i in range(0, len(pixels), image.width)]
 
 
-def full_report(name: str = "name") -> RunReport:
+def full_run(name: str = "name") -> Run:
     mask = torch.tensor([[True, False], [False, True]])
-    return RunReport(
+    return Run(
         title=name,
-        summary=((name, name),),
+        label=name,
+        state=name,
+        facts=((name, name),),
         notes=(name,),
-        curves=(Curve(name, name, (series(name, 1.0, 2.0),), (Span(name, 0, 1),)),),
+        config={name: {name: name}},
+        metrics={
+            "train/loss": ((0.0, 1.0), (2.0, 1.0)),
+            f"sparsity/kept_energy/{name}": ((0.0, 1.0), (0.5, 0.6)),
+        },
+        phases=(Span(name, 0, 1), Span("tail", 1, 2)),
         layers=(
             LayerRow(name, (4, 8), name, name, 0.5, 0.823, 0.0012),
             LayerRow(name, (4, 8), reason=name),
         ),
+        shares=name,
         masks=(MaskPair(name, mask, ~mask),),
-        config_yaml=f"a: {name}",
     )
 
 
 # --- the page
 
 
-def test_page_is_well_formed_and_loads_nothing():
-    parsed = outline(render_report(full_report()))
-    assert "svg" in parsed.tags
-    assert "table" in parsed.tags
-    assert not parsed.tags & {"script", "link", "iframe"}
-    assert parsed.addresses
-    assert all(a.startswith("data:image/png;base64,") for a in parsed.addresses)
+@pytest.mark.parametrize("runs", [(full_run(),), (full_run("a"), full_run("b"))])
+def test_a_page_is_well_formed_and_loads_nothing(runs):
+    page = render_report(runs)
+    parsed = outline(page)
+    assert {"table", "figure", "noscript"} <= set(parsed.tags)
+    assert not {"link", "iframe", "svg"} & set(parsed.tags)
+    assert all(address.startswith("data:image/png;base64,") for address in parsed.addresses)
+    assert not re.search(r"""(?:src|href)=["']?https?:|url\(|@import""", page)
 
 
-def test_every_name_is_escaped():
-    page = render_report(full_report(HOSTILE))
-    assert "script" not in outline(page).tags
-    assert "<script" not in page
-    escaped = "&lt;/title&gt;&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;&amp;&quot;"
-    plain = render_report(full_report("plainname"))
-    assert page.count(escaped) == plain.count("plainname")
+def test_only_the_scripts_of_the_page_may_run():
+    page = render_report([full_run()])
+    [policy] = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
+    hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    assert len(scripts) == 3
+    assert policy == (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src "
+        + " ".join(f"'sha256-{each}'" for each in hashes)
+    )
 
 
-def test_names_of_many_series_are_escaped():
-    html = chart(curve(*(series(HOSTILE, 1.0, 2.0) for _ in range(9))))
-    assert "script" not in outline(html).tags
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_name_is_escaped(count):
+    page = render_report([full_run(HOSTILE)] * count)
+    plain = render_report([full_run("plainname")] * count)
+    assert outline(page).tags == outline(plain).tags
+    assert "<script>alert" not in page
+    data = drawn(page)["charts"][0]
+    assert (data["bands"][0]["label"] if count == 1 else data["series"][0]["name"]) == HOSTILE
 
 
-def test_an_empty_report_has_a_title_and_no_empty_sections():
-    page = render_report(RunReport(title="bare"))
+def test_an_empty_run_has_a_title_and_no_empty_sections():
+    page = render_report([Run("bare", "")])
     assert "<h1>bare</h1>" in page
     assert "<h2>" not in page
 
 
-def test_the_same_report_gives_the_same_page():
-    assert render_report(full_report()) == render_report(full_report())
+def test_the_same_run_gives_the_same_page():
+    assert render_report([full_run()]) == render_report([full_run()])
+
+
+def test_a_page_of_no_run_is_refused():
+    with pytest.raises(ValueError, match="runs is empty"):
+        render_report([])
 
 
 def test_writing_replaces_the_old_page_and_leaves_no_other_file(tmp_path: Path):
     path = tmp_path / "report.html"
     path.write_text("old")
-    write_report(path, RunReport(title="Σ new"))
+    write_report(path, [Run("Σ new", "")])
     assert "Σ new" in path.read_text(encoding="utf-8")
     assert list(tmp_path.iterdir()) == [path]
 
@@ -150,9 +160,9 @@ def test_a_failed_write_keeps_the_old_page(tmp_path: Path, monkeypatch: pytest.M
 
     path = tmp_path / "report.html"
     path.write_text("old")
-    monkeypatch.setattr(page_module.os, "replace", fail)
+    monkeypatch.setattr(record_module.os, "replace", fail)
     with pytest.raises(OSError, match="disk is full"):
-        write_report(path, RunReport(title="new"))
+        write_report(path, [Run("new", "")])
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -160,199 +170,21 @@ def test_a_failed_write_keeps_the_old_page(tmp_path: Path, monkeypatch: pytest.M
 # --- the layer table
 
 
-def test_skipped_layers_stand_below_the_converted_ones_with_their_reason():
+def test_layers_that_stay_dense_are_below_the_others_with_their_reason():
     rows = (
         LayerRow("head", (10, 768), reason="10 output features, 16 are needed"),
         LayerRow("fc1", (3072, 768), "2:4 weights", "masked", 0.5, 0.823, 0.0),
     )
-    page = render_report(RunReport(title="x", layers=rows, shares="2:4: 50% & more"))
-    places = [page.index(text) for text in (">fc1<", "stay dense", ">head<", "10 output features")]
+    page = render_report([Run("x", "x", layers=rows, shares="2:4: 50% & more")])
+    places = [page.index(t) for t in (">fc1<", "1 layers stay dense", ">head<", "10 output")]
     assert places == sorted(places)
     assert "1 of 2 layers converted. 2:4: 50% &amp; more</p>" in page
 
 
-def test_nothing_skipped_means_no_skipped_heading():
-    page = render_report(RunReport(title="x", layers=(LayerRow("fc1", (8, 8), "2:4 weights"),)))
-    assert "stay dense" not in page
-
-
 def test_an_unmeasured_number_is_a_dash_and_nan_is_not_hidden():
     row = LayerRow("fc1", (3072, 768), density=0.5, kept_energy=None, flip_rate=math.nan)
-    page = render_report(RunReport(title="x", layers=(row,)))
+    page = render_report([Run("x", "x", layers=(row,))])
     assert re.findall(r'<td class="number">([^<]*)</td>', page) == ["3072 × 768", "50%", "–", "nan"]
-
-
-# --- charts
-
-
-def test_a_line_runs_from_the_lower_left_to_the_upper_right():
-    assert paths(chart(curve(series("up", 0.0, 5.0, 10.0)))) == [
-        "M0.0 200.0L500.0 100.0L1000.0 0.0"
-    ]
-
-
-@pytest.mark.parametrize("gap", [math.nan, math.inf, -math.inf, 1e305])
-def test_a_value_that_cannot_be_drawn_breaks_the_line(gap: float):
-    (d,) = paths(chart(curve(series("a", 0.0, 1.0, gap, 1.0, 0.0))))
-    assert d == "M0.0 200.0L250.0 0.0M750.0 0.0L1000.0 200.0"
-
-
-def test_break_at_gaps_keeps_lone_points():
-    points = [(0.0, math.nan), (1.0, 5.0), (2.0, math.inf), (3.0, 6.0), (4.0, 7.0)]
-    assert break_at_gaps(points) == [[(1.0, 5.0)], [(3.0, 6.0), (4.0, 7.0)]]
-
-
-def test_one_point_draws_a_dot_in_the_middle_and_its_value():
-    html = chart(curve(Series("a", (10.0,), (31.25,))))
-    assert paths(html) == []
-    assert 'cx="50.000%"' in html
-    assert ">31.25</text>" in html
-
-
-@pytest.mark.parametrize("lines", [(), (series("a"),), (series("a", math.nan, math.inf),)])
-def test_a_chart_without_values_says_so(lines: tuple[Series, ...]):
-    html = chart(curve(*lines))
-    assert "no data" in html
-    assert paths(html) == []
-
-
-def test_an_empty_series_beside_a_full_one_is_named_in_the_legend():
-    html = chart(curve(series("full", 1.0, 2.0), series("empty")))
-    assert "empty (no data)" in html
-    assert "full (no data)" not in html
-
-
-def test_the_last_drawable_value_is_labelled():
-    assert ">0.4123</text>" in chart(curve(series("a", 2.0, 0.41234, math.nan)))
-
-
-def test_a_few_series_have_a_legend_entry_each():
-    html = chart(curve(series("train", 2.0, 1.0), series("val", 2.0, 1.5)))
-    assert "train</span>" in html
-    assert "val</span>" in html
-    assert "var(--line0)" in html
-    assert "var(--line1)" in html
-
-
-def test_many_series_share_one_legend_and_show_min_median_max():
-    many = tuple(series(f"layer{i}", 0.8, 0.5 + i / 100) for i in range(25))
-    html = chart(curve(*many))
-    assert len(paths(html)) == 25
-    assert re.findall(r'class="value"[^>]*>([^<]*)', html) == ["max 0.74", "med 0.62", "min 0.5"]
-    assert "25 series, lowest layer0, highest layer24" in html
-    assert "layer7" not in html.split('class="legend"')[1]
-    assert len(set(re.findall(r'path style="stroke:([^"]+)"', html))) == 25
-
-
-def test_spans_shade_their_share_of_the_axis_and_no_more():
-    spans = (Span("sparse", -5, 5), Span("tail", 5, 99), Span("never", 50, 60))
-    html = chart(curve(series("a", *range(11)), spans=spans))
-    shaded = re.findall(r'x="([\d.]+%)" width="([\d.]+%)"', html)
-    assert shaded == [("0.000%", "50.000%"), ("50.000%", "50.000%")]
-    assert "tail</span>" in html
-    assert "never" not in html
-
-
-def test_spans_of_one_label_share_a_shade_and_a_legend_entry():
-    spans = (Span("dense", 0, 2), Span("sparse", 2, 8), Span("dense", 8, 10))
-    html = chart(curve(series("a", *range(11)), spans=spans))
-    assert re.findall(r'rect class="(phase\d)"', html) == ["phase0", "phase1", "phase0"]
-    assert html.count("dense</span>") == 1
-
-
-def test_a_run_logged_from_a_few_steps_in_starts_its_axis_at_zero():
-    html = chart(curve(Series("a", (40.0, 1000.0), (1.0, 2.0))))
-    assert paths(html) == ["M40.0 200.0L1000.0 0.0"]
-
-
-def test_thinning_keeps_a_spike_of_one_step_and_both_ends():
-    points = [(i / 100, 1.0) for i in range(100_000)]
-    points[54_321] = (543.21, 9.0)
-    kept = thin_out(points)
-    assert len(kept) < 2100
-    assert (543.21, 9.0) in kept
-    assert kept[0] == points[0]
-    assert kept[-1] == points[-1]
-    assert kept == sorted(kept)
-
-
-def test_thinning_leaves_a_sparse_line_alone():
-    points = [(10.0 * i, float(i % 3)) for i in range(50)]
-    assert thin_out(points) == points
-
-
-@pytest.mark.parametrize(
-    ("heights", "expected"),
-    [
-        ([50.0, 10.0], [50.0, 10.0]),
-        ([100.0, 101.0, 102.0], [100.0, 113.0, 126.0]),
-        ([198.0, 199.0, 200.0], [174.0, 187.0, 200.0]),
-        ([101.0, 100.0], [113.0, 100.0]),
-    ],
-)
-def test_value_labels_are_moved_apart_in_order(heights: list[float], expected: list[float]):
-    assert spread_labels(heights, gap=13.0, bottom=200.0) == expected
-
-
-# --- axes and numbers
-
-
-def test_a_rounded_axis_begins_and_ends_at_a_tick():
-    axis = rounded_axis([0.31, 2.29], most_ticks=5)
-    assert (axis.low, axis.high) == (0.0, 2.5)
-    assert axis.ticks == (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
-
-
-def test_a_tight_axis_keeps_its_range_and_ticks_inside():
-    axis = tight_axis([50, 30_000], most_ticks=5)
-    assert (axis.low, axis.high) == (50, 30_000)
-    assert axis.ticks == (10_000, 20_000, 30_000)
-
-
-@pytest.mark.parametrize("value", [0.0, 5e-324, 1.0, -3e-5, 1e299, -7.0])
-def test_a_single_value_lies_in_the_middle_of_its_axis(value: float):
-    assert tight_axis([value], most_ticks=5).fraction(value) == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize("values", [[-9e299, 9e299], [1.0, 1.0 + 1e-15], [0.0, 1e-40], [-1, 2e9]])
-def test_every_axis_holds_its_values_and_has_ticks(values: list[float]):
-    axis = rounded_axis(values, most_ticks=5)
-    assert all(0 <= axis.fraction(v) <= 1 for v in values)
-    assert 2 <= len(axis.ticks) <= 7
-
-
-@pytest.mark.parametrize(
-    ("ticks", "labels"),
-    [
-        ((0, 10_000, 20_000), ["0", "10k", "20k"]),
-        ((0.0, 2500.0, 5000.0), ["0", "2.5k", "5.0k"]),
-        ((0.8, 0.825, 0.85), ["0.800", "0.825", "0.850"]),
-        ((-1.0, 0.0, 1.0), ["-1", "0", "1"]),
-        ((0.0, 2e-5, 4e-5), ["0", "2e-05", "4e-05"]),
-        ((1e6, 2e6), ["1M", "2M"]),
-    ],
-)
-def test_tick_labels_share_unit_and_decimals(ticks: tuple[float, ...], labels: list[str]):
-    assert tick_labels(ticks) == labels
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.412345, "0.4123"),
-        (12.345, "12.35"),
-        (12_345.0, "12.35k"),
-        (999_999.0, "1000k"),
-        (2.13e-5, "2.1e-05"),
-        (0.0, "0"),
-        (-1.5, "-1.5"),
-        (math.nan, "nan"),
-        (-math.inf, "-inf"),
-        (3e20, "3e+20"),
-    ],
-)
-def test_numbers_are_short(value: float, text: str):
-    assert number(value) == text
 
 
 # --- masks
@@ -377,7 +209,7 @@ def test_masks_that_are_views_are_drawn_as_they_read():
     mask = torch.zeros(4, 6, dtype=torch.bool)
     mask[1, 2] = True
     pair = MaskPair("w", mask.T[:3], mask.T[:3])
-    before = render_report(RunReport(title="x", masks=(pair,))).split("base64,")[1].split('"')[0]
+    before = render_report([Run("x", "x", masks=(pair,))]).split("base64,")[1].split('"')[0]
     none = [None] * 4
     assert rows_of_colours(base64.b64decode(before)) == [none, none, [None, KEPT, None, None]]
 
@@ -385,7 +217,7 @@ def test_masks_that_are_views_are_drawn_as_they_read():
 def test_mask_legend_counts_what_changed():
     before = torch.tensor([[True, True, False, False], [True, True, False, False]])
     after = torch.tensor([[True, False, True, False], [True, True, False, False]])
-    page = render_report(RunReport(title="x", masks=(MaskPair("w", before, after),)))
+    page = render_report([Run("x", "x", masks=(MaskPair("w", before, after),))])
     for text in ("kept in both (3)", "new (1)", "dropped (1)", "25.0% flipped", "50.0% kept"):
         assert text in page
 
@@ -393,7 +225,7 @@ def test_mask_legend_counts_what_changed():
 @pytest.mark.parametrize("shape", [(1, 1), (64, 64), (64, 3), (5, 48)])
 def test_pictures_are_enlarged_by_whole_pixels_also_on_a_narrow_page(shape: tuple[int, int]):
     mask = torch.ones(shape, dtype=torch.bool)
-    page = render_report(RunReport(title="x", masks=(MaskPair("w", mask, mask),)))
+    page = render_report([Run("x", "x", masks=(MaskPair("w", mask, mask),))])
     for width, height in re.findall(r"--w:(\d+)px;--h:(\d+)px", page):
         zoom = int(width) // shape[1]
         assert zoom % 3 == 0
@@ -414,16 +246,6 @@ def test_pictures_are_enlarged_by_whole_pixels_also_on_a_narrow_page(shape: tupl
 def test_masks_that_make_no_picture_are_refused(before, after, message: str):
     with pytest.raises(ValueError, match=message):
         MaskPair("w", before, after)
-
-
-def test_series_of_unequal_lengths_are_refused():
-    with pytest.raises(ValueError, match="'loss' has 2 steps but 1 values"):
-        Series("loss", (0.0, 1.0), (5.0,))
-
-
-def test_a_step_that_is_not_a_number_is_refused():
-    with pytest.raises(ValueError, match="has the step nan"):
-        Series("loss", (math.nan,), (5.0,))
 
 
 @pytest.mark.parametrize("stop", [0.0, math.nan])

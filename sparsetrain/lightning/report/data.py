@@ -1,44 +1,22 @@
-"""What a run report says. Plain values only: no model, no trainer, no config object."""
+"""What a report says of a run. Plain values only: no model, no trainer, no config object."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+
+Metrics = dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+"""Steps and values of each metric."""
 
 MASK_SIDE = 64  # rows and columns a mask picture may have; larger ones turn into grey noise
 
 
 @dataclass(frozen=True)
-class Series:
-    """One line of a chart: `values[i]` was measured at `steps[i]`, in that order.
-
-    Non-finite values are allowed and break the line. Raises `ValueError` when the lengths differ
-    or a step is not finite.
-    """
-
-    name: str
-    steps: tuple[float, ...]
-    values: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.steps) != len(self.values):
-            raise ValueError(
-                f"series {self.name!r} has {len(self.steps)} steps but {len(self.values)} values; "
-                "give one step per value"
-            )
-        bad = [step for step in self.steps if not math.isfinite(step)]
-        if bad:
-            raise ValueError(
-                f"series {self.name!r} has the step {bad[0]}; leave out values without a step"
-            )
-
-
-@dataclass(frozen=True)
 class Span:
-    """A shaded stretch of the x axis, `start` to `stop` in steps: a phase of the schedule.
+    """A phase of the schedule, from step `start` to before step `stop`: a shaded stretch of charts.
 
     Raises `ValueError` unless `start <= stop` (which also refuses NaN).
     """
@@ -53,16 +31,6 @@ class Span:
                 f"span {self.label!r} runs from {self.start} to {self.stop}; "
                 "give numbers with start <= stop"
             )
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One chart. `unit` is shown beside the title; empty for a plain ratio."""
-
-    title: str
-    unit: str
-    series: tuple[Series, ...]
-    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,16 +80,25 @@ class MaskPair:
             )
 
 
-@dataclass(frozen=True)
-class RunReport:
-    """Everything on the page, top to bottom. `summary` holds (label, value); an empty part is left
-    out of the page. `notes` stand in a banner under the title, `shares` above the layers."""
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What the folder of a run says. Empty where it says nothing.
+
+    label: what tells it from other runs on a page. state: running, finished, or why it stopped.
+    facts: (label, value), from the command to the hardware. config: as composed, plain values.
+    metrics: of metrics.csv, (steps, values) by name. started: seconds since 1970.
+    """
 
     title: str
-    summary: tuple[tuple[str, str], ...] = ()
+    label: str
+    state: str = ""
+    started: float | None = None
+    facts: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
-    curves: tuple[Curve, ...] = ()
+    overrides: tuple[str, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)
+    phases: tuple[Span, ...] = ()
     layers: tuple[LayerRow, ...] = ()
     shares: str = ""
     masks: tuple[MaskPair, ...] = ()
-    config_yaml: str = ""

@@ -1,125 +1,155 @@
-"""The report page: one HTML file that needs no network and no script."""
+"""The report page: one HTML file that needs no network, of one run or of several side by side."""
 
 from __future__ import annotations
 
-import math
-import os
+import base64
+import hashlib
+import json
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from sparsetrain.lightning.report.chart import chart
-from sparsetrain.lightning.report.data import LayerRow, RunReport
+from sparsetrain.lightning.report import compare, measures
+from sparsetrain.lightning.report.charts import charts_of, charts_of_many, maps_of
+from sparsetrain.lightning.report.data import Run
 from sparsetrain.lightning.report.masks import mask_figures
+from sparsetrain.lightning.report.parts import (
+    comparison,
+    config,
+    difference_table,
+    facts,
+    layers,
+    section,
+    summary,
+)
+from sparsetrain.lightning.report.record import write_whole
 
-# The browser itself refuses anything that is not in the file.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-_HEAD = ("layer", "shape", "runs", "engine", "density", "kept energy", "flip rate")
-
-
-def write_report(path: Path, report: RunReport) -> None:
-    """Write the page to `path` in UTF-8; a reader sees the old file or the new one, never half.
-
-    The folder must exist. The temporary file lies beside `path` and is gone afterwards, also when
-    writing fails.
-    """
-    page = render_report(report)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+_SCRIPTS = ("uplot/uPlot.iife.min.js", "charts.js", "maps.js")
+_STYLES = ("uplot/uPlot.min.css", "style.css")
 
 
-def render_report(report: RunReport) -> str:
-    """Return the whole page. The same report always gives the same text."""
-    style = files("sparsetrain.lightning.report").joinpath("style.css").read_text(encoding="utf-8")
-    charts = "".join(chart(curve) for curve in report.curves)
-    masks = "".join(mask_figures(pair) for pair in report.masks)
-    body = "".join(
-        (
-            f"<header><h1>{escape(report.title)}</h1></header>",
-            "".join(f'<p class="note">{escape(note)}</p>' for note in report.notes),
-            _summary(report.summary),
-            _section("Curves", f'<div class="charts">{charts}</div>' if charts else ""),
-            _section("Layers", _layers(report.layers, report.shares)),
-            _section("Masks", f'<div class="pairs">{masks}</div>' if masks else ""),
-            _section("Configuration", _config(report.config_yaml)),
-        )
+def write_report(path: Path, runs: Sequence[Run]) -> None:
+    """Write the page of one run or more to `path`, whole or not at all. The folder must exist."""
+    write_whole(path, render_report(runs))
+
+
+def render_report(runs: Sequence[Run]) -> str:
+    """Return the whole page. The same runs always give the same text."""
+    if not runs:
+        raise ValueError("runs is empty: give at least one")
+    return _one(runs[0]) if len(runs) == 1 else _many(runs)
+
+
+def _one(run: Run) -> str:
+    charts, maps = charts_of(run), maps_of(run)
+    body = (
+        _header(run.title, run.notes),
+        summary(_cards(run)),
+        section("Curves", _slots(charts, "chart")),
+        section("Layer by layer", _slots(maps, "map")),
+        section("Masks", _masks(run)),
+        section("Layers", layers(run.layers, run.shares)),
+        section("How it ran", facts(_with_state(run))),
+        section("Configuration", config(run.config)),
     )
+    return _page(run.title, body, charts, maps)
+
+
+def _many(runs: Sequence[Run]) -> str:
+    charts = charts_of_many(runs)
+    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in compare.verdicts(runs))
+    alone = (
+        f"<details><summary>{escape(run.label)}: {escape(run.title)}</summary>"
+        f"{facts(_with_state(run))}{layers(run.layers, run.shares)}</details>"
+        for run in runs
+    )
+    title = " against ".join(run.label for run in runs)
+    body = (
+        _header(title, tuple(dict.fromkeys(note for run in runs for note in run.notes))),
+        f'<div class="verdicts">{said}</div>' if said else "",
+        section("Side by side", comparison(runs, compare.table(runs))),
+        section("Curves", _slots(charts, "chart")),
+        section("What differs", difference_table(runs, compare.differences(runs))),
+        section("Each run", "".join(alone)),
+    )
+    return _page(title, body, charts, [])
+
+
+def _page(title: str, body: Sequence[str], charts: list[Any], maps: list[Any]) -> str:
+    scripts = [_asset(name) for name in _SCRIPTS] if charts or maps else []
+    data = json.dumps({"charts": charts, "maps": maps}, separators=(",", ":"), allow_nan=False)
+    data = data.replace("<", "\\u003c")  # so that no name can end the element it is in
+    # The browser itself refuses anything that is not in the file, and scripts that are not ours.
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {hashes}"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy.strip()}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(report.title)}</title>\n<style>\n{style}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n"
+        + "".join(f"<style>\n{_asset(name)}</style>\n" for name in _STYLES)
+        + f"</head>\n<body>\n<main>\n{''.join(body)}\n</main>\n"
+        + f'<script type="application/json" id="data">{data}</script>\n'
+        + "".join(f"<script>{script}</script>\n" for script in scripts)
+        + "</body>\n</html>\n"
     )
 
 
-def _section(title: str, content: str) -> str:
-    return f"\n<section><h2>{title}</h2>{content}</section>" if content else ""
+def _header(title: str, notes: Sequence[str]) -> str:
+    said = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    return f"<header><h1>{escape(title)}</h1></header>{said}"
 
 
-def _summary(summary: Sequence[tuple[str, str]]) -> str:
-    if not summary:
+def _cards(run: Run) -> list[tuple[str, str]]:
+    """What people look for first."""
+    best, last = measures.best(run), (measures.validations(run) or [None])[-1]
+    rows = []
+    if best is not None and last is not None:
+        rows.append(("best top-1", f"{best.top1:.2f} % in epoch {best.epoch:.4g}"))
+        rows.append(("last top-1", f"{last.top1:.2f} %"))
+    speed, memory = measures.images_per_s(run), measures.memory_gib(run)
+    rows += [] if speed is None else [("throughput", f"{speed:,.0f} images/s")]
+    rows += [] if memory is None else [("peak memory", f"{memory:.2f} GiB")]
+    elapsed, steps = measures.elapsed_s(run), measures.steps(run)
+    rows += [] if elapsed is None else [("wall-clock", measures.duration(elapsed))]
+    rows += [] if steps is None else [("optimizer steps", f"{steps:,}")]
+    density = measures.density(run)
+    if run.layers or measures.is_dense(run):
+        rows.append(("what is 2:4", measures.kind(run)))
+    rows += [] if density is None else [("density of those", f"{density:.3f}")]
+    return rows
+
+
+def _with_state(run: Run) -> list[tuple[str, str]]:
+    return [*run.facts, *([("ended", run.state)] if run.state else [])]
+
+
+def _slots(drawings: Sequence[Any], kind: str) -> str:
+    """Places for a script to draw in, each with its title."""
+    if not drawings:
         return ""
-    cells = (f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in summary)
-    return f'<dl class="summary">{"".join(cells)}</dl>'
-
-
-def _layers(layers: Sequence[LayerRow], shares: str) -> str:
-    """The converted layers in order, then the skipped ones with their reason."""
-    if not layers:
-        return ""
-    converted = [row for row in layers if not row.reason]
-    skipped = [row for row in layers if row.reason]
-    head = "".join(f"<th>{name}</th>" for name in _HEAD)
-    between = (
-        f'<tr class="between"><th colspan="{len(_HEAD)}">'
-        f"<span>skipped: these {len(skipped)} layers stay dense</span></th></tr>"
+    boxes = (
+        f'<figure class="{kind}"><figcaption>{escape(each["title"])} '
+        f'<span class="unit">{escape(each["unit"])}</span></figcaption>'
+        f'<div class="draw" data-{kind}="{i}"></div></figure>'
+        for i, each in enumerate(drawings)
     )
-    return (
-        f"<p>{len(converted)} of {len(layers)} layers converted. {escape(shares)}</p>"
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>'
-        + "".join(_converted(row) for row in converted)
-        + (between if skipped else "")
-        + "".join(_skipped(row) for row in skipped)
-        + "</tbody></table></div>"
-    )
+    without = "<noscript><p>Charts need JavaScript; metrics.csv has their numbers.</p></noscript>"
+    zoom = '<p class="hint">Drag to zoom in, double-click to zoom out.</p>' * (kind == "chart")
+    return f'{without}{zoom}<div class="charts">{"".join(boxes)}</div>'
 
 
-def _converted(row: LayerRow) -> str:
-    numbers = (row.density, row.kept_energy, row.flip_rate)
-    return (
-        f"<tr>{_name_and_shape(row)}<td>{escape(row.runs)}</td><td>{escape(row.engine)}</td>"
-        + "".join(f'<td class="number">{_percent(value)}</td>' for value in numbers)
-        + "</tr>"
-    )
+def _masks(run: Run) -> str:
+    pairs = "".join(mask_figures(pair) for pair in run.masks)
+    return f'<div class="pairs">{pairs}</div>' if pairs else ""
 
 
-def _skipped(row: LayerRow) -> str:
-    reason = f'<td colspan="{len(_HEAD) - 2}">{escape(row.reason)}</td>'
-    return f'<tr class="skipped">{_name_and_shape(row)}{reason}</tr>'
+def _asset(name: str) -> str:
+    return files("sparsetrain.lightning.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _name_and_shape(row: LayerRow) -> str:
-    shape = " × ".join(map(str, row.shape))
-    return f'<th scope="row">{escape(row.name)}</th><td class="number">{shape}</td>'
-
-
-def _percent(fraction: float | None) -> str:
-    if fraction is None:
-        return "–"
-    return f"{100 * fraction:.3g}%" if math.isfinite(fraction) else f"{fraction:g}"
-
-
-def _config(config_yaml: str) -> str:
-    if not config_yaml:
-        return ""
-    return (
-        "<details><summary>the composed configuration of this run</summary>"
-        f"<pre>{escape(config_yaml)}</pre></details>"
-    )
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

@@ -113,10 +113,9 @@ def _nvcc() -> str:
     machine = native.look()
     try:
         toolkit = native.find_toolkit(machine, native.archs_for(machine.gpus) or native.ARCHS)
-        ninja = native.find_ninja()
     except native.BuildError as error:
         return f"no: {error}"
-    return f"CUDA {native.dotted(toolkit.cuda)}, {toolkit.nvcc} ({toolkit.where}); ninja: {ninja}"
+    return f"CUDA {native.dotted(toolkit.cuda)}, {toolkit.nvcc} ({toolkit.where})"
 
 
 def _xformers() -> str:

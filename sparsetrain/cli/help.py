@@ -118,7 +118,7 @@ Compile the GPU kernels; a model made sparse on a GPU does it by itself the firs
   python -m sparsetrain build arch=80,90a           for these: {archs}, or native
   python -m sparsetrain build output=sparsetrain/prebuilt     in a checkout: into its wheel
 
-It needs ninja, g++ and nvcc: that of CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda, or
+It needs g++ and nvcc: that of CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda, or
 pip install 'sparsetrain[build]'.
 The library is kept in ~/.cache/sparsetrain (SPARSETRAIN_CACHE or XDG_CACHE_HOME: elsewhere) and is
 compiled again only for other sources, another CUDA or other GPUs. It serves every torch >= 2.10."""

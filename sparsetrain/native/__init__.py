@@ -10,7 +10,7 @@ from sparsetrain.native.build import build
 from sparsetrain.native.find import Built, cache_folder, source_folder
 from sparsetrain.native.load import Library, load, require
 from sparsetrain.native.machine import ARCHS, Machine, archs_for, dotted, look, sm
-from sparsetrain.native.toolkit import BuildError, Toolkit, find_ninja, find_toolkit
+from sparsetrain.native.toolkit import BuildError, Toolkit, find_toolkit
 from sparsetrain.native.trust import make_folder
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "build",
     "cache_folder",
     "dotted",
-    "find_ninja",
     "find_toolkit",
     "load",
     "look",

@@ -1,13 +1,11 @@
-"""Compile the sources with ninja, once for all processes that want the same library."""
+"""Compile the sources, once for all processes that want the same library."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import stat
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +14,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from sparsetrain.native.commands import Command, run_all
 from sparsetrain.native.find import (
     ELSEWHERE,
     FLAGS,
@@ -30,7 +29,6 @@ from sparsetrain.native.toolkit import (
     CompileError,
     Toolkit,
     check_host_compiler,
-    find_ninja,
 )
 from sparsetrain.native.trust import make_folder, trusted, trusted_library
 
@@ -61,7 +59,6 @@ def _build(archs: tuple[str, ...], toolkit: Toolkit, folder: Path) -> Built:
     if built.path.is_file():
         trusted_library(built.path)
         return built
-    ninja = find_ninja()
     _check(source)
     _make(folder)
     lock = FileLock(folder / f"{built.path.parent.name}.lock")
@@ -72,7 +69,7 @@ def _build(archs: tuple[str, ...], toolkit: Toolkit, folder: Path) -> Built:
         lock.acquire()
     try:
         if not built.path.is_file():
-            _compile(source, built, toolkit, ninja)
+            _compile(source, built, toolkit)
     finally:
         lock.release()
     trusted_library(built.path)
@@ -97,7 +94,7 @@ def _make(folder: Path) -> None:
         raise BuildError(f"{folder} cannot be written", ELSEWHERE)
 
 
-def _compile(source: Path, built: Built, toolkit: Toolkit, ninja: Path) -> None:
+def _compile(source: Path, built: Built, toolkit: Toolkit) -> None:
     began = time.monotonic()
     compiler = f"CUDA {dotted(toolkit.cuda)} ({toolkit.where})"
     _say(f"compiling the kernels for {sm(built.archs)} with {compiler}, once …")
@@ -107,11 +104,12 @@ def _compile(source: Path, built: Built, toolkit: Toolkit, ninja: Path) -> None:
         work, result = Path(temporary) / "work", Path(temporary) / "result"
         work.mkdir()
         result.mkdir()
-        text = ninja_file(source, built.archs, toolkit, result / LIBRARY)
-        (work / "build.ninja").write_text(text, "utf-8")
-        jobs = max(1, _cores() // _threads(built.archs))
-        status = _run([str(ninja), f"-j{jobs}", "-C", str(work)], result / built.log.name)
-        if status != 0:
+        objects, link = _commands(source, built.archs, toolkit, work, result / LIBRARY)
+        jobs, total = max(1, _cores() // _threads(built.archs)), len(objects) + 1
+        with (result / built.log.name).open("w", encoding="utf-8") as log:
+            well = run_all(objects, jobs, total, log)
+            well = well and run_all([link], 1, total, log, done=len(objects))
+        if not well:
             log = home.with_name(f"{home.name}.failed.log")
             os.replace(result / built.log.name, log)
             raise CompileError(f"the kernels do not compile with {toolkit.nvcc}", _complaint(log))
@@ -132,38 +130,29 @@ def _clear(folder: Path) -> None:
                 shutil.rmtree(path)
 
 
-def ninja_file(source: Path, archs: tuple[str, ...], toolkit: Toolkit, library: Path) -> str:
-    """The build.ninja that compiles every .cu and .cpp of a folder and links them.
+def _commands(
+    source: Path, archs: tuple[str, ...], toolkit: Toolkit, work: Path, library: Path
+) -> tuple[list[Command], Command]:
+    """What compiles every .cu and .cpp of a folder, and what links them.
 
     The compiler runs in the source folder, so that messages name files as csrc does.
     """
     nvcc = [str(toolkit.nvcc), *FLAGS]
     nvcc += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
-    include = ["-I.", "-isystem", str(_torch() / "include")]
     threads = [f"--threads={_threads(archs)}"] if _threads(archs) > 1 else []
+    include = ["-I.", "-isystem", str(_torch() / "include")]
     libraries = [] if toolkit.libraries is None else [f"-L{toolkit.libraries}"]
     libraries += [f"-L{_torch() / 'lib'}", "-ltorch_cpu", "-ltorch_cuda"]
-    lines = [
-        "ninja_required_version = 1.8",
-        "rule compile",
-        f"  command = cd {_words([str(source)])} && {_words([*nvcc, *threads, *include])}"
-        " -c $file -o $object",
-        "  description = $file",
-        "rule link",
-        f"  command = {_words(nvcc)} -shared $in -o {_words([str(library)])} {_words(libraries)}",
-        "  description = link",
-    ]
-    objects = []
-    for path in sorted([*source.rglob("*.cu"), *source.rglob("*.cpp")]):
-        file = path.relative_to(source).as_posix()
-        objects.append(f"{file.replace('/', '.')}.o")
-        lines += [
-            f"build {objects[-1]}: compile",
-            f"  file = {file}",
-            f"  object = {_words([str(library.parent.parent / 'work' / objects[-1])])}",
-        ]
-    lines += [f"build library: link {' '.join(objects)}", "default library"]
-    return "\n".join(lines) + "\n"
+    found = [p.relative_to(source) for p in (*source.rglob("*.cu"), *source.rglob("*.cpp"))]
+    compile_all, objects = [], []
+    # What lies in folders first: it takes longest.
+    for path in sorted(found, key=lambda path: (len(path.parts) == 1, path)):
+        file = path.as_posix()
+        objects.append(str(work / f"{file.replace('/', '.')}.o"))
+        words = [*nvcc, *threads, *include, "-c", file, "-o", objects[-1]]
+        compile_all.append(Command(file, tuple(words), source))
+    link = [*nvcc, "-shared", *objects, "-o", str(library), *libraries]
+    return compile_all, Command("link", tuple(link), source)
 
 
 def _cores() -> int:
@@ -176,43 +165,11 @@ def _threads(archs: tuple[str, ...]) -> int:
     return min(len(archs), _cores())
 
 
-def _run(command: list[str], log: Path) -> int:
-    """Run ninja; every line goes to the log, how far it is to a terminal. Returns its status."""
-    shown = sys.stderr.isatty()
-    environment = {**os.environ, "NINJA_STATUS": "[%f/%t] "}
-    for name in ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"):
-        environment.pop(name, None)  # flags that the build's name does not tell
-    with (
-        log.open("w", encoding="utf-8") as file,
-        subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-        ) as process,
-    ):
-        assert process.stdout is not None, "it is a pipe"
-        for line in process.stdout:
-            file.write(line)
-            if shown and line.startswith("["):
-                print(f"\r\033[Ksparsetrain: {line.strip()}", end="", file=sys.stderr, flush=True)
-    if shown:
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-    return process.returncode
-
-
 def _complaint(log: Path) -> str:
     """The first error of a log, and where the rest is."""
     lines = log.read_text("utf-8").splitlines()
     errors = (line.strip() for line in lines if "error" in line.lower())
     return f"{next(errors, lines[-1] if lines else 'no output')} (all of it: {log})"
-
-
-def _words(words: list[str]) -> str:
-    """A shell's words as a ninja variable."""
-    return shlex.join(words).replace("$", "$$")
 
 
 def _torch() -> Path:

@@ -1,4 +1,4 @@
-"""The programs that a build needs: nvcc, ninja, a C++ compiler."""
+"""The programs that a build needs: nvcc, a C++ compiler."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,15 +100,6 @@ def _what_to_install(driver: int, archs: Iterable[str]) -> str:
         return f"install a CUDA toolkit from {oldest} up to {driver}.x and set CUDA_HOME to it"
     newest = f" up to {driver}.x" if driver else ""
     return f"{INSTALL}, or set CUDA_HOME to a CUDA toolkit from {oldest}{newest}"
-
-
-def find_ninja() -> Path:
-    """The ninja of this Python, or of PATH. Raises BuildError."""
-    own = shutil.which("ninja", path=sysconfig.get_path("scripts"))
-    ninja = own or shutil.which("ninja")
-    if ninja is None:
-        raise BuildError("no ninja found", "install it: pip install ninja")
-    return Path(ninja)
 
 
 def check_host_compiler() -> None:

@@ -93,12 +93,14 @@ def test_what_a_killed_build_left_is_removed_after_an_hour(place):
 )
 def test_a_build_takes_the_cores_there_are(cores, archs, jobs, threads, place, monkeypatch):
     fake_nvcc(place)
-    commands: list[list[str]] = []
-    run = build_module._run
+    taken: list[int] = []
+    run = build_module.run_all
     monkeypatch.setattr(build_module, "_cores", lambda: cores)
-    monkeypatch.setattr(build_module, "_run", lambda *a: commands.append(a[0]) or run(*a))
+    monkeypatch.setattr(
+        build_module, "run_all", lambda *a, **more: taken.append(a[1]) or run(*a, **more)
+    )
     build_in_cache(archs)
-    assert f"-j{jobs}" in commands[0]
+    assert taken == [jobs, 1], "of compiling, and of linking"
     wanted = [] if threads is None else [f"--threads={threads}"]
     for call in calls(place):
         found = [word for word in call.split() if word.startswith("--threads")]
@@ -120,11 +122,11 @@ def test_flags_of_the_environment_do_not_reach_the_compiler(place, monkeypatch):
         (NotImplementedError(), "has no locks"),
     ],
 )
-@pytest.mark.parametrize("where", ["_run", "FileLock"])
+@pytest.mark.parametrize("where", ["run_all", "FileLock"])
 def test_a_folder_that_cannot_hold_the_build_is_named_with_its_fix(
     where, error, part, place, monkeypatch
 ):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise error
 
     fake_nvcc(place)
@@ -166,7 +168,6 @@ def test_what_does_not_compile_is_an_error_with_its_first_line_and_no_build(plac
     ("broken", "message"),
     [
         ("g++", r"no C\+\+ compiler"),
-        ("ninja", "pip install ninja"),
         ("torch", "torch is built without CUDA"),
         ("cache", "set SPARSETRAIN_CACHE"),
         ("sources", "has no kernels"),
@@ -176,8 +177,6 @@ def test_what_is_missing_is_named_with_its_fix(broken, message, place, monkeypat
     fake_nvcc(place)
     if broken == "g++":
         (place / "bin" / "g++").unlink()
-    elif broken == "ninja":
-        monkeypatch.setattr("sysconfig.get_path", lambda name: str(place))
     elif broken == "torch":
         (place / "torch" / "lib" / "libtorch_cuda.so").unlink()
     elif broken == "cache":

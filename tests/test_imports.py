@@ -124,20 +124,62 @@ def run(program: str) -> str:
     return result.stdout
 
 
-def test_importing_the_package_needs_torch_alone():
-    # Blocked, not only absent from sys.modules: a caught ImportError would hide a use.
-    program = f"""
+REFUSE = """
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        assert name.split(".")[0] not in {HEAVY!r}, name
+        if name.split(".")[0] in REFUSED and "find_spec" not in sys._getframe(2).f_code.co_name:
+            raise ModuleNotFoundError(f"{name} is refused", name=name)
 sys.meta_path.insert(0, Refuse())
-import sparsetrain, torch
-model = torch.nn.Sequential(torch.nn.Linear(8, 8))
-print(len(sparsetrain.sparsify(model, sparsetrain.Sparsity()).converted))
-print(sorted(set(sys.modules) & set({HEAVY!r})))
+import sparsetrain as st, torch
 """
-    assert run(program).splitlines() == ["1", "[]"]
+
+
+def refuse(*allowed: str) -> str:
+    return f"REFUSED = {set(HEAVY) - set(allowed)}" + REFUSE
+
+
+def test_importing_the_package_and_training_with_it_need_torch_alone():
+    program = """
+model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+print(len(st.sparsify(model, st.Sparsity(weight=st.SRSTE())).converted))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+st.attach(model, optimizer, total_steps=2)
+for _ in range(2):
+    model(torch.randn(4, 8)).sum().backward()
+    optimizer.step()
+print(st.inspect(model)[0].density)
+print(st.linear24(torch.ones(1, 8), torch.ones(4, 8), None).tolist())
+print(sorted(set(sys.modules) & REFUSED))
+"""
+    assert run(refuse() + program).splitlines() == ["1", "0.5", "[[4.0, 4.0, 4.0, 4.0]]", "[]"]
+
+
+def test_the_callback_needs_torch_and_a_lightning_alone():
+    # What Lightning itself looks for.
+    lightning = ("pytorch_lightning", "lightning", "rich", "omegaconf", "torchvision")
+    program = """
+import warnings
+warnings.simplefilter("ignore")
+import pytorch_lightning as pl
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 8)
+    def training_step(self, batch):
+        return self.layer(batch).sum()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+module = Module()
+callback = st.SparsifyModel(st.Sparsity())
+trainer = pl.Trainer(
+    accelerator="cpu", max_steps=2, callbacks=[callback], logger=False, barebones=False,
+    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+)
+trainer.fit(module, torch.randn(4, 2, 8))
+print(len(callback.report.converted), sorted(set(sys.modules) & REFUSED))
+"""
+    assert run(refuse(*lightning) + program).splitlines()[-1] == "1 []"
 
 
 def test_help_and_tab_completion_do_not_wait_for_torch():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ def export(words: list[str]) -> None:
     quiet_lightning()
     allowed, words = take_allowed(words)
     options = _options(words)
+    if options["format"] == "onnx":
+        _need_onnx()
     trained = load_trained(options["checkpoint"], allowed)
     if options.get("prune") == "true":
         set_sparse(trained.network, True)
@@ -89,6 +92,12 @@ def write_onnx(network: nn.Module, out: Path, img_size: int) -> Mapping[str, Ten
     os.replace(unfinished, out)
     graph = onnx.load(out).graph
     return {i.name: torch.from_numpy(to_array(i).copy()) for i in graph.initializer}
+
+
+def _need_onnx() -> None:
+    for name in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"format=onnx needs {name}: pip install 'sparsetrain[onnx]'")
 
 
 def verify(written: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> int:

@@ -1,4 +1,12 @@
-"""Training with Lightning: the module, the callbacks, data in `lightning.data`."""
+"""Training with Lightning: the module, the callbacks, data in `lightning.data`.
+
+What needs timm and torchmetrics is imported when it is asked for: callbacks need a Lightning alone.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from sparsetrain.lightning.callbacks import (
     EMA,
@@ -11,10 +19,12 @@ from sparsetrain.lightning.callbacks import (
     StopOnNonFinite,
 )
 from sparsetrain.lightning.checkpoint import AtomicCheckpointIO, read_checkpoint
-from sparsetrain.lightning.classifier import AdamW, Classifier, Mix
 from sparsetrain.lightning.loggers import wandb_logger
-from sparsetrain.lightning.network import build_network
 from sparsetrain.lightning.progress import progress
+
+if TYPE_CHECKING:
+    from sparsetrain.lightning.classifier import AdamW, Classifier, Mix
+    from sparsetrain.lightning.network import build_network
 
 __all__ = [
     "EMA",
@@ -34,3 +44,13 @@ __all__ = [
     "read_checkpoint",
     "wandb_logger",
 ]
+
+_HOMES = {"classifier": ("AdamW", "Classifier", "Mix"), "network": ("build_network",)}
+
+
+def __getattr__(name: str) -> object:
+    for part, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"{__name__}.{part}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
     python -m scripts.bench.sparsify    what makes a matrix 2:4, against the peers and the copy
     python -m scripts.bench.matmul      2:4 products, against cuBLAS and the peers
+    python -m scripts.bench.images      images/s from JPEG files to batches, with and without a GPU
     python -m scripts.bench.mlp         an MLP and its backward, against dense and the peers
     python -m scripts.bench.fit         whole runs of `fit`, recipe against recipe
 
@@ -15,6 +16,7 @@ quality.py            what a mask keeps, against the best of the 90 masks of eac
 sparsify_measure.py sparsify_report.py                  one matrix after the other; tables and JSON
 matmul_measure.py matmul_peers.py matmul_report.py      one product after the other
 matmul_auto.py        random products: what `choose` picks against dense
+images.py photos.py augment.py       the data: from files to augmented batches
 roofline.py           products under their roofline, as a picture
 mlp_measure.py mlp_step.py mlp_rows.py mlp_report.py mlp_peers.py   one MLP after the other
 """

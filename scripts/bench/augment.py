@@ -26,7 +26,7 @@ def main() -> None:
     images = torch.randint(0, 256, (IMAGES, 3, size, size), dtype=torch.uint8, device=device)
     cached = CachedImages(images, torch.zeros(IMAGES, dtype=torch.int64, device=device))
     mean, std = (0.5,) * 3, (0.25,) * 3
-    augment = BatchAugment(AUGMENT, (size, size), size, mean, std, 0, device)
+    augment = BatchAugment(AUGMENT, size, mean, std, 0, device)
     loader = CachedTrainLoader(cached, EpochSampler(IMAGES, batch_size=batch, seed=0), augment)
     measure(loader, 1.0, device)
     rate = measure(loader, SECONDS, device)

@@ -67,7 +67,7 @@ def fit(config: DictConfig) -> None:
     show = ShowLayers(f"{config.model.name} on {data.name}")
     compiles = [CompileWhereItWorks(show_line)] if config.compile == AUTO else []
     trainer = build_trainer(config, [sparsify, save_config, show, *compiles])
-    show_lines(cached_where(config, trainer))
+    show_lines(data.placement(trainer.strategy.root_device))
     run_dir = Path(config.run_dir)
     record = KeepRecord(str(run_dir), about(config, plain(config), trainer, data, notes))
     trainer.callbacks.append(record)  # pyright: ignore[reportAttributeAccessIssue]
@@ -108,14 +108,6 @@ def tokens_of(module: Classifier, config: DictConfig, batch_size: int) -> dict[s
         return None
     size = config.model.img_size
     return count_tokens(module, torch.empty(batch_size, 3, size, size, device="meta"))
-
-
-def cached_where(config: DictConfig, trainer: pl.Trainer) -> tuple[str, ...]:
-    """A line that tells where `data.cache=gpu` keeps images that no GPU can."""
-    device = trainer.strategy.root_device.type
-    if config.data.get("cache") is None or device == "cuda":
-        return ()
-    return (f"data.cache={config.data.cache}: images stay in memory, as the device is a {device}",)
 
 
 def keep_metrics(path: Path) -> tuple[str, ...]:

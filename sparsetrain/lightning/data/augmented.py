@@ -3,11 +3,24 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+from torch.utils.data import DataLoader
+
 from sparsetrain.lightning.data.base import ImageData, Splits
 from sparsetrain.lightning.data.cached import Fixed
 from sparsetrain.lightning.data.dataset import SeededImages, Source
 from sparsetrain.lightning.data.decode import WHITE, Decode
 from sparsetrain.lightning.data.held_out import held_out
+from sparsetrain.lightning.data.jpeg import DecodedAndAugmented, JpegParts, together
+from sparsetrain.lightning.data.loader import Resumable
+from sparsetrain.lightning.data.on_device import (
+    Augmented,
+    DeviceLoader,
+    Keyed,
+    pixels,
+    shared_out,
+)
+from sparsetrain.lightning.data.sampler import EpochSampler
 from sparsetrain.lightning.data.transforms import (
     Augment,
     before_tensor,
@@ -16,6 +29,8 @@ from sparsetrain.lightning.data.transforms import (
     resize,
     train_transform,
 )
+
+GPU = ("auto", "augment", "decode")
 
 
 class AugmentedData(ImageData):
@@ -29,6 +44,8 @@ class AugmentedData(ImageData):
         val_fraction: this fraction of the training images is validated on, and not trained on,
             instead of a validation split. Which ones depends on their number alone, so that runs
             with different seeds are compared on the same images.
+        gpu: what of the training images is done on the trainer's device: None, "augment" or
+            "decode" (see on_device.py), or "auto", which is "augment" where that is a GPU.
     """
 
     def __init__(
@@ -48,6 +65,7 @@ class AugmentedData(ImageData):
         cache: str | None = None,
         background: Sequence[int] = WHITE,
         val_fraction: float = 0.0,
+        gpu: str | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -62,11 +80,57 @@ class AugmentedData(ImageData):
         )
         if not 0 <= val_fraction < 1:
             raise ValueError(f"data.val_fraction={val_fraction} is not a fraction in [0, 1)")
+        if gpu not in (None, *GPU):
+            raise ValueError(f"data.gpu={gpu!r}: give {', '.join(GPU)} or null")
+        if cache and gpu not in (None, "auto"):
+            raise ValueError(f"data.cache={cache} augments on the GPU already: set data.gpu=null")
         self.root = root
         self.augment = Augment() if augment is None else augment
         self.crop_pct = crop_pct
         self.decode = Decode(background)
         self.val_fraction = val_fraction
+        self.gpu = gpu
+
+    def train_loader(self, sampler: EpochSampler) -> Resumable:
+        word = self.gpu_word(self.device)
+        if word is None:
+            return super().train_loader(sampler)
+        if word == "decode":
+            samples, collate = JpegParts(self.splits.train.source, self.decode), together
+            finish = DecodedAndAugmented(self.on_device(self.augment))
+        else:
+            host, there = shared_out(self.augment)
+            steps = before_tensor(train_transform(host, self.img_size, self.mean, self.std))
+            source = self.splits.train.source
+            images = SeededImages(source, chain(self.decode, *steps, pixels), self.seed)
+            samples, collate = Keyed(images), None
+            finish = Augmented(self.on_device(there, crop=False))
+        loader = DataLoader(
+            samples,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=True,
+            collate_fn=collate,
+            **self.options(),
+        )
+        return DeviceLoader(loader, finish, self.device, word)
+
+    def gpu_word(self, device: torch.device) -> str | None:
+        """What `gpu` is on a device: "augment", "decode" or None."""
+        if self.gpu == "auto":
+            return "augment" if device.type == "cuda" and not self.cache else None
+        return self.gpu
+
+    def placement(self, device: torch.device) -> tuple[str, ...]:
+        word = self.gpu_word(device)
+        if word is None:
+            return super().placement(device)
+        policy = shared_out(self.augment)[1].auto_augment
+        parts = ["RandAugment"] * (policy is not None) + ["normalisation", "erasing"]
+        if word == "decode":
+            parts = ["JPEG decoding", "crops", *parts]
+        done = f"{', '.join(parts[:-1])} and {parts[-1]}"
+        return (f"data.gpu={self.gpu}: {done} of the training images on {device}",)
 
     def fixed(self) -> Fixed:
         interpolation = self.augment.interpolation

@@ -18,8 +18,14 @@ from sparsetrain.lightning.data.cached import (
     decode_all,
 )
 from sparsetrain.lightning.data.dataset import SeededImages
-from sparsetrain.lightning.data.loader import TrainLoader, settle_finished_epoch, train_position
+from sparsetrain.lightning.data.loader import (
+    Resumable,
+    TrainLoader,
+    settle_finished_epoch,
+    train_position,
+)
 from sparsetrain.lightning.data.sampler import EpochSampler, EvalBatches
+from sparsetrain.lightning.data.transforms import Augment
 from sparsetrain.lightning.flavour import pl
 
 
@@ -135,17 +141,21 @@ class ImageData(pl.LightningDataModule, ABC):
         """As "digits (1,437 train / 360 val)"."""
         return f"{self.label} ({self.num_train:,} train / {len(self.splits.val):,} val)"
 
-    def train_dataloader(self) -> DataLoader | CachedTrainLoader:
+    def train_dataloader(self) -> Any:
         """Whole shuffled batches, from where the trainer stands."""
         sampler = self._sampler()
         if self.cache:
             return self._cached_train(sampler)
+        return self.train_loader(sampler)
+
+    def train_loader(self, sampler: EpochSampler) -> Resumable:
+        """Batches that loading processes make, if the data module knows no other way."""
         return TrainLoader(
             self.splits.train,
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=True,
-            **self._options(),
+            **self.options(),
         )
 
     def val_dataloader(self) -> DataLoader | CachedEvalLoader:
@@ -156,9 +166,9 @@ class ImageData(pl.LightningDataModule, ABC):
         )
         if self.cache:
             cached = self._on_device("val")
-            mean, std = (torch.tensor(v, device=self._device()) for v in (self.mean, self.std))
+            mean, std = (torch.tensor(v, device=self.device) for v in (self.mean, self.std))
             return CachedEvalLoader(cached, batches, mean, std)
-        return DataLoader(self.splits.val, batch_sampler=batches, **self._options())
+        return DataLoader(self.splits.val, batch_sampler=batches, **self.options())
 
     def _sampler(self) -> EpochSampler:
         """The order of training samples, from where the trainer stands."""
@@ -178,18 +188,23 @@ class ImageData(pl.LightningDataModule, ABC):
         return sampler
 
     def _cached_train(self, sampler: EpochSampler) -> CachedTrainLoader:
-        cached, device = self._on_device("train"), self._device()
-        height, width = cached.images.shape[2:]
-        augment = BatchAugment(
-            self.fixed().augment,
-            (height, width),
-            self.img_size,
-            self.mean,
-            self.std,
-            self.seed,
-            device,
+        cached = self._on_device("train")
+        return CachedTrainLoader(cached, sampler, self.on_device(self.fixed().augment))
+
+    def on_device(self, augment: Augment, crop: bool = True) -> BatchAugment:
+        """`augment` for batches on the trainer's device."""
+        return BatchAugment(
+            augment, self.img_size, self.mean, self.std, self.seed, self.device, crop
         )
-        return CachedTrainLoader(cached, sampler, augment)
+
+    def placement(self, device: torch.device) -> tuple[str, ...]:
+        """Lines for the user: what is done on the device of a run that is not as asked, or that
+        nobody asked for."""
+        if self.cache is None or device.type == "cuda":
+            return ()
+        return (
+            f"data.cache={self.cache}: images stay in memory, as the device is a {device.type}",
+        )
 
     def _on_device(self, split: Literal["train", "val"]) -> CachedImages:
         """The images of a split on the trainer's device, decoded at the first call."""
@@ -198,10 +213,12 @@ class ImageData(pl.LightningDataModule, ABC):
             prepare = fixed.train if split == "train" else fixed.val
             source = getattr(self.splits, split).source
             self._cached[split] = decode_all(source, prepare, self.num_workers)
-        self._cached[split] = self._cached[split].to(self._device())
+        self._cached[split] = self._cached[split].to(self.device)
         return self._cached[split]
 
-    def _device(self) -> torch.device:
+    @property
+    def device(self) -> torch.device:
+        """The trainer's; without one a GPU, if there is one."""
         if self.trainer is not None:
             return self.trainer.strategy.root_device
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -212,7 +229,8 @@ class ImageData(pl.LightningDataModule, ABC):
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
-    def _options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """Of every DataLoader here."""
         return {
             "num_workers": self.num_workers,
             "pin_memory": torch.cuda.is_available(),

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sparsetrain.lightning.data.batch_augment import BatchAugment
 from sparsetrain.lightning.data.dataset import Source
+from sparsetrain.lightning.data.draws import upload
 from sparsetrain.lightning.data.loader import Resumable
 from sparsetrain.lightning.data.sampler import EpochSampler, EvalBatches
 from sparsetrain.lightning.data.transforms import Augment
@@ -118,12 +119,13 @@ class CachedTrainLoader(Resumable):
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.sampler.epoch
         first, size = self.sampler.first_batch(epoch), self.batch_size
-        order = torch.from_numpy(self.sampler.order(epoch)).to(self.cached.labels.device)
+        order, device = torch.from_numpy(self.sampler.order(epoch)), self.cached.labels.device
         for start in range(first - first % self.chunk, len(self), self.chunk):
-            places = torch.arange(start * size, (start + self.chunk) * size, device=order.device)
+            places = torch.arange(start * size, (start + self.chunk) * size)
             index = order[places % len(order)]  # the last chunk is filled up, to be as large
-            images = self.augment(self.cached.images[index], epoch, index)
-            labels = self.cached.labels[index]
+            there = upload(index, device)
+            images = self.augment(self.cached.images[there], epoch, index)
+            labels = self.cached.labels[there]
             batches = list(zip(images.split(size), labels.split(size), strict=True))
             yield from batches[max(first - start, 0) : len(self) - start]
 

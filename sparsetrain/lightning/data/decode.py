@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is decoded, by content. Pillow reads more formats, and for EPS it runs the program `gs`."""
@@ -70,8 +70,10 @@ class Decode:
                 rgb = to_rgb(opened, self.background)
                 turn = UPRIGHT.get(orientation(opened))  # a PNG's may lie behind its pixels
         except UNREADABLE as error:
+            unknown = isinstance(error, UnidentifiedImageError)
+            reason = f"it is none of {', '.join(FORMATS)}" if unknown else error
             raise ValueError(
-                f"cannot decode the image {image.where} ({len(image.data):,} bytes): {error}; "
+                f"cannot decode the image {image.where} ({len(image.data):,} bytes): {reason}; "
                 "replace or remove it"
             ) from error
         return rgb if turn is None else rgb.transpose(turn)

@@ -23,6 +23,13 @@ def uniform(seed: int, epoch: int, index_B: Tensor, count: int, stream: int) -> 
     return uniform24(torch.stack(words, dim=-1).flatten(1)[:, :count])
 
 
+def upload(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the CPU on a device; on CUDA neither side waits."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def normal(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Two standard normal numbers of each two uniform ones (Box and Muller)."""
     radius, angle = torch.sqrt(-2 * torch.log1p(-u)), 2 * torch.pi * v

@@ -94,6 +94,7 @@ class HuggingFace(AugmentedData):
         cache: str | None = None,
         background: Sequence[int] = WHITE,
         val_fraction: float = 0.0,
+        gpu: str | None = None,
         image_column: str | None = None,
         label_column: str | None = None,
     ) -> None:
@@ -112,6 +113,7 @@ class HuggingFace(AugmentedData):
             cache=cache,
             background=background,
             val_fraction=val_fraction,
+            gpu=gpu,
         )
         self.image_column = image_column
         self.label_column = label_column

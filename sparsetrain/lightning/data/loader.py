@@ -63,15 +63,18 @@ class Resumable:
     """
 
     sampler: Any
+    word: str = "null"
 
-    def state_dict(self) -> dict[str, int]:
-        """Samples, seed and global batch size that the order of this epoch rests on."""
+    def state_dict(self) -> dict[str, Any]:
+        """Samples, seed and global batch size that the order of this epoch rests on, and which
+        random numbers augment it."""
         sampler = self.sampler
         assert isinstance(sampler, EpochSampler)
         return {
             "num_train": sampler.length,
             "seed": sampler.seed,
             "global_batch": sampler.batch_size * sampler.world_size,
+            "data.gpu": self.word,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -86,9 +89,9 @@ class Resumable:
             return
         now = self.state_dict()
         changed = [
-            f"{name} {state_dict.get(name)} -> {value}"
+            f"{name} {state_dict[name]} -> {value}"
             for name, value in now.items()
-            if state_dict.get(name) != value
+            if state_dict.get(name, value) != value  # absent in checkpoints of before
         ]
         if changed:
             raise ValueError(

@@ -139,6 +139,7 @@ class Parquet(AugmentedData):
         cache: str | None = None,
         background: Sequence[int] = WHITE,
         val_fraction: float = 0.0,
+        gpu: str | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -155,6 +156,7 @@ class Parquet(AugmentedData):
             cache=cache,
             background=background,
             val_fraction=val_fraction,
+            gpu=gpu,
         )
         self.image_column = image_column
         self.label_column = label_column

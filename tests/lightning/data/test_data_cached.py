@@ -12,9 +12,9 @@ from sparsetrain.lightning.data import cached as cached_module
 from sparsetrain.lightning.data.batch_augment import (
     CROP_DRAWS,
     BatchAugment,
-    RandAugment,
-    draw_boxes,
 )
+from sparsetrain.lightning.data.batch_crop import draw_boxes
+from sparsetrain.lightning.data.batch_layers import RandAugment
 from sparsetrain.lightning.data.draws import AUGMENT_STREAM, normal, uniform
 from sparsetrain.lightning.data.transforms import train_transform
 
@@ -133,7 +133,7 @@ def test_two_processes_see_the_samples_of_one_with_the_double_batch(squares):
 
 
 def test_the_next_epoch_is_augmented_anew():
-    augment = BatchAugment(STRONG, (20, 20), 16, (0.5,) * 3, (0.5,) * 3, 0, CPU)
+    augment = BatchAugment(STRONG, 16, (0.5,) * 3, (0.5,) * 3, 0, CPU)
     images = torch.randint(0, 256, (8, 3, 20, 20), dtype=torch.uint8)
     first, again, second = (augment(images, epoch, torch.arange(8)) for epoch in (0, 0, 1))
     assert torch.equal(first, again)
@@ -156,9 +156,13 @@ def test_drawn_numbers_are_uniform_and_normal():
         assert float(numbers.var()) == pytest.approx(1, abs=0.05)
 
 
+def square(count):
+    return torch.tensor([[64, 64]]).expand(count, 2)
+
+
 def test_boxes_have_the_areas_that_were_asked_for():
     draws = uniform(1, 0, torch.arange(4000), CROP_DRAWS, AUGMENT_STREAM)
-    box = draw_boxes(draws, (64, 64), (0.2, 0.6), 3 / 4, whole=True)
+    box = draw_boxes(draws, square(4000), (0.2, 0.6), 3 / 4, whole=True)
     top, left, height, width = box.unbind(1)
     assert bool(((top >= 0) & (left >= 0) & (top + height <= 64) & (left + width <= 64)).all())
     area = height * width / 64**2
@@ -170,9 +174,10 @@ def test_boxes_have_the_areas_that_were_asked_for():
 
 def test_where_no_box_fits_the_crop_is_the_largest_and_nothing_is_erased():
     draws = torch.full((1, CROP_DRAWS), 0.0)  # the widest ratio, the smallest area
-    assert draw_boxes(draws, (64, 64), (1.0, 1.0), 3 / 4, whole=True).tolist() == [[0, 0, 64, 64]]
-    assert draw_boxes(draws, (20, 64), (1.0, 1.0), 3 / 4, whole=True).tolist() == [[0, 18, 20, 27]]
-    assert draw_boxes(draws, (64, 64), (1.0, 1.0), 0.3).tolist() == [[0, 0, 0, 0]]
+    wide = torch.tensor([[20, 64]])
+    assert draw_boxes(draws, square(1), (1, 1), 3 / 4, whole=True).tolist() == [[0, 0, 64, 64]]
+    assert draw_boxes(draws, wide, (1, 1), 3 / 4, whole=True).tolist() == [[0, 18, 20, 27]]
+    assert draw_boxes(draws, square(1), (1, 1), 0.3).tolist() == [[0, 0, 0, 0]]
 
 
 def moments(images: torch.Tensor) -> torch.Tensor:
@@ -201,7 +206,7 @@ def test_augmented_batches_are_distributed_as_single_images_are(augment):
     one = train_transform(augment, 24, mean, std)
     torch.manual_seed(0)
     want = torch.stack([one(image) for _ in range(count)])
-    batched = BatchAugment(augment, (24, 24), 24, mean, std, 0, CPU)
+    batched = BatchAugment(augment, 24, mean, std, 0, CPU)
     x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).expand(count, 3, 24, 24)
     got = batched(x, 0, torch.arange(count))
     # Standard errors of these moments over 1,200 draws are up to 0.02.
@@ -214,9 +219,7 @@ def test_a_gpu_augments_as_the_cpu_does():
     index = torch.arange(512)
     augment = Augment("rand-m9-mstd0.5-inc1", 0.25, "pixel", 0.5, (0.5, 1.0), None, "bilinear")
     want, got = (
-        BatchAugment(augment, (32, 32), 32, (0.5,) * 3, (0.25,) * 3, 0, device)(
-            x.to(device), 3, index.to(device)
-        )
+        BatchAugment(augment, 32, (0.5,) * 3, (0.25,) * 3, 0, device)(x.to(device), 3, index)
         for device in (CPU, torch.device("cuda"))
     )
     # Rounding to whole values can go either way, and equalizing makes much of one of them.
@@ -232,7 +235,7 @@ def test_the_policy_string_is_read_as_timm_reads_it():
 @pytest.mark.parametrize(
     ("augment", "said"),
     [
-        (Augment("rand-m9"), "auto_augment='rand-m9' has no form for data.cache=gpu"),
+        (Augment("rand-m9"), "auto_augment='rand-m9' has no form on the GPU"),
         (Augment("rand-m9-inc1-tweights"), "has no form"),
         (Augment("3a"), "auto_augment='3a' has no form"),
         (Augment(color_jitter=0.4), "color_jitter=0.4 has no form"),

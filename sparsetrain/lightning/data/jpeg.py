@@ -1,0 +1,154 @@
+"""JPEGs that are decoded in whole batches, on a GPU by nvJPEG through torchvision.
+
+Loading processes read the files and look at their headers. What nvJPEG is not asked for is decoded
+there by Pillow: other formats, JPEGs that are not RGB (grey, CMYK) and ones that are cut short.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from sparsetrain.lightning.data.batch_augment import BatchAugment
+from sparsetrain.lightning.data.dataset import Source
+from sparsetrain.lightning.data.decode import FORMATS, UNREADABLE, Decode, Encoded, orientation
+from sparsetrain.lightning.data.draws import upload
+from sparsetrain.lightning.data.on_device import pixels
+from sparsetrain.lightning.data.sampler import Key
+
+END = b"\xff\xd9"
+"""How a whole JPEG ends; a few bytes of others may follow."""
+
+
+class Part(NamedTuple):
+    """One sample: a JPEG (height 0), or the pixels [3, height, width] of another image."""
+
+    data: Tensor  # uint8, one dimension
+    height: int
+    width: int
+    turn: int  # EXIF's orientation, of a JPEG
+    label: int
+    index: int
+    where: str
+
+
+class Parts(NamedTuple):
+    """A batch of them; `data` one after the other."""
+
+    data: Tensor
+    lengths: list[int]
+    sizes: list[tuple[int, int]]
+    turns: list[int]
+    labels: Tensor
+    epoch: int
+    index: Tensor
+    where: list[str]
+
+
+class JpegParts(Dataset[tuple[int, Part]]):
+    """(epoch, sample) by key, of a source of `Encoded` images."""
+
+    def __init__(self, source: Source, decode: Decode) -> None:
+        self.source = source
+        self.decode = decode
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: Key) -> tuple[int, Part]:
+        epoch, index = key
+        image, label = self.source.read(index)
+        turn = turn_of_jpeg(image)
+        if turn is not None:
+            data = torch.frombuffer(bytearray(image.data), dtype=torch.uint8)
+            return epoch, Part(data, 0, 0, turn, label, index, image.where)
+        decoded = pixels(self.decode(image))
+        _, height, width = decoded.shape
+        return epoch, Part(decoded.flatten(), height, width, 1, label, index, image.where)
+
+
+def turn_of_jpeg(image: Encoded) -> int | None:
+    """EXIF's orientation of a whole JPEG in YCbCr; None for anything else."""
+    try:
+        header = Image.open(io.BytesIO(image.data), formats=FORMATS)
+        plain = header.mode == "RGB" and header.info.get("adobe_transform", 1) == 1
+        whole = END in bytes(image.data[-64:])
+        return orientation(header) if header.format in ("JPEG", "MPO") and plain and whole else None
+    except UNREADABLE:
+        return None
+
+
+def together(samples: Sequence[tuple[int, Part]]) -> Parts:
+    """The collate function of `JpegParts`."""
+    parts = [part for _, part in samples]
+    return Parts(
+        torch.cat([part.data for part in parts]),
+        [len(part.data) for part in parts],
+        [(part.height, part.width) for part in parts],
+        [part.turn for part in parts],
+        torch.tensor([part.label for part in parts]),
+        samples[0][0],
+        torch.tensor([part.index for part in parts]),
+        [part.where for part in parts],
+    )
+
+
+class DecodedAndAugmented:
+    """Finishes batches of `JpegParts`."""
+
+    def __init__(self, augment: BatchAugment) -> None:
+        self.augment = augment
+
+    def __call__(self, parts: Parts) -> tuple[Tensor, Tensor]:
+        images = decoded_on(parts, self.augment.device)
+        augmented = self.augment(images, parts.epoch, parts.index)
+        return augmented, upload(parts.labels, self.augment.device)
+
+
+def decoded_on(parts: Parts, device: torch.device) -> list[Tensor]:
+    """The upright images of a batch, uint8 [3, h, w] each, on the device.
+
+    Raises ValueError naming a JPEG that torchvision cannot decode.
+    """
+    data = parts.data.split(parts.lengths)
+    jpegs = [number for number, (height, _) in enumerate(parts.sizes) if height == 0]
+    images: list[Any] = [None] * len(data)
+    for number, image in zip(jpegs, _decode(data, jpegs, parts.where, device), strict=True):
+        images[number] = upright(image, parts.turns[number])
+    for number, (height, width) in enumerate(parts.sizes):
+        if height:
+            images[number] = upload(data[number].view(3, height, width), device)
+    return images
+
+
+def _decode(
+    data: Sequence[Tensor], jpegs: list[int], where: list[str], device: torch.device
+) -> list[Tensor]:
+    if not jpegs:
+        return []
+    try:
+        return decode_jpeg([data[number] for number in jpegs], ImageReadMode.RGB, device)  # pyright: ignore[reportReturnType]
+    except RuntimeError:
+        for number in jpegs:  # the error of a batch does not say which
+            try:
+                decode_jpeg([data[number]], ImageReadMode.RGB, device)
+            except RuntimeError as error:
+                reason = str(error).partition("\n")[0]
+                raise ValueError(
+                    f"cannot decode the image {where[number]} ({len(data[number]):,} bytes) on "
+                    f"{device}: {reason}; replace it, or set data.gpu=augment"
+                ) from error
+        raise
+
+
+def upright(image: Tensor, turn: int) -> Tensor:
+    """An image [3, h, w] as its EXIF orientation says, as `decode.UPRIGHT` does."""
+    if turn >= 5:
+        image = image.transpose(1, 2)
+    mirrored = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(turn)
+    return image if mirrored is None else image.flip(mirrored)

@@ -1,0 +1,143 @@
+"""Training batches that the device finishes (`data.gpu`), one ahead of the step that needs them.
+
+augment    loading processes decode and crop; RandAugment, normalisation and erasing on the device
+decode     loading processes read files; the device decodes JPEGs (nvJPEG), crops and augments
+
+A sample's random numbers are functions of (seed, epoch, index) either way, and a batch is always
+augmented as a whole, so a resumed run repeats an uninterrupted one bit for bit.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sparsetrain.lightning.data.batch_augment import BatchAugment
+from sparsetrain.lightning.data.batch_layers import RandAugment
+from sparsetrain.lightning.data.dataset import SeededImages
+from sparsetrain.lightning.data.loader import Resumable
+from sparsetrain.lightning.data.sampler import EpochSampler, Key
+from sparsetrain.lightning.data.transforms import Augment
+
+Batch = tuple[Tensor, Tensor]
+Made = tuple[Tensor, Tensor, Any]
+
+AHEAD = 1
+"""Batches on the device beside the one that is trained on."""
+
+
+class DeviceLoader(Resumable):
+    """Batches (float32 [B, 3, H, W], int64 [B]) on the device.
+
+    Args:
+        loader: gives what loading processes make, over an `EpochSampler`.
+        finish: makes a batch on the device of it. It runs in a thread and, on CUDA, on a stream of
+            its own, beside the training step.
+        word: what `data.gpu` is; a checkpoint in the middle of an epoch is resumed with the same.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader,
+        finish: Callable[[Any], Batch],
+        device: torch.device,
+        word: str,
+    ) -> None:
+        assert isinstance(loader.sampler, EpochSampler)
+        self.loader = loader
+        self.sampler = loader.sampler
+        self.finish = finish
+        self.device = device
+        self.word = word
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        made = deque()
+        with ThreadPoolExecutor(1, "sparsetrain-data") as thread:
+            for part in self.loader:
+                made.append(thread.submit(self._make, part, stream))
+                if len(made) > AHEAD:
+                    yield self._taken(*made.popleft().result())
+            while made:
+                yield self._taken(*made.popleft().result())
+
+    def _make(self, part: Any, stream: torch.cuda.Stream | None) -> Made:
+        with torch.cuda.stream(stream):  # pyright: ignore[reportArgumentType] (None is no stream)
+            images, labels = self.finish(part)
+            return images, labels, None if stream is None else stream.record_event()
+
+    def _taken(self, images: Tensor, labels: Tensor, done: Any) -> Batch:
+        """A batch that the current stream may read: when it is done, and as long as it wants."""
+        if done is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_event(done)
+            images.record_stream(current)
+            labels.record_stream(current)
+        return images, labels
+
+
+class Keyed(Dataset[tuple[Any, ...]]):
+    """Samples with their keys: (image, label, epoch, index)."""
+
+    def __init__(self, images: SeededImages) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Key) -> tuple[Any, ...]:
+        return (*self.images[key], *key)
+
+
+class Augmented:
+    """Finishes batches of `Keyed` images that are cropped: uint8 [B, 3, H, W]."""
+
+    def __init__(self, augment: BatchAugment) -> None:
+        self.augment = augment
+
+    def __call__(self, part: tuple[Tensor, Tensor, Tensor, Tensor]) -> Batch:
+        images, labels, epochs, index = part
+        device = self.augment.device
+        there = images.to(device, non_blocking=True)
+        augmented = self.augment(there, int(epochs[0]), index)
+        return augmented, labels.to(device, non_blocking=True)
+
+
+def shared_out(augment: Augment) -> tuple[Augment, Augment]:
+    """(what loading processes do of it, what the device does) with data.gpu=augment.
+
+    The device takes RandAugment where it has a form for it, and erasing; both parts together are
+    the whole.
+    """
+    policy = augment.auto_augment
+    here = policy is not None and has_batched_form(augment)
+    host = replace(augment, reprob=0.0)
+    if here:
+        host = replace(host, auto_augment=None, color_jitter=None)  # timm has either
+    return host, replace(augment, auto_augment=policy if here else None, color_jitter=None)
+
+
+def has_batched_form(augment: Augment) -> bool:
+    """Whether `auto_augment` can be done on the device."""
+    if augment.interpolation not in ("bilinear", "bicubic", "random"):
+        return False
+    try:
+        RandAugment.parse(augment.auto_augment or "")
+    except ValueError:
+        return False
+    return True
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """PIL RGB -> uint8 [3, H, W]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

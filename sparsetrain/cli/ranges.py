@@ -145,6 +145,7 @@ CHECKS: dict[str, Check] = {
     "data.image_column": Text("the name of a column", null=True),
     "data.label_column": Text("the name of a column", null=True),
     "data.cache": OneOf(("gpu",), null=True),
+    "data.gpu": OneOf(("auto", "augment", "decode"), null=True),
     "data.crop_pct": Number(0, 1, above=True),
     "data.mean": Items(Number(), 3),
     "data.std": Items(POSITIVE, 3),

@@ -131,7 +131,7 @@ class Synthetic(ImageData):
         """Whole shuffled batches, from where the trainer stands."""
         source = self.splits.train.source
         assert isinstance(source, SyntheticSource)
-        return SyntheticTrainLoader(source, self._sampler(), self._device())
+        return SyntheticTrainLoader(source, self._sampler(), self.device)
 
     def val_dataloader(self) -> SyntheticEvalLoader:
         """Every validation sample once across processes, in order."""
@@ -139,4 +139,4 @@ class Synthetic(ImageData):
         assert isinstance(source, SyntheticSource)
         size = self.batch_size
         batches = EvalBatches(len(source), batch_size=size, rank=rank, world_size=world_size)
-        return SyntheticEvalLoader(source, batches, self._device())
+        return SyntheticEvalLoader(source, batches, self.device)

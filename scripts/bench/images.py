@@ -32,8 +32,8 @@ from scripts.bench.photos import kilobytes, make_folder
 from sparsetrain.lightning.data import Augment, ImageNet
 from sparsetrain.lightning.data.batch_augment import BatchAugment
 from sparsetrain.lightning.data.decode import Decode, Encoded
-from sparsetrain.lightning.data.on_device import pixels
-from sparsetrain.lightning.data.transforms import train_transform
+from sparsetrain.lightning.data.on_device import shared_out
+from sparsetrain.lightning.data.transforms import to_pixels, train_transform
 
 AUGMENT = Augment("rand-m9-mstd0.5-inc1", 0.25, hflip=0.5, scale=(0.08, 1.0))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,8 +80,10 @@ def on_one_core(files: list[bytes], seconds: float) -> Iterator[tuple[str, float
     decode = Decode()
     tensors = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files]
     images = [decode(Encoded(file, "")) for file in files]
-    crop, flip, policy, *rest = train_transform(AUGMENT, SIZE, MEAN, STD).transforms  # pyright: ignore[reportFunctionMemberAccess]
+    whole = train_transform(AUGMENT, SIZE, MEAN, STD).transforms  # pyright: ignore[reportFunctionMemberAccess]
+    crop, flip, policy, *rest = whole
     crops = [crop(image) for image in images]
+    host = to_pixels(shared_out(AUGMENT)[0], SIZE, MEAN, STD)
     steps: list[tuple[str, Callable[[Any], Any], list[Any]]] = [
         ("Pillow decodes", lambda file: decode(Encoded(file, "")), files),
         ("torchvision decodes", lambda t: decode_jpeg(t, ImageReadMode.RGB), tensors),
@@ -89,12 +91,9 @@ def on_one_core(files: list[bytes], seconds: float) -> Iterator[tuple[str, float
         ("crop and resize, bicubic", crop, images),
         ("mirror, RandAugment", lambda image: policy(flip(image)), crops),
         ("to float32, normalise, erase", lambda image: _each(rest, image), crops),
-        ("decode, crop, to uint8", lambda f: pixels(crop(decode(Encoded(f, "")))), files),
-        (
-            "all of it",
-            lambda f: _each([crop, flip, policy, *rest], decode(Encoded(f, ""))),
-            files,
-        ),
+        ("all of it (data.gpu=null)", lambda f: _each(whole, decode(Encoded(f, ""))), files),
+        ("crop and resize, by PyTorch", host[0], images),
+        ("decode, crop (data.gpu=augment)", lambda f: _each(host, decode(Encoded(f, ""))), files),
     ]
     for what, step, inputs in steps:
         made = map(step, cycle(inputs))

@@ -17,7 +17,6 @@ from sparsetrain.lightning.data.on_device import (
     Augmented,
     DeviceLoader,
     Keyed,
-    pixels,
     shared_out,
 )
 from sparsetrain.lightning.data.sampler import EpochSampler
@@ -27,6 +26,7 @@ from sparsetrain.lightning.data.transforms import (
     chain,
     eval_transform,
     resize,
+    to_pixels,
     train_transform,
 )
 
@@ -100,9 +100,9 @@ class AugmentedData(ImageData):
             finish = DecodedAndAugmented(self.on_device(self.augment))
         else:
             host, there = shared_out(self.augment)
-            steps = before_tensor(train_transform(host, self.img_size, self.mean, self.std))
+            steps = to_pixels(host, self.img_size, self.mean, self.std)
             source = self.splits.train.source
-            images = SeededImages(source, chain(self.decode, *steps, pixels), self.seed)
+            images = SeededImages(source, chain(self.decode, *steps), self.seed)
             samples, collate = Keyed(images), None
             finish = Augmented(self.on_device(there, crop=False))
         loader = DataLoader(

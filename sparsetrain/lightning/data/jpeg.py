@@ -18,8 +18,8 @@ from sparsetrain.lightning.data.batch_augment import BatchAugment
 from sparsetrain.lightning.data.dataset import Source
 from sparsetrain.lightning.data.decode import FORMATS, UNREADABLE, Decode, Encoded, orientation
 from sparsetrain.lightning.data.draws import upload
-from sparsetrain.lightning.data.on_device import pixels
 from sparsetrain.lightning.data.sampler import Key
+from sparsetrain.lightning.data.transforms import pixels
 
 END = b"\xff\xd9"
 """How a whole JPEG ends; a few bytes of others may follow."""

@@ -13,9 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -136,8 +134,3 @@ def has_batched_form(augment: Augment) -> bool:
     except ValueError:
         return False
     return True
-
-
-def pixels(image: Image.Image) -> Tensor:
-    """PIL RGB -> uint8 [3, H, W]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

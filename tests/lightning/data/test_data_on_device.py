@@ -104,7 +104,7 @@ def test_what_loading_processes_do_is_that_of_the_reference(photos, word, augmen
         assert torch.equal(labels, same)
         # In values of 0..255: one of rounding, and decoders differ by a few.
         off = (images - want).abs() * 0.5 * 255
-        assert float(off.max()) < (0.01 if word == "augment" else 8)
+        assert float(off.max()) < (2.01 if word == "augment" else 8)
         assert float(off.mean()) < 1
 
 

@@ -20,7 +20,18 @@ def test_loading_processes_are_as_many_as_cores_and_a_line_says_so(two_cores):
     config = compose(IMAGENET)
     (line,) = limit_workers(config, IMAGENET)
     assert config.data.num_workers == 2
-    assert line == "data.num_workers=2, as many as this machine has cores (the config's: 8)"
+    assert line == "data.num_workers=2, of 2 cores (the config's: 16)"
+
+
+@pytest.mark.parametrize(
+    ("devices", "workers"), [("2", 1), ("[0,3]", 1), ("1", 2), ("-1", 2), ("8", 1)]
+)
+def test_training_processes_share_the_cores(two_cores, devices, workers):
+    words = [*IMAGENET, f"trainer.devices={devices}", "trainer.accelerator=cpu"]
+    config = compose(words)
+    (line,) = limit_workers(config, words)
+    assert config.data.num_workers == workers
+    assert ("for each of" in line) == (workers == 1)
 
 
 def test_loading_processes_that_were_asked_for_are_left_alone(two_cores):

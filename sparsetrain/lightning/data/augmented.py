@@ -126,11 +126,15 @@ class AugmentedData(ImageData):
         if word is None:
             return super().placement(device)
         policy = shared_out(self.augment)[1].auto_augment
-        parts = ["RandAugment"] * (policy is not None) + ["normalisation", "erasing"]
-        if word == "decode":
-            parts = ["JPEG decoding", "crops", *parts]
-        done = f"{', '.join(parts[:-1])} and {parts[-1]}"
-        return (f"data.gpu={self.gpu}: {done} of the training images on {device}",)
+        done = {
+            "JPEG decoding": word == "decode",
+            "crops": word == "decode",
+            "RandAugment": policy is not None,
+            "normalisation": True,
+            "erasing": self.augment.reprob > 0,
+        }
+        parts = ", ".join(name for name, there in done.items() if there)
+        return (f"data.gpu={self.gpu}: of the training images on {device}: {parts}",)
 
     def fixed(self) -> Fixed:
         interpolation = self.augment.interpolation

@@ -87,11 +87,11 @@ class Resumable:
         assert isinstance(sampler, EpochSampler)
         if sampler.skipped[1] == 0:
             return
-        now = self.state_dict()
+        before = {"data.gpu": "null", **state_dict}  # checkpoints of before data.gpu
         changed = [
-            f"{name} {state_dict[name]} -> {value}"
-            for name, value in now.items()
-            if state_dict.get(name, value) != value  # absent in checkpoints of before
+            f"{name} {before.get(name)} -> {value}"
+            for name, value in self.state_dict().items()
+            if before.get(name) != value
         ]
         if changed:
             raise ValueError(

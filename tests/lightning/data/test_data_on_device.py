@@ -196,7 +196,7 @@ def test_auto_is_augment_on_a_gpu_and_nothing_elsewhere(photos):
     assert isinstance(module.train_loader(module.train_dataloader().sampler), TrainLoader)
     assert module.placement(CPU) == ()
     assert module.placement(torch.device("cuda", 0)) == (
-        "data.gpu=auto: RandAugment, normalisation and erasing of the training images on cuda:0",
+        "data.gpu=auto: of the training images on cuda:0: RandAugment, normalisation, erasing",
     )
 
 

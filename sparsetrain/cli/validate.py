@@ -47,6 +47,7 @@ def validate(words: list[str]) -> None:
     show_lines(limit_workers(config, rest))
     data = instantiate(config.data, num_classes=trained.config.model.num_classes, _convert_="all")
     data.setup("validate")
+    show_lines(data.notes)
     check_classes(data.class_names, trained.classes, path)
     module = classifier(trained.network, trained.config, data.num_classes)
     with console.status(f"validating on {data.name}"):

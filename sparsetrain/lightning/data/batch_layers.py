@@ -30,6 +30,7 @@ AUTO_CONTRAST, EQUALIZE, INVERT, ROTATE, POSTERIZE, SOLARIZE, SOLARIZE_ADD = ran
 COLOR, CONTRAST, BRIGHTNESS, SHARPNESS, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y = range(7, 15)
 OPERATIONS = 15
 MOVES = (ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y)
+BICUBIC = 100
 
 
 @dataclass(frozen=True)
@@ -64,26 +65,27 @@ class RandAugment:
 class Drawn(NamedTuple):
     """What a layer does to each of some samples, [N] each, on the device.
 
+    op: -1 changes nothing; one of MOVES reads pixels bilinearly, and with BICUBIC added, so.
     level: 0 to 1. signed: level with a random sign. factor: of the enhancing operations.
-    bicubic: 1 or 0 (bilinear), of moving pixels.
     """
 
     op: Tensor
     level: Tensor
     signed: Tensor
     factor: Tensor
-    bicubic: Tensor
 
 
 def draw_layer(draws_BN: Tensor, policy: RandAugment, bicubic_share: float) -> Drawn:
-    """From LAYER_DRAWS uniform numbers of each sample; op -1 changes nothing."""
+    """From LAYER_DRAWS uniform numbers of each sample."""
     which, applies, u, v, sign, interpolation = draws_BN.unbind(1)
     op = torch.where(applies < policy.prob, (which * OPERATIONS).floor(), -1.0)
+    cubic = torch.isin(op, torch.tensor(MOVES, dtype=op.dtype)) & (interpolation < bicubic_share)
+    op = torch.where(cubic, op + BICUBIC, op)
     level = policy.magnitude + policy.std * normal(u, v)[0]
     level = level.clamp(0, policy.most) / 10
     signed = torch.where(sign < 0.5, -level, level)
     factor = (1 + 0.9 * signed).clamp(min=0.1)
-    return Drawn(op, level, signed, factor, (interpolation < bicubic_share).float())
+    return Drawn(op, level, signed, factor)
 
 
 def change_layer(x: Tensor, drawn: Drawn, fill_C: Tensor) -> None:
@@ -100,8 +102,12 @@ def change_layer(x: Tensor, drawn: Drawn, fill_C: Tensor) -> None:
 
 
 def _move(x: Tensor, drawn: Drawn, fill_C: Tensor) -> Tensor:
-    matrices = _matrices(drawn.op, drawn.signed, x.shape[-1])
-    return affine(x, matrices, fill_C, drawn.bicubic > 0)
+    return affine(x, _matrices(drawn.op, drawn.signed, x.shape[-1]), fill_C, "bilinear")
+
+
+def _move_bicubic(x: Tensor, drawn: Drawn, fill_C: Tensor) -> Tensor:
+    matrices = _matrices(drawn.op - BICUBIC, drawn.signed, x.shape[-1])
+    return affine(x, matrices, fill_C, "bicubic")
 
 
 def _auto_contrast(x: Tensor, drawn: Drawn, fill_C: Tensor) -> Tensor:
@@ -150,6 +156,7 @@ def _sharpness(x: Tensor, drawn: Drawn, fill_C: Tensor) -> Tensor:
 
 _CHANGES: tuple[tuple[tuple[int, ...], Callable[[Tensor, Drawn, Tensor], Tensor]], ...] = (
     (MOVES, _move),
+    (tuple(operation + BICUBIC for operation in MOVES), _move_bicubic),
     ((AUTO_CONTRAST,), _auto_contrast),
     ((EQUALIZE,), _equalize),
     ((INVERT,), _invert),

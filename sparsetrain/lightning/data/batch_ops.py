@@ -48,12 +48,11 @@ def _resize_matrix(
     return weight / weight.sum(-1, keepdim=True)
 
 
-def affine(x_BCHW: Tensor, matrix_B6: Tensor, fill_C: Tensor, bicubic_B: Tensor | None) -> Tensor:
+def affine(x_BCHW: Tensor, matrix_B6: Tensor, fill_C: Tensor, mode: str) -> Tensor:
     """Read each output pixel (x, y) at (a x + b y + c, d x + e y + f); `fill` outside the image.
 
-    Coordinates are of pixel centres, so the first pixel is (0.5, 0.5). bicubic_B: as in
-    `crop_resize`; None is bilinear for all. (Bicubic with PyTorch's kernel, a = -3/4; Pillow's
-    has -1 here.)
+    Coordinates are of pixel centres, so the first pixel is (0.5, 0.5). mode: "bilinear" or
+    "bicubic" (PyTorch's kernel, a = -3/4; Pillow's has -1 here).
     """
     B, _, H, W = x_BCHW.shape
     y, x = torch.meshgrid(
@@ -64,15 +63,9 @@ def affine(x_BCHW: Tensor, matrix_B6: Tensor, fill_C: Tensor, bicubic_B: Tensor 
     a, b, c, d, e, f = (value.view(B, 1, 1) for value in matrix_B6.unbind(1))
     from_x, from_y = a * x + b * y + c, d * x + e * y + f
     grid = torch.stack((2 * from_x / W - 1, 2 * from_y / H - 1), dim=-1)
-    out = _sample(x_BCHW, grid, "bilinear")
-    if bicubic_B is not None:
-        out = torch.where(_each(bicubic_B), _sample(x_BCHW, grid, "bicubic"), out)
+    out = _whole(F.grid_sample(x_BCHW, grid, mode, padding_mode="border", align_corners=False))
     inside = (from_x >= 0) & (from_x < W) & (from_y >= 0) & (from_y < H)
     return torch.where(inside[:, None], out, fill_C.view(1, -1, 1, 1))
-
-
-def _sample(x_BCHW: Tensor, grid: Tensor, mode: str) -> Tensor:
-    return _whole(F.grid_sample(x_BCHW, grid, mode, padding_mode="border", align_corners=False))
 
 
 def gray(x_BCHW: Tensor) -> Tensor:

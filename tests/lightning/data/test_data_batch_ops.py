@@ -55,13 +55,14 @@ def test_an_affine_map_reads_where_pillow_reads():
         )
         for image, matrix in zip(images, matrices, strict=True)
     ]
-    got = ops.affine(batch(images), torch.tensor(matrices), torch.tensor(fill).float(), None)
+    got = ops.affine(batch(images), torch.tensor(matrices), torch.tensor(fill).float(), "bilinear")
     assert furthest(got, want) <= 1
 
 
 def test_the_affine_map_that_moves_nothing_changes_nothing():
     same = torch.tensor([[1.0, 0, 0, 0, 1, 0]] * 4)
-    assert torch.equal(ops.affine(X, same, torch.zeros(3), torch.tensor([True, False] * 2)), X)
+    for mode in ("bilinear", "bicubic"):
+        assert torch.equal(ops.affine(X, same, torch.zeros(3), mode), X)
 
 
 def test_gray_is_pillows():

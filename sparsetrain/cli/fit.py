@@ -50,6 +50,7 @@ def fit(config: DictConfig) -> None:
     notes = (NOTES[demo],) if demo in NOTES else ()
     show_banner(notes)
     show_lines(limit_workers(config, words))
+    run_dir = Path(config.run_dir)
     saved = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
     pl.seed_everything(config.seed, verbose=False)
     torch.set_float32_matmul_precision(config.matmul_precision)
@@ -68,7 +69,6 @@ def fit(config: DictConfig) -> None:
     compiles = [CompileWhereItWorks(show_line)] if config.compile == AUTO else []
     trainer = build_trainer(config, [sparsify, save_config, show, *compiles])
     show_lines(data.placement(trainer.strategy.root_device))
-    run_dir = Path(config.run_dir)
     record = KeepRecord(str(run_dir), about(config, plain(config), trainer, data, notes))
     trainer.callbacks.append(record)  # pyright: ignore[reportAttributeAccessIssue]
     if trainer.is_global_zero:
@@ -155,6 +155,7 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
         callbacks=callbacks,
         logger=_instances(config.logger),
         plugins=[AtomicCheckpointIO()],
+        default_root_dir=f"{config.run_dir}/checkpoints",  # what is saved when SLURM's time is up
         _convert_="all",
     )
 

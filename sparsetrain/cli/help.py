@@ -45,7 +45,9 @@ Without data= and IMAGENET_DIR, recipes for ImageNet run on embedded digits (dem
 without a GPU they are cut to what a CPU does in minutes (demo=cpu), both under a banner. Their
 batches are for 8 GPUs; with fewer, trainer.accumulate_grad_batches keeps the global batch.
 Classes of your own in a recipe file or --config-dir=FOLDER: allow_targets=[my.module.Thing].
-Ctrl-C saves a checkpoint and prints the command that goes on from it.
+Ctrl-C or SIGTERM saves a checkpoint and prints the command that goes on from it; within epochs
+callbacks.last.every_n_steps= or callbacks.last.every_minutes= save one. A SLURM job that is queued
+again (sbatch --requeue --signal=USR1@90) goes on by itself.
 Every key can be set: `fit recipe=NAME --cfg job` prints them all. A run leaves its checkpoints,
 metrics.csv, report.html and W&B files in runs/RECIPE/TIME.
 Tab completion in bash:  eval "$(sparsetrain complete)\""""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from hydra.types import RunMode
 from pytorch_lightning.trainer.states import TrainerStatus
 
 from sparsetrain.cli.console import relative
-from sparsetrain.cli.explain import INTERRUPTED, stop
+from sparsetrain.cli.explain import stop
 from sparsetrain.cli.overrides import split_word
 from sparsetrain.errors import NonFiniteError
 from sparsetrain.lightning import SaveLast, SaveOnInterrupt
@@ -24,23 +26,41 @@ from sparsetrain.lightning.flavour import pl
 
 @contextmanager
 def resumable(trainer: pl.Trainer) -> Iterator[None]:
-    """Where training stops early, say how to go on: after Ctrl-C, after which Lightning exits
-    without a word and this with 130, and after numbers that are not finite."""
+    """Where training stops early, say how to go on: after Ctrl-C and other signals, after which
+    Lightning exits without a word and this with 128 and the signal's number, after numbers that are
+    not finite, and where a file cannot be written."""
     try:
         yield
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}; {_newest(trainer)}") from error
+    except OSError as error:
+        raise OSError(f"{_why_not_written(error)}; {_newest(trainer)}") from error
     except SystemExit:
         if trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
+        saver = _find(trainer, SaveOnInterrupt)
+        asked = saver.asked if saver is not None and saver.asked else signal.SIGINT
+        status = 128 + asked
         if not trainer.is_global_zero:
-            raise SystemExit(INTERRUPTED) from None
-        stop(_how_to_go_on(trainer), INTERRUPTED)
+            raise SystemExit(status) from None
+        if asked == signal.SIGUSR1:
+            stop(
+                f"SLURM's time is up after step {trainer.global_step}: saved, queued again", status
+            )
+        stop(_how_to_go_on(trainer, asked), status)
 
 
-def _how_to_go_on(trainer: pl.Trainer) -> str:
+def _why_not_written(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}the disk is full: make room, and go on from the newest checkpoint"
+    return str(error)
+
+
+def _how_to_go_on(trainer: pl.Trainer, asked: int) -> str:
     saver = _find(trainer, SaveOnInterrupt)
-    begin = f"interrupted after step {trainer.global_step}; "
+    by = "" if asked == signal.SIGINT else f" by {signal.Signals(asked).name}"
+    begin = f"interrupted{by} after step {trainer.global_step}; "
     if saver is not None and saver.saved:
         return f"{begin}saved {relative(saver.path)}\ngo on with: {resume_command(saver.path)}"
     why = "callbacks.interrupt is null, so " if saver is None else ""

@@ -194,6 +194,8 @@ CHECKS: dict[str, Check] = {
     "callbacks.checkpoint.save_top_k": Number(-1, whole=True),
     "callbacks.checkpoint.mode": OneOf(("min", "max")),
     "callbacks.last.every_n_epochs": COUNT,
+    "callbacks.last.every_n_steps": Number(1, whole=True, null=True),
+    "callbacks.last.every_minutes": Number(0, above=True, null=True),
     "callbacks.ema.decay": SHARE,
 }
 """What each value may be. Keys that a config does not have are not asked for."""

@@ -7,8 +7,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import hydra
 import torch
@@ -19,15 +20,19 @@ from omegaconf import DictConfig
 from sparsetrain.cli.check import check, check_ranges
 from sparsetrain.cli.explain import explained
 from sparsetrain.cli.flags import split_flags
+from sparsetrain.cli.folder import check_unused, own_folder
 from sparsetrain.cli.known import FILES
 from sparsetrain.cli.overrides import (
     split_word,
     swept,
+    take,
     take_allowed,
+    values_of,
     with_demo,
     with_quotes,
     with_recipe_file,
 )
+from sparsetrain.cli.slurm import RUN_DIR, restarted_from, with_job_folder
 from sparsetrain.recipe import data_folder, store_recipes
 from sparsetrain.targets import checked
 
@@ -38,6 +43,7 @@ def run_fit(args: list[str]) -> None:
     flags, words = split_flags(args)
     allowed, words = take_allowed(words)
     words = with_quotes(with_recipe_file(words))
+    words = _in_slurm(words) if not flags else words
     words = with_demo(words, has_gpu=torch.cuda.is_available())
     check(words, allowed)
     whole = sys.argv
@@ -50,12 +56,13 @@ def run_fit(args: list[str]) -> None:
         # Here, because Hydra would print a traceback first.
         with sweep.run(), explained():
             check_ranges(config)
-            # Lightning takes seconds to import; a wrong word is told before.
-            from sparsetrain.cli.fit import fit
+            with nullcontext() if held else _own(config.run_dir, config.checkpoint):
+                # Lightning takes seconds to import; a wrong word is told before.
+                from sparsetrain.cli.fit import fit
 
-            fit(checked(config, FILES, allowed))
+                fit(checked(config, FILES, allowed))
 
-    with _scratch_of_a_helper() as scratch:
+    with _scratch_of_a_helper() as scratch, _named(words, flags) as held:
         sys.argv = [whole[0], *flags, *words, *scratch]
         try:
             task()
@@ -63,6 +70,42 @@ def run_fit(args: list[str]) -> None:
             sweep.tell()
     if sweep.failed:
         raise SystemExit(1)
+
+
+def _in_slurm(words: list[str]) -> list[str]:
+    """The words with the folder of a SLURM job, and the checkpoint of its last start."""
+    words = with_job_folder(words)
+    folder, _ = take(words, RUN_DIR)
+    newest = restarted_from(Path(folder.strip("'"))) if folder else None
+    if newest is None:
+        return words
+    if not _is_helper():
+        print(f"SLURM started this job again: it goes on from {newest}")
+    _, others = take(words, "checkpoint")
+    return with_quotes([*others, f"checkpoint={newest}"])
+
+
+@contextmanager
+def _named(words: list[str], flags: list[str]) -> Iterator[bool]:
+    """Hold a run folder that the words name, before Hydra writes its config there; whether."""
+    folder = dict(values_of(words)).get(RUN_DIR)
+    if flags or folder is None or "${" in folder:
+        yield False
+        return
+    with _own(folder, dict(values_of(words)).get("checkpoint")):
+        yield True
+
+
+@contextmanager
+def _own(folder: str, checkpoint: str | None) -> Iterator[None]:
+    """Hold a run's folder, in which no other run has left checkpoints."""
+    if _is_helper():
+        yield
+        return
+    why = f"{RUN_DIR}={folder}"
+    with own_folder(Path(folder), why):
+        check_unused(Path(folder), checkpoint, why)
+        yield
 
 
 @dataclass

@@ -6,7 +6,7 @@ import difflib
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -35,13 +35,41 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         unfinished = path.with_name(f".{path.name}.unfinished")
         try:
             with unfinished.open("wb") as file:
-                torch.save(checkpoint, file)
+                _write(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         finally:
             # There still if the disk was full, say.
             unfinished.unlink(missing_ok=True)
+
+
+class _Kept:
+    """A file to write to that keeps the error of the system, for which torch raises its own."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _write(checkpoint: dict[str, Any], file: BinaryIO) -> None:
+    kept = _Kept(file)
+    try:
+        torch.save(checkpoint, kept)  # pyright: ignore[reportArgumentType]
+    except (OSError, RuntimeError) as error:
+        raise (kept.error or error) from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def package_of(pl_module: Any) -> Any:
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from pytorch_lightning.callbacks import (
         Callback,
         Checkpoint,
@@ -87,5 +88,6 @@ else:
     TorchCheckpointIO = _joined("plugins.TorchCheckpointIO")
 
     WandbLogger = pl.loggers.WandbLogger
+    SLURMEnvironment = import_module(f"{pl.__name__}.plugins.environments").SLURMEnvironment
     MixedPrecision, Precision = pl.plugins.MixedPrecision, pl.plugins.Precision
     GradClipAlgorithmType = pl.utilities.GradClipAlgorithmType

@@ -1,6 +1,7 @@
 """Callbacks that tests add to a run from the command line."""
 
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -23,16 +24,34 @@ class SaveMasks(pl.Callback):
 
 
 class PressCtrlC(pl.Callback):
-    """Send SIGINT to this process when an optimizer step begins, once or more often."""
+    """Send SIGINT, or another signal, to this process when an optimizer step begins, once or more
+    often."""
 
-    def __init__(self, step: int, times: int = 1) -> None:
+    def __init__(self, step: int, times: int = 1, number: int = signal.SIGINT) -> None:
         self.step = step
         self.times = times
+        self.number = number
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         if trainer.global_step == self.step:
             for _ in range(self.times):
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), self.number)
+
+
+class FillTheDisk(pl.Callback):
+    """From an optimizer step on, no file of this process may grow beyond a few bytes."""
+
+    def __init__(self, step: int, size: int = 20_000) -> None:
+        self.step = step
+        self.size = size
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
+
+    def on_exception(self, trainer, pl_module, exception) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 class PlantNaN(pl.Callback):

@@ -1,5 +1,8 @@
 """`last.ckpt` is where a run stands, whether or not it was ever better."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -136,3 +139,36 @@ def test_weights_are_those_of_the_last_step(tmp_path):
     saved = read_checkpoint(tmp_path / "last.ckpt")["state_dict"]
     for name, value in module.state_dict().items():
         assert torch.equal(saved[name], value), name
+
+
+def test_within_an_epoch_it_is_written_every_few_steps_never_between_their_batches(tmp_path):
+    saved = []
+
+    class Records(SaveLast):
+        def _save(self, trainer):
+            super()._save(trainer)
+            saved.append((trainer.global_step, trainer.fit_loop.total_batch_idx + 1))
+
+    last = Records(str(tmp_path), every_n_steps=2)
+    trainer = make_trainer(tmp_path, last, max_epochs=2, accumulate_grad_batches=2)
+    trainer.fit(make_classifier(), datamodule=AugmentedDigits())
+    assert {step for step, _ in saved} >= {2, 3, 5, 6}, "3 steps an epoch, and its end"
+    assert all(batches == 2 * step for step, batches in saved)
+
+
+def test_minutes_count_from_the_last_time_it_was_written(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    last = SaveLast(str(tmp_path), every_minutes=1)
+    trainer = SimpleNamespace(
+        global_step=0,
+        strategy=SimpleNamespace(reduce_boolean_decision=lambda late, all: late),
+    )
+    last._saved, last._seen = (0, 0.0), 0
+    due = []
+    for step, seconds in enumerate((30, 61, 62, 63), 1):
+        trainer.global_step, now[0] = step, seconds
+        due.append(last._is_due(cast(Any, trainer)))
+        if due[-1]:
+            last._saved = step, seconds
+    assert due == [False, True, False, False]

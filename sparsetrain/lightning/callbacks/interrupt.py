@@ -6,12 +6,18 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from sparsetrain.lightning.flavour import Checkpoint, pl
+from sparsetrain.lightning.flavour import Checkpoint, SLURMEnvironment, pl
 
 
 class SaveOnInterrupt(Checkpoint):
-    """On Ctrl-C: finish the optimizer step, save `interrupted.ckpt`, stop. A second Ctrl-C stops
-    at once. saved: whether it did in the run that ended last.
+    """On Ctrl-C or SIGTERM (docker, SLURM's end of a job): finish the optimizer step, save
+    `interrupted.ckpt`, stop. A second one stops at once.
+
+    In a SLURM job whose `--signal=USR1@90` comes before its time is up, Lightning saves the run and
+    queues the job again. It would do so amid a step; here that waits for the step's end as well.
+
+    asked: the signal that stopped the run that ended last, None if none did. saved: whether
+    `interrupted.ckpt` was written for it.
 
     A `Checkpoint`, because Lightning runs those last: what other callbacks do at the end of a
     batch (averaging the weights) is in the file.
@@ -20,13 +26,16 @@ class SaveOnInterrupt(Checkpoint):
     def __init__(self, folder: str) -> None:
         self.path = Path(folder) / "interrupted.ckpt"
         self.saved = False
-        self._previous: Any = None
-        self._asked = False
+        self.asked: int | None = None
+        self._previous: dict[int, Any] = {}
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.saved, self._asked, self._step = False, False, trainer.global_step
-        self._previous = signal.signal(signal.SIGINT, self._ask)
+        self.saved, self.asked, self._step = False, None, trainer.global_step
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if SLURMEnvironment.detect() and callable(signal.getsignal(signal.SIGUSR1)):
+            signals.append(signal.SIGUSR1)
+        self._previous = {number: signal.signal(number, self._ask) for number in signals}
 
     def on_train_batch_end(
         self,
@@ -40,10 +49,14 @@ class SaveOnInterrupt(Checkpoint):
             # Between the batches of one step: their gradients are in no checkpoint.
             return
         self._step = trainer.global_step
-        if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+        if not trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False):
+            return
+        if self.asked == signal.SIGUSR1:
+            self._previous[self.asked](self.asked, None)  # Lightning's: save, queue again
+        else:
             trainer.save_checkpoint(self.path)
             self.saved = True
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._release()
@@ -54,11 +67,11 @@ class SaveOnInterrupt(Checkpoint):
         self._release()
 
     def _ask(self, signum: int, frame: Any) -> None:
-        if self._asked:
+        if self.asked is not None and signum != signal.SIGUSR1:
             raise KeyboardInterrupt
-        self._asked = True
+        self.asked = signum
 
     def _release(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

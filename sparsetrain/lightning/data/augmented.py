@@ -1,5 +1,6 @@
 """The data module of sets that lie in a folder and are augmented for training."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -88,6 +89,7 @@ class AugmentedData(ImageData):
         self.augment = Augment() if augment is None else augment
         self.crop_pct = crop_pct
         self.decode = Decode(background)
+        self.decode_for_crops = Decode(background, self._shortest())
         self.val_fraction = val_fraction
         self.gpu = gpu
 
@@ -102,7 +104,7 @@ class AugmentedData(ImageData):
             host, there = shared_out(self.augment)
             steps = to_pixels(host, self.img_size, self.mean, self.std)
             source = self.splits.train.source
-            images = SeededImages(source, chain(self.decode, *steps), self.seed)
+            images = SeededImages(source, chain(self.decode_for_crops, *steps), self.seed)
             samples, collate = Keyed(images), None
             finish = Augmented(self.on_device(there, crop=False))
         loader = DataLoader(
@@ -114,6 +116,13 @@ class AugmentedData(ImageData):
             **self.options(),
         )
         return DeviceLoader(loader, finish, self.device, word)
+
+    def _shortest(self) -> int:
+        """The shorter edge of a training image, in pixels, that leaves the smallest crop as large
+        as the result; twice the result where the whole image is resized."""
+        scale = self.augment.scale
+        least = 0.25 if scale is None else 3 / 4 * scale[0]
+        return math.ceil(self.img_size / math.sqrt(least))
 
     def gpu_word(self, device: torch.device) -> str | None:
         """What `gpu` is on a device: "augment", "decode" or None."""
@@ -152,7 +161,7 @@ class AugmentedData(ImageData):
         train_ = train_transform(self.augment, self.img_size, self.mean, self.std)
         val_ = eval_transform(self.img_size, self.crop_pct, interpolation, self.mean, self.std)
         return Splits(
-            SeededImages(train, chain(self.decode, train_), self.seed),
+            SeededImages(train, chain(self.decode_for_crops, train_), self.seed),
             SeededImages(val, chain(self.decode, val_), self.seed),
             None if names is None else tuple(names),
             num_classes,

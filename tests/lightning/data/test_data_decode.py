@@ -76,6 +76,18 @@ def test_a_background_that_is_no_colour_is_refused():
         Decode((0, 300, 0))
 
 
+def test_a_large_jpeg_is_decoded_smaller_where_its_shorter_edge_stays_long_enough():
+    rough = Image.fromarray(np.random.RandomState(0).randint(0, 256, (5, 8, 3)).astype(np.uint8))
+    image = saved(rough.resize((320, 200), Image.Resampling.BICUBIC), "JPEG", quality=95)
+    small = Decode(shortest=100)(image)
+    assert small.size == (160, 100)
+    assert Decode(shortest=101)(image).size == (320, 200)
+    assert Decode(shortest=40)(image).size == (80, 50)
+    whole = Decode()(image).resize(small.size, Image.Resampling.BICUBIC)
+    assert np.abs(np.asarray(small).astype(int) - np.asarray(whole)).max() <= 3
+    assert Decode(shortest=50)(saved(small)).size == (160, 100), "a PNG has no smaller form"
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_an_image_is_turned_as_its_exif_says(kind, orientation):

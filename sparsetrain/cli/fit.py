@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.loggers import WandbLogger
 from torch import nn
 
 from sparsetrain.cli.console import relative
@@ -24,6 +21,7 @@ from sparsetrain.cli.overrides import NOTES
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.show import ShowLayers, show_banner, show_line, show_lines, show_summary
 from sparsetrain.cli.summary import summary_of
+from sparsetrain.cli.tracking import give_files, name_run, own_wandb_run
 from sparsetrain.cli.workers import limit_workers
 from sparsetrain.lightning import (
     AtomicCheckpointIO,
@@ -34,6 +32,7 @@ from sparsetrain.lightning import (
 from sparsetrain.lightning.callbacks.compile import CompileWhereItWorks
 from sparsetrain.lightning.callbacks.config import SaveConfig
 from sparsetrain.lightning.callbacks.record import KeepRecord
+from sparsetrain.lightning.callbacks.wandb_run import WandbRun
 from sparsetrain.lightning.flavour import pl
 from sparsetrain.lightning.report import read_run, write_report
 from sparsetrain.nn import count_tokens
@@ -67,20 +66,23 @@ def fit(config: DictConfig) -> None:
     save_config = SaveConfig(plain(config), words, data.class_names)
     show = ShowLayers(f"{config.model.name} on {data.name}")
     compiles = [CompileWhereItWorks(show_line)] if config.compile == AUTO else []
+    name_run(config, saved)
     trainer = build_trainer(config, [sparsify, save_config, show, *compiles])
     show_lines(data.placement(trainer.strategy.root_device))
-    record = KeepRecord(str(run_dir), about(config, plain(config), trainer, data, notes))
-    trainer.callbacks.append(record)  # pyright: ignore[reportAttributeAccessIssue]
+    known = about(config, plain(config), trainer, data, notes)
+    told = [KeepRecord(str(run_dir), known), WandbRun(known.config, known.facts)]
+    trainer.callbacks.extend(told)  # pyright: ignore[reportAttributeAccessIssue]
     if trainer.is_global_zero:
         show_lines(keep_metrics(run_dir / "metrics.csv"))
     with resumable(trainer), own_wandb_run(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=config.checkpoint, weights_only=True)
-    check_trained(trainer, 0 if saved is None else saved["global_step"], config)
-
-    if trainer.is_global_zero:
+        check_trained(trainer, 0 if saved is None else saved["global_step"], config)
+        if not trainer.is_global_zero:
+            return
         run = read_run(run_dir)
         write_report(run_dir / "report.html", [run])
-        show_summary(summary_of(trainer, run, data), run_dir)
+        url = give_files(trainer, run, run_dir)
+    show_summary(summary_of(trainer, run, data), run_dir, url)
 
 
 def build_module(config: DictConfig, data: Any) -> Classifier:
@@ -158,22 +160,6 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
         default_root_dir=f"{config.run_dir}/checkpoints",  # what is saved when SLURM's time is up
         _convert_="all",
     )
-
-
-@contextmanager
-def own_wandb_run(trainer: pl.Trainer) -> Iterator[None]:
-    """Close the W&B run with the training: the next of a sweep, in this process, opens its own."""
-    if not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
-        yield
-        return
-    import wandb
-
-    try:
-        yield
-    except BaseException:
-        wandb.finish(exit_code=1)
-        raise
-    wandb.finish()
 
 
 def _instances(group: DictConfig) -> list[Any]:

@@ -10,6 +10,8 @@ def quiet_lightning() -> None:
     """Leave errors and our own words on the terminal."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Of wandb's telemetry, where its server does not take it.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     for message in (
         r".*does not have many workers.*",
         r".*The dirpath has changed from.*",

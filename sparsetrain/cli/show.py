@@ -106,8 +106,10 @@ def show_layers(report: Report) -> None:
         console.print(report.kernels, style="yellow")
 
 
-def show_summary(summary: tuple[tuple[str, str], ...], run_dir: Path) -> None:
+def show_summary(summary: tuple[tuple[str, str], ...], run_dir: Path, url: str | None) -> None:
+    """url: where W&B shows the run, None offline."""
     rows = [*summary, ("report", str(relative(run_dir / "report.html")))]
+    rows += [] if url is None else [("W&B", url)]
     rows += [
         ("W&B, offline", f"wandb sync {relative(path)}")
         for path in sorted((run_dir / "wandb").glob("offline-run-*"))

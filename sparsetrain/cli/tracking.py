@@ -1,0 +1,66 @@
+"""`fit` and Weights & Biases: which run it is, and what it is given at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+from sparsetrain.cli.show import show_line
+from sparsetrain.lightning.callbacks.wandb_run import WANDB_KEY, log_files, wandb_run
+from sparsetrain.lightning.flavour import pl
+from sparsetrain.lightning.report import Run
+
+
+def name_run(config: DictConfig, saved: dict[str, Any] | None) -> None:
+    """Fill in the id and the group of a run that has none: a run that goes on from a checkpoint is
+    the same run, and those of a sweep, of which each is a run of its own, are a group."""
+    node = config.logger.get("wandb")
+    if node is None or "id" not in node:
+        return
+    sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+    with open_dict(node):
+        if node.id is None and saved is not None and not sweeps:
+            node.id = saved.get(WANDB_KEY)
+        if node.group is None and sweeps:
+            node.group = f"sweep {Path(HydraConfig.get().sweep.dir).name}"
+
+
+@contextmanager
+def own_wandb_run(trainer: pl.Trainer) -> Iterator[None]:
+    """Close the W&B run with the training: the next of a sweep, in this process, opens its own."""
+    if wandb_run(trainer) is None:
+        yield
+        return
+    import wandb
+
+    try:
+        yield
+    except BaseException:
+        wandb.finish(exit_code=1)
+        raise
+    wandb.finish()
+
+
+def give_files(trainer: pl.Trainer, record: Run, run_dir: Path) -> str | None:
+    """Log masks, layers, report and the best checkpoint. Returns where the run is to be seen, None
+    offline. That W&B cannot take something is told, and stops nothing: the run is done."""
+    run = wandb_run(trainer)
+    if run is None:
+        return None
+    from wandb.errors import Error
+
+    files = {
+        "report": run_dir / "report.html",
+        "model": run_dir / "checkpoints" / "best.ckpt",
+    }
+    try:
+        log_files(run, record, files)
+    except (Error, OSError, ValueError) as error:
+        show_line(f"wandb: {error}; the files of the run are in {run_dir} alone")
+    return run.url

@@ -156,7 +156,11 @@ class AugmentedData(ImageData):
     def transformed(
         self, train: Source, val: Source, names: Sequence[str] | None, num_classes: int
     ) -> Splits:
-        """Both sources, of `Encoded` images, under their transforms."""
+        """Both sources, of `Encoded` images, under their transforms. Raises ValueError for one
+        class."""
+        if num_classes < 2:
+            only = f", {names[0]}" if names else ""
+            raise ValueError(f"data.root={self.root} has one class{only}; give at least two")
         interpolation = self.augment.interpolation
         train_ = train_transform(self.augment, self.img_size, self.mean, self.std)
         val_ = eval_transform(self.img_size, self.crop_pct, interpolation, self.mean, self.std)

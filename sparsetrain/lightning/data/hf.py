@@ -71,10 +71,9 @@ class HuggingFace(AugmentedData):
         label_column: of type `ClassLabel`, or integers; None is the only `ClassLabel`.
 
     Raises:
-        ModuleNotFoundError: `datasets` is not installed.
         FileNotFoundError: `root`, or a split of it, is not there.
-        ValueError: a column that is missing or wrong, the wrong number of classes, a label
-            outside them.
+        ValueError: `datasets` is not installed, a column that is missing or wrong, the wrong number
+            of classes, a label outside them.
     """
 
     def __init__(
@@ -153,9 +152,7 @@ def saved_splits(root: Path) -> "dict[str, Dataset]":
     try:
         from datasets import DatasetDict, load_from_disk
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"data=hf needs {error.name}: pip install 'sparsetrain[hf]'"
-        ) from error
+        raise ValueError(f"data=hf needs {error.name}: pip install 'sparsetrain[hf]'") from error
     with named(root):
         found = load_from_disk(str(root))
     if isinstance(found, DatasetDict):

@@ -1,6 +1,7 @@
 """Folders and data sets on disk as people have them."""
 
 import pickle
+import sys
 
 import pytest
 import torch
@@ -125,6 +126,21 @@ def test_a_column_of_a_saved_data_set_that_does_not_fit_is_named(save, columns, 
 def test_a_folder_that_datasets_did_not_write_says_so(folders):
     with pytest.raises(FileNotFoundError, match=r"no dataset_dict.json or state.json.*train, val"):
         ready(HuggingFace(folders, **COMMON))
+
+
+def test_a_missing_package_names_the_extra(save, monkeypatch):
+    root = save(train=2, test=2)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(
+        ValueError, match=r"data=hf needs datasets: pip install 'sparsetrain\[hf\]'"
+    ):
+        ready(HuggingFace(root, **COMMON))
+
+
+def test_one_class_is_not_enough(folders):
+    (folders / "train" / "dog").rename(folders / "dog")
+    with pytest.raises(ValueError, match="has one class, cat; give at least two"):
+        ready(ImageNet(folders, val_fraction=0.4, **{**COMMON, "num_classes": None}))
 
 
 def test_a_damaged_saved_data_set_is_named(save):

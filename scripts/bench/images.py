@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256, help="images")
     parser.add_argument("--seconds", type=float, default=8.0, help="for each line")
     parser.add_argument("--distinct", type=int, default=256, help="photographs that differ")
-    parser.add_argument("--copies", type=int, default=100, help="of each, in an epoch")
+    parser.add_argument("--copies", type=int, default=400, help="of each, in an epoch")
     parser.add_argument("--root", type=Path, help="keep the photographs there")
     parser.add_argument("--json", type=Path, help="write the rows there")
     words = parser.parse_args()

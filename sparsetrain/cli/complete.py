@@ -34,6 +34,7 @@ _WORDS = {
     "validate": "checkpoint=",
     "export": "checkpoint= format=safetensors format=onnx out= prune=true",
     "report": "out=",
+    "dashboard": "entity= project= runs= out=",
     "doctor": "",
     "bench": "step models= variants= batch= rounds= compile= json= picture=",
     "tune": "recipe= shapes= dtype=bfloat16 dtype=float16 rounds=",

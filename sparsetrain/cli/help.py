@@ -11,6 +11,7 @@ _OVERVIEW = """\
   python -m sparsetrain validate checkpoint=…         accuracy, density, throughput
   python -m sparsetrain export checkpoint=… format=safetensors
   python -m sparsetrain report runs/A runs/B          dense and sparse side by side, one page
+  python -m sparsetrain dashboard                     Weights & Biases: a workspace and a report
   python -m sparsetrain doctor                        what this machine can run, and why not
   python -m sparsetrain build                         compile the GPU kernels before first use
   python -m sparsetrain bench step                    whole training steps against dense, on a GPU
@@ -82,6 +83,16 @@ One page of a run, or of several side by side: accuracy over epochs and wall-clo
 The page is one file that needs no network. It is compared against the first dense run, else against
 the first. A run that stopped, or still runs, has a page too."""
 
+_DASHBOARD = """\
+Save a workspace and a report for the runs of a W&B project: accuracy over steps and wall-clock,
+images/s, memory, flip rate, phases, maps of layers, what differs.
+
+  python -m sparsetrain dashboard
+  python -m sparsetrain dashboard entity=lab project=sparsetrain runs=vit_b_dense,vit_b_24
+
+Without a key that the server takes, what W&B would be sent is written to out= (dashboard/) instead,
+and checked. It needs pip install 'sparsetrain[dashboard]'."""
+
 _DOCTOR = "What this machine can run, and why not:  python -m sparsetrain doctor"
 
 _BENCH = """\
@@ -148,6 +159,7 @@ def verb_help(verb: str) -> str:
         "validate": _VALIDATE,
         "export": _EXPORT,
         "report": _REPORT,
+        "dashboard": _DASHBOARD,
         "doctor": _DOCTOR,
         "bench": _BENCH,
         "tune": _TUNE,

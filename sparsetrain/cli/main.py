@@ -8,7 +8,18 @@ import sparsetrain
 from sparsetrain.cli.explain import explained, stop
 from sparsetrain.cli.help import overview, verb_help
 
-VERBS = ("fit", "validate", "export", "report", "doctor", "build", "bench", "tune", "complete")
+VERBS = (
+    "fit",
+    "validate",
+    "export",
+    "report",
+    "dashboard",
+    "doctor",
+    "build",
+    "bench",
+    "tune",
+    "complete",
+)
 
 
 def main() -> None:
@@ -50,6 +61,10 @@ def _run(verb: str, rest: list[str]) -> None:
         from sparsetrain.cli.report import report
 
         report(rest)
+    elif verb == "dashboard":
+        from sparsetrain.cli.dashboard import dashboard
+
+        dashboard(rest)
     elif verb == "bench":
         from sparsetrain.cli.bench import bench
 

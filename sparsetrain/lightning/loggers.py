@@ -103,6 +103,19 @@ def mode_of_environment() -> tuple[Mode, str | None]:
     return mode, None
 
 
+def online_or_why_not() -> str | None:
+    """None where W&B can be reached with this machine's key, else why it cannot, in words."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(_ANSWER_TIMEOUT))
+    forget_unreadable()
+    mode, why = mode_of_environment()
+    if mode == "online":
+        mode, why = _checked(mode)
+    if mode == "online":
+        return None
+    return why or ("no key (WANDB_API_KEY, `wandb login`)" if not has_key() else f"W&B is {mode}")
+
+
 def has_key() -> bool:
     """Whether W&B can log in: WANDB_API_KEY, or an entry for its server in ~/.netrc."""
     if os.environ.get("WANDB_API_KEY"):

@@ -138,7 +138,10 @@ def _slots(drawings: Sequence[Any], kind: str) -> str:
         for i, each in enumerate(drawings)
     )
     without = "<noscript><p>Charts need JavaScript; metrics.csv has their numbers.</p></noscript>"
-    zoom = '<p class="hint">Drag to zoom in, double-click to zoom out.</p>' * (kind == "chart")
+    zoom = (
+        '<p class="hint">Point or tap for values; drag to zoom in, double-click to zoom out.</p>'
+        * (kind == "chart")
+    )
     return f'{without}{zoom}<div class="charts">{"".join(boxes)}</div>'
 
 

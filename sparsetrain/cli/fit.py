@@ -34,6 +34,7 @@ from sparsetrain.lightning.callbacks.config import SaveConfig
 from sparsetrain.lightning.callbacks.record import KeepRecord
 from sparsetrain.lightning.callbacks.wandb_run import WandbRun
 from sparsetrain.lightning.flavour import pl
+from sparsetrain.lightning.fsdp2 import FSDP2, ShardedClassifier, fsdp2_strategy
 from sparsetrain.lightning.report import read_run, write_report
 from sparsetrain.nn import count_tokens
 from sparsetrain.recipe import instantiate_sparsity
@@ -99,7 +100,8 @@ def build_module(config: DictConfig, data: Any) -> Classifier:
 def classifier(network: nn.Module, config: DictConfig, num_classes: int) -> Classifier:
     """A network under the optimizer and the mixing of a config."""
     adamw = instantiate(config.optimizer, _convert_="all")
-    return Classifier(network, adamw, instantiate(config.mix), num_classes)
+    kind = ShardedClassifier if config.trainer.strategy == FSDP2 else Classifier
+    return kind(network, adamw, instantiate(config.mix), num_classes)
 
 
 def tokens_of(module: Classifier, config: DictConfig, batch_size: int) -> dict[str, int] | None:
@@ -152,14 +154,30 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
     if arguments.accelerator == "auto" and not torch.cuda.is_available():
         # Not Apple's GPU: masks are chosen in float64, which it does not have.
         arguments.accelerator = "cpu"
+    strategy: Any = arguments.strategy
+    if strategy == FSDP2:
+        if config.callbacks.get("ema") is not None:
+            raise ValueError("trainer.strategy=fsdp2 averages no weights: add callbacks=default")
+        strategy = fsdp2_strategy(_processes(arguments))
     return instantiate(
         arguments,
+        strategy=strategy,
         callbacks=callbacks,
         logger=_instances(config.logger),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=f"{config.run_dir}/checkpoints",  # what is saved when SLURM's time is up
         _convert_="all",
     )
+
+
+def _processes(arguments: DictConfig) -> int:
+    """Of the whole run. Raises ValueError where `devices` does not say how many."""
+    devices = arguments.devices
+    if devices == "auto":
+        devices = torch.cuda.device_count() or 1
+    if not isinstance(devices, int) or devices < 1:
+        raise ValueError(f"trainer.devices={devices}: with strategy=fsdp2 give a number")
+    return devices * arguments.num_nodes
 
 
 def _instances(group: DictConfig) -> list[Any]:

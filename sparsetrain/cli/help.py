@@ -31,6 +31,7 @@ Train a recipe:  python -m sparsetrain fit recipe=NAME [key=value …]
   python -m sparsetrain fit recipe=vit_tiny_24 sparsity.weight.decay=1e-4
   python -m sparsetrain fit -m recipe=vit_tiny_24 seed=0,1,2            one run for each seed
   python -m sparsetrain fit recipe=vit_tiny_24 checkpoint=runs/…/last.ckpt   go on from there
+  python -m sparsetrain fit recipe=vit_l_24 trainer.strategy=fsdp2 callbacks=default   in shards
   torchrun --nproc_per_node 8 -m sparsetrain fit recipe=vit_b_24 data.root=/data/imagenet
 
 recipes

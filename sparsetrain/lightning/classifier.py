@@ -134,7 +134,7 @@ class Classifier(pl.LightningModule):
             raise ValueError("trainer.max_epochs=-1: the cosine schedule needs an end; set it")
         total = int(total)
         warmup = min(round(spec.warmup_epochs * self._steps_per_epoch()), total)
-        if trainer.ckpt_path is not None:
+        if trainer.ckpt_path is not None or trainer.strategy.restore_checkpoint_after_setup:
             # To count the steps Lightning has made the training loader, before it restores where
             # the run stands; it has to make it again there.
             trainer.fit_loop._combined_loader = None

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cli_helpers import TINY, fit, metric, shown, spawn
+from cli_helpers import TINY, call, fit, metric, shown, spawn
 
 pytestmark = pytest.mark.slow
 
@@ -50,3 +50,25 @@ def test_two_processes_train_as_one_with_their_batches_together(launcher, alone,
         assert torch.equal(mask, second[name]), name
     assert "2 × cpu" in ended.out
     assert shown(ended.out, "density") == "0.500 in 2 sparse layers"
+
+
+def test_weights_in_shards_train_as_one_process_and_a_stopped_run_goes_on_exactly(tmp_path):
+    sharded = (*TINY, "model.options.depth=1", "logger=csv", HALF)
+    sharded += ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=fsdp2")
+    stop = ("+callbacks.probe._target_=probe.PressCtrlC", "+callbacks.probe.step=5")
+    saved = tmp_path / "first" / "checkpoints" / "interrupted.ckpt"
+    runs = {"whole": (), "first": stop, "rest": (f"checkpoint={saved}",)}
+    for name, words in runs.items():
+        folder = f"hydra.run.dir={tmp_path / name}"
+        ended = spawn("-m", "sparsetrain", "fit", *sharded, *words, folder, cwd=tmp_path)
+        assert ended.status == (130 if name == "first" else 0), ended.err
+    whole, rest = (metric(tmp_path / name, "train/loss") for name in ("whole", "rest"))
+    assert sorted(rest) == [6, 7]
+    assert rest == {step: whole[step] for step in rest}
+    assert fit(tmp_path / "alone", *sharded[1:-4], "data.batch_size=64").status == 0
+    alone = metric(tmp_path / "alone", "train/loss")
+    assert list(whole.values()) == pytest.approx(list(alone.values()), abs=1e-4)
+    ended = call("validate", f"checkpoint={tmp_path}/whole/checkpoints/last.ckpt")
+    assert ended.status == 0, ended.err
+    top1 = list(metric(tmp_path / "whole", "val/top1").values())[-1]
+    assert shown(ended.out, "top-1") == f"{100 * top1:.2f} %", "one file with whole tensors"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         sparse_state,
         update_masks,
     )
-    from sparsetrain.patterns import NM
+    from sparsetrain.patterns import NM, Block, Unstructured
     from sparsetrain.products import Engine
     from sparsetrain.schedule import Schedule
     from sparsetrain.select import Selection
@@ -52,6 +52,7 @@ __all__ = [
     "STE",
     "STEP",
     "Activation24",
+    "Block",
     "Part",
     "Report",
     "Schedule",
@@ -61,6 +62,7 @@ __all__ = [
     "SparsifyModel",
     "Sparsity",
     "SparsityMonitor",
+    "Unstructured",
     "attach",
     "count_tokens",
     "densify",
@@ -100,7 +102,7 @@ _HOMES = {
         "sparse_state",
         "update_masks",
     ),
-    "patterns": ("NM",),
+    "patterns": ("NM", "Block", "Unstructured"),
     "schedule": ("Schedule",),
     "select": ("Selection",),
 }

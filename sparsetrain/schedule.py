@@ -17,6 +17,8 @@ class Schedule:
     dense_tail: fraction of all steps trained dense at the end, in [0, 1].
         1/6 in FST (Hu et al., ICML 2024).
     mask_every: steps between two choices of the masks. 40 in FST.
+    ramp: fraction of all steps over which the density of patterns that are not n:m falls from 1 to
+        theirs, from the first sparse step on; by a cubic (Zhu & Gupta 2017, arXiv 1710.01878).
     freeze_at: fraction of all steps after which the masks stay as they are; None: never.
         0.0 chooses them once, at the first sparse step.
     """
@@ -25,9 +27,10 @@ class Schedule:
     dense_tail: float = 0.0
     mask_every: int = 1
     freeze_at: float | None = None
+    ramp: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("dense_warmup", "dense_tail", "freeze_at"):
+        for name in ("dense_warmup", "dense_tail", "freeze_at", "ramp"):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
                 raise ValueError(f"schedule.{name}={value}: give a fraction of the run in [0, 1]")
@@ -42,10 +45,11 @@ class Schedule:
 
 def check_total(schedule: Schedule, total: int | None) -> None:
     """Refuse a run without an end whose schedule is in fractions of it. Raises ValueError."""
-    if total is None and (schedule.dense_warmup or schedule.dense_tail or schedule.freeze_at):
+    fractions = schedule.dense_warmup, schedule.dense_tail, schedule.freeze_at, schedule.ramp
+    if total is None and any(fractions):
         raise ValueError(
-            "total_steps=None: the run has no end that dense_warmup, dense_tail and freeze_at of "
-            "the schedule could be a fraction of; give the number of optimizer steps"
+            "total_steps=None: the run has no end that dense_warmup, dense_tail, freeze_at and "
+            "ramp of the schedule could be a fraction of; give the number of optimizer steps"
         )
     if total is not None and total < 1:
         raise ValueError(f"total_steps={total}: give the number of optimizer steps, at least 1")
@@ -83,3 +87,12 @@ def frozen(schedule: Schedule, step: int, total: int | None) -> bool:
     if schedule.freeze_at is None:
         return False
     return step >= (0 if total is None else round(schedule.freeze_at * total))
+
+
+def density(schedule: Schedule, step: int, total: int | None, end: float) -> float:
+    """The share kept before optimizer step `step` by a pattern of density `end`:
+    end + (1 − end)(1 − t)³ over the ramp."""
+    length = 0 if total is None else round(schedule.ramp * total)
+    start, _ = sparse_span(schedule, total)
+    left = 1.0 - (step - start) / length if length else 0.0
+    return end + (1.0 - end) * min(max(left, 0.0), 1.0) ** 3

@@ -16,7 +16,7 @@ from sparsetrain.cli.load import Trained, load_trained
 from sparsetrain.cli.overrides import split_word, take_allowed
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.nn import SparseLinear, densify, set_sparse, sparse_linears
-from sparsetrain.patterns import NM
+from sparsetrain.patterns import Pattern
 from sparsetrain.recipe import nearest
 
 _KEYS = ("checkpoint", "format", "out", "prune")
@@ -33,7 +33,9 @@ def export(words: list[str]) -> None:
     trained = load_trained(options["checkpoint"], allowed)
     if options.get("prune") == "true":
         set_sparse(trained.network, True)
-    used = {name: layer.used_weight().clone() for name, layer in _sparse(trained).items()}
+    layers = _sparse(trained)
+    used = {name: layer.used_weight().clone() for name, layer in layers.items()}
+    patterns = {name: layer.pattern for name, layer in layers.items()}
     densify(trained.network, apply_masks=True)
     kind = options["format"]
     out = Path(options.get("out") or Path(options["checkpoint"]).with_suffix(_ENDINGS[kind]))
@@ -44,9 +46,11 @@ def export(words: list[str]) -> None:
         written = write_safetensors(trained.network, out, _metadata(trained))
     else:
         written = write_onnx(trained.network, out, trained.config.model.img_size)
-    groups = verify(written, used)
+    verify(written, used, patterns)
     rows = [("written", f"{relative(out)} ({out.stat().st_size / 1e6:.1f} MB)")]
-    rows.append(("layers", f"{len(used)} 2:4, {groups:,} groups of four verified"))
+    values = sum(weight.numel() for weight in used.values())
+    kinds = ", ".join(sorted({str(pattern) for pattern in patterns.values()}))
+    rows.append(("layers", f"{len(used)} {kinds}: {values:,} values verified"))
     if not used:
         rows[1] = ("layers", _why_dense(trained))
     if trained.config.sparsity.activation is not None:
@@ -100,23 +104,21 @@ def _need_onnx() -> None:
             raise ValueError(f"format=onnx needs {name}: pip install 'sparsetrain[onnx]'")
 
 
-def verify(written: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> int:
-    """Check that every sparse layer is in the file as it was used, 2:4 in every group of four
-    along its input. Returns the number of groups. Raises ValueError naming the layer."""
-    groups = 0
+def verify(
+    written: Mapping[str, Tensor], used: Mapping[str, Tensor], patterns: Mapping[str, Pattern]
+) -> None:
+    """Check that every sparse layer is in the file as it was used, and has its pattern. Raises
+    ValueError naming the layer."""
     for name, expected in used.items():
         weight = written.get(f"{name}.weight")
         if weight is None:
             raise ValueError(
                 f"export: the file has no {name}.weight; it has {len(written)} tensors"
             )
-        bad = NM(2, 4).count_violations(weight)
-        if bad:
-            raise ValueError(f"export: {name}.weight has {bad} groups with more than 2 non-zeros")
+        if bad := patterns[name].count_violations(weight):
+            raise ValueError(f"export: {name}.weight is not {patterns[name]} in {bad} places")
         if not torch.equal(weight, expected):
             raise ValueError(f"export: {name}.weight differs from what the model multiplies by")
-        groups += weight.numel() // 4
-    return groups
 
 
 def _sparse(trained: Trained) -> dict[str, SparseLinear]:

@@ -51,7 +51,7 @@ class SSTE:
         """The weight that the products use, dense with zeros; S makes them, not the mask."""
         return soft_threshold24(weight, _known(scale).float())
 
-    def describe(self, selection: Selection) -> str:
+    def describe(self, what: str) -> str:
         return "2:4 weight, soft threshold, S-STE" + (", MVUE" if self.mvue else "")
 
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from sparsetrain.methods.ste import STE
 from sparsetrain.ops import add_mask24_
-from sparsetrain.select import Selection
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class SRSTE(STE):
         if not self.decay >= 0:
             raise ValueError(f"decay={self.decay}: λ of SR-STE must be ≥ 0")
 
-    def describe(self, selection: Selection) -> str:
-        return super().describe(selection).replace("STE", f"SR-STE {self.decay:g}", 1)
+    def describe(self, what: str) -> str:
+        return super().describe(what).replace("STE", f"SR-STE {self.decay:g}", 1)
 
 
 @torch.no_grad()

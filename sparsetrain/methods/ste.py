@@ -47,5 +47,5 @@ class STE:
         """The weight that the products use, dense with zeros, in its own dtype."""
         return mask24(weight, mask)
 
-    def describe(self, selection: Selection) -> str:
-        return f"2:4 weight, {selection}, STE" + (", MVUE" if self.mvue else "")
+    def describe(self, what: str) -> str:
+        return f"{what}, STE" + (", MVUE" if self.mvue else "")

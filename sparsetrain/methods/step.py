@@ -18,7 +18,6 @@ import torch
 from torch.optim import Optimizer
 
 from sparsetrain.methods.ste import STE
-from sparsetrain.select import Selection
 
 _BETA2 = 1 - 2**-23
 """v changes by 1.2e-7 of itself a step: torch's Adam divides by 1 − β₂^step, which 1 makes 0."""
@@ -31,8 +30,8 @@ _STEP = 1e9
 class STEP(STE):
     """STE under a second moment that is frozen where the sparse phase begins."""
 
-    def describe(self, selection: Selection) -> str:
-        return super().describe(selection).replace("STE", "STEP", 1)
+    def describe(self, what: str) -> str:
+        return super().describe(what).replace("STE", "STEP", 1)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import nn
 
 from sparsetrain import native
 from sparsetrain.methods import SRSTE, SSTE
+from sparsetrain.nn.choose import describe
 from sparsetrain.nn.engine import find_engines
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp
@@ -107,9 +108,11 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
         assert isinstance(linear, nn.Linear), "as planned"
         assert part.weight is not None, "as planned"
         product = product_of(engine)
-        layer = SparseLinear.from_dense(linear, part.weight, part.selection, product, phase)
+        layer = SparseLinear.from_dense(
+            linear, part.weight, part.selection, product, phase, part.pattern
+        )
         replace_module(model, linear, layer)
-        what = part.weight.describe(part.selection)
+        what = part.weight.describe(describe(part.pattern, part.selection))
         rows.append(LayerReport(name, tuple(linear.weight.shape), what, why))
     for name, (activation, (engine, why)) in plan.mlps.items():
         mlp = model.get_submodule(name)

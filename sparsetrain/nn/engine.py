@@ -21,6 +21,7 @@ from sparsetrain.native import Library
 from sparsetrain.native.machine import Version
 from sparsetrain.nn.gains import gain_of
 from sparsetrain.nn.recorded import Products
+from sparsetrain.patterns import Pattern
 from sparsetrain.products import (
     ENGINES,
     Engine,
@@ -74,6 +75,16 @@ class Engines:
         if engine == "native" and products:
             return self._by_gain(products)
         return engine, f"{engine}: {sm(self.gpu)}"
+
+    def of_pattern(self, name: str, pattern: Pattern) -> tuple[Engine, str]:
+        """The engine of a layer whose weight is not 2:4: dense products, with zeros. Raises
+        ValueError where another was asked for."""
+        if self.asked not in ("auto", "masked"):
+            raise ValueError(
+                f"engine={self.asked!r}: {name} has the pattern {pattern}, and {self.asked} "
+                "multiplies 2:4 weights alone; use engine='auto'"
+            )
+        return "masked", f"masked: {pattern} has no product of its own"
 
     def _by_gain(self, products: Products) -> tuple[Engine, str]:
         sms = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count

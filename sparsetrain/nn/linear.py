@@ -13,15 +13,19 @@ from typing_extensions import Self
 
 from sparsetrain.autograd import compute_dtype, packed_linear
 from sparsetrain.methods import SRSTE, SSTE, WeightMethod
+from sparsetrain.nn.choose import choose_mask, describe
 from sparsetrain.nn.leaf import traced
 from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.sharded import is_sharded, whole
 from sparsetrain.nn.swap import with_class
 from sparsetrain.nn.watch import Watch, watched
-from sparsetrain.ops import flips24, select24
+from sparsetrain.ops import flips24
+from sparsetrain.patterns import NM, Pattern
 from sparsetrain.products import BOTH, Forms, Packed, Product
 from sparsetrain.reference.soft_threshold24 import soft_scale24
 from sparsetrain.select import Selection
+
+TWO_OF_FOUR = NM(2, 4)
 
 
 class SparseLinear(nn.Linear):
@@ -30,12 +34,13 @@ class SparseLinear(nn.Linear):
     The parameters are the dense layer's own, under the same names; what is sparse is made from
     them in each forward. Made by `from_dense`, undone by `to_dense`.
 
-    method: what gradient the weight gets; selection: how its mask is chosen; product: what
-        multiplies it.
+    method: what gradient the weight gets; pattern: what may be non-zero in it; selection: how a 2:4
+        mask is chosen; product: what multiplies it.
     phase: whether it runs sparse now; the layers of one optimizer share it.
     mask: bits [O, ceil(I/8)] that `update_mask` chose, or None to choose from the weight in every
         forward. Evaluation chooses anew, so that averaged or loaded weights have masks of their
-        own, unless the masks are frozen. Loading a state dict drops it.
+        own, unless the masks are frozen; masks of other patterns than 2:4 stay. Loading a state
+        dict drops it.
     scale: float32 [1], β of S-STE, else None. flipped: mask bits that changed at the last
         `update_mask` (int64 scalar), or None.
     held: the weight packed for several forwards (`nn.scope`), else None.
@@ -48,6 +53,7 @@ class SparseLinear(nn.Linear):
     """
 
     method: WeightMethod
+    pattern: Pattern
     selection: Selection
     product: Product
     phase: Phase
@@ -66,11 +72,12 @@ class SparseLinear(nn.Linear):
         selection: Selection,
         product: Product,
         phase: Phase,
+        pattern: Pattern = TWO_OF_FOUR,
     ) -> SparseLinear:
         """The sparse layer on the parameters (shared), hooks and mode of `dense`."""
         layer = with_class(dense, cls)
         layer.method, layer.selection, layer.product = method, selection, product
-        layer.phase, layer.dense_class = phase, type(dense)
+        layer.phase, layer.dense_class, layer.pattern = phase, type(dense), pattern
         layer.mask = layer.scale = layer.flipped = layer.held = layer.watch = None
         layer.start()
         return layer
@@ -104,14 +111,18 @@ class SparseLinear(nn.Linear):
         check_whole(self.weight)
         if self.held is not None and self.held.dtype == dtype:
             return self.held
+        weight, mask = self.weight.detach(), self.kept
+        if mask is None and not isinstance(self.pattern, NM):
+            mask = self._choose(weight)
         return self.method.pack(
-            self.weight.detach(), self.kept, self.scale, self.selection, self.product, dtype, forms
+            weight, mask, self.scale, self.selection, self.product, dtype, forms
         )
 
     @property
     def kept(self) -> Tensor | None:
         """The mask that the next forward must use; None lets it choose."""
-        return self.mask if self.training or self.phase.frozen else None
+        stays = self.training or self.phase.frozen or not isinstance(self.pattern, NM)
+        return self.mask if stays else None
 
     @torch.no_grad()
     def start(self) -> None:
@@ -127,7 +138,7 @@ class SparseLinear(nn.Linear):
         """Choose the mask from the weight as it is now, and count what changed."""
         # Training changes it in place, which it may not with one made in inference mode.
         with torch.inference_mode(False), torch.no_grad():
-            mask = select24(whole(self.weight), self.selection.rule)
+            mask = self._choose(whole(self.weight))
             if self.mask is None:
                 self.mask = mask
             else:
@@ -141,7 +152,11 @@ class SparseLinear(nn.Linear):
         forward a rounded weight, which may hold other ties.
         """
         kept = self.kept
-        return select24(whole(self.weight), self.selection.rule) if kept is None else kept
+        return self._choose(whole(self.weight)) if kept is None else kept
+
+    def _choose(self, weight: Tensor) -> Tensor:
+        density = self.phase.density(self.pattern.density)
+        return choose_mask(weight, self.pattern, self.selection, density)
 
     @torch.no_grad()
     def used_weight(self) -> Tensor:
@@ -180,7 +195,7 @@ class SparseLinear(nn.Linear):
 
     def extra_repr(self) -> str:
         state = "" if self.sparse else ", now dense"
-        what = self.method.describe(self.selection)
+        what = self.method.describe(describe(self.pattern, self.selection))
         return f"{super().extra_repr()}, {what}, engine={self.product.name}{state}"
 
     def expect_decay(self) -> None:

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from sparsetrain.methods import STE
 from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.nn.sparsity import Part
+from sparsetrain.patterns import NM
 
 _HARMLESS = "dtype|device|shape|size|requires_grad|is_cuda|ndim|numel"
 _LEAST_FEATURES = 4  # of the input of an MLP; coordinates have two or three
@@ -44,6 +45,8 @@ def weight_obstacle(model: nn.Module, name: str, linear: nn.Linear, part: Part) 
         return "its MLP takes coordinates (a position bias)"
     if odd:
         return f"{', '.join(odd)} is not a multiple of 4"
+    if misfit := part.pattern.misfit(linear.out_features, linear.in_features):
+        return misfit
     if not linear.weight.is_floating_point():
         return f"its weight is {linear.weight.dtype}"
     return None
@@ -102,7 +105,7 @@ def _not_plain(linear: nn.Linear) -> str | None:
 
 
 def _both(part: Part) -> bool:
-    return isinstance(part.weight, STE) and part.selection.both
+    return isinstance(part.weight, STE) and isinstance(part.pattern, NM) and part.selection.both
 
 
 def _bypass(model: nn.Module, name: str) -> str | None:

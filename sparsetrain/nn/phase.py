@@ -64,6 +64,10 @@ class Phase:
         """Whether masks are chosen before the forward of this step."""
         return schedules.mask_due(self.schedule, self.step, self.total)
 
+    def density(self, end: float) -> float:
+        """The share that a pattern of density `end` keeps in the next step."""
+        return schedules.density(self.schedule, self.step, self.total, end)
+
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
         return {

@@ -16,6 +16,7 @@ from sparsetrain.nn.obstacles import tied_weights, weight_obstacle
 from sparsetrain.nn.recorded import Products, linear_products, mlp_products
 from sparsetrain.nn.sparsity import Part, Sparsity
 from sparsetrain.nn.structure import is_mlp, why_not
+from sparsetrain.patterns import NM
 from sparsetrain.products import Engine
 
 Engined = tuple[Engine, str]
@@ -65,13 +66,25 @@ def make_plan(
             engine = plan.mlps[parent][1][0]
             plan.linears[name] = part, (engine, f"{engine}: with its MLP")
         else:
-            products = {}
-            if name in tokens:
-                assert part.weight is not None, "it is sparse"
-                products = linear_products(tokens[name], shapes[name], part.weight, part.selection)
-            plan.linears[name] = part, engines.of_layer(name, *shapes[name], products=products)
+            plan.linears[name] = part, _engine(name, part, shapes[name], engines, tokens)
     _fuse_gelu(model, plan)
     return plan
+
+
+def _engine(
+    name: str,
+    part: Part,
+    shape: tuple[int, int],
+    engines: Engines,
+    tokens: Mapping[str, int],
+) -> Engined:
+    if not isinstance(part.pattern, NM):
+        return engines.of_pattern(name, part.pattern)
+    products: Products = {}
+    if name in tokens:
+        assert part.weight is not None, "it is sparse"
+        products = linear_products(tokens[name], shape, part.weight, part.selection)
+    return engines.of_layer(name, *shape, products=products)
 
 
 def _match(linears: dict[str, nn.Linear], sparsity: Sparsity) -> dict[str, Part]:

@@ -22,9 +22,9 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Shares:
-    """How much of the model is 2:4, as fractions.
+    """How much of the model is sparse, as fractions.
 
-    parameters: of all, those of 2:4 weights. flops: of those that `flops_of` names, the ones of
+    parameters: of all, those of sparse weights. flops: of those that `flops_of` names, the ones of
     sparse products.
     """
 
@@ -33,8 +33,9 @@ class Shares:
     flops_of: str
 
     def __str__(self) -> str:
-        return f"2:4: {self.parameters:.1%} of the parameters, {self.flops:.1%} of the FLOPs " + (
-            self.flops_of
+        return (
+            f"sparse: {self.parameters:.1%} of the parameters, {self.flops:.1%} of the FLOPs "
+            + (self.flops_of)
         )
 
 
@@ -43,7 +44,7 @@ class Report:
     """What became of the layers of one `sparsify` call; prints as a table.
 
     converted, skipped: linear layers and MLPs. unreached: sizeable matrices in no `nn.Linear`.
-    shares: how much of the model is 2:4; None where nothing was to be.
+    shares: how much of the model is sparse; None where nothing was to be.
     notes: what the methods want of the training loop. kernels: why a GPU has no kernels and what
     to do, else empty. fused: how many MLPs with GELU run as one function, and why others do not.
     """

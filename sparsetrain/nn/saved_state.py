@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparsetrain.methods import SSTE
 from sparsetrain.nn.linear import SparseLinear
+from sparsetrain.patterns import NM
 from sparsetrain.reference.masks24 import unpack_bits
 from sparsetrain.schedule import Phase as PhaseName
 from sparsetrain.select import Rule
@@ -69,21 +70,24 @@ def _check_mask(name: str, layer: SparseLinear, mask: Any) -> None:
         raise ValueError(
             f"{name}: its saved mask is {_described(mask)}, not uint8 {list(shape)}: {_FIX}"
         )
-    wrong = _why_not_24(mask, columns, layer.selection.rule)
+    mask_RC = unpack_bits(mask, 8 * mask.shape[1])
+    if mask_RC[:, columns:].any():
+        raise ValueError(f"{name}: its saved mask has bits behind column {columns}: {_FIX}")
+    mask_RC = mask_RC[:, :columns]
+    if isinstance(layer.pattern, NM):
+        wrong, of = _why_not_24(mask_RC, layer.selection.rule), f"selection={layer.selection}"
+    else:
+        wrong, of = layer.pattern.why_not(mask_RC), f"pattern={layer.pattern}"
     if wrong:
-        raise ValueError(f"{name}: its saved mask {wrong}, as selection={layer.selection}: {_FIX}")
+        raise ValueError(f"{name}: its saved mask {wrong}, as {of}: {_FIX}")
 
 
-def _why_not_24(mask: Tensor, columns: int, rule: Rule) -> str:
+def _why_not_24(mask_RC: Tensor, rule: Rule) -> str:
     """Empty where the mask is one that the rule can choose.
 
     Each keeps two of every four in a row, and all but `row` two of every four in a column too;
     `greedy` may keep fewer. Both sizes of a sparse layer are multiples of four.
     """
-    mask_RC = unpack_bits(mask, 8 * mask.shape[1])
-    if mask_RC[:, columns:].any():
-        return f"has bits behind column {columns}"
-    mask_RC = mask_RC[:, :columns]
     along_rows = mask_RC.unflatten(1, (-1, 4)).sum(2)
     along_columns = mask_RC.unflatten(0, (-1, 4)).sum(1)
     for kept, along in ((along_rows, "rows"), (along_columns, "columns")):

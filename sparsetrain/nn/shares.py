@@ -1,4 +1,4 @@
-"""How much of a model is 2:4, and which of its matrices are in no `nn.Linear`."""
+"""How much of a model is sparse, and which of its matrices are in no `nn.Linear`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sparsetrain.methods import SSTE, STE, Activation24
-from sparsetrain.patterns import NM
+from sparsetrain.patterns import NM, Pattern
 from sparsetrain.schedule import Schedule
 from sparsetrain.select import EXACT, ROW, Selection
 
@@ -19,7 +19,8 @@ class Part:
     exclude: globs taken out of those.
     weight: method for the weights of linear layers, None to leave them dense.
     activation: 2:4 hidden activations for the MLPs whose two linears are included, or None.
-    pattern: what may be non-zero in a weight. selection: how the mask of a weight is chosen.
+    pattern: what may be non-zero in a weight. selection: how the mask of a 2:4 weight is chosen;
+        other patterns keep the largest magnitudes.
 
     Raises ValueError for what does not go together.
     """
@@ -28,7 +29,7 @@ class Part:
     exclude: tuple[str, ...] = ()
     weight: STE | SSTE | None = field(default_factory=STE)
     activation: Activation24 | None = None
-    pattern: NM = field(default_factory=NM)
+    pattern: Pattern = field(default_factory=NM)
     selection: Selection = EXACT
 
     def __post_init__(self) -> None:
@@ -43,8 +44,10 @@ class Part:
                 raise ValueError(f"{name}={value.__name__}: give an instance, {value.__name__}()")
         if isinstance(self.weight, SSTE):
             object.__setattr__(self, "selection", ROW)  # its threshold is of each four in a row
-        if self.pattern != NM(2, 4):
-            raise ValueError(f"pattern={self.pattern}: weights can be 2:4; use NM(2, 4)")
+        if isinstance(self.pattern, NM) and self.pattern != NM(2, 4):
+            raise ValueError(f"pattern={self.pattern}: n:m weights can be 2:4; use NM(2, 4)")
+        if not isinstance(self.pattern, NM):
+            self._check_other_pattern()
         if self.activation is None or self.weight is None:
             return
         if isinstance(self.weight, SSTE) or self.weight.mvue or not self.selection.both:
@@ -53,6 +56,16 @@ class Part:
                 f"activation={self.activation}: all six products of an MLP need 2:4 masks in both "
                 "orientations and take grad weight from the activations; use STE or SRSTE with "
                 "mvue=False and the exact selection"
+            )
+
+    def _check_other_pattern(self) -> None:
+        """Of what 2:4 tensor cores and S-STE do, other patterns have nothing."""
+        method = self.weight
+        if self.activation is not None or isinstance(method, SSTE) or (method and method.mvue):
+            raise ValueError(
+                f"pattern={self.pattern} with weight={method}, activation={self.activation}: "
+                "S-STE, MVUE and 2:4 activations are of 2:4 weights; use STE, SRSTE or STEP with "
+                "mvue=False, and no activation"
             )
 
     @property

@@ -1,5 +1,13 @@
-"""What may be non-zero: small frozen values."""
+"""What may be non-zero: small frozen values.
 
+Each pattern has `mask(score, density)`, `misfit(rows, columns)`, `why_not(mask)`,
+`count_violations(x)` and `holds(x)`.
+"""
+
+from sparsetrain.patterns.block import Block
 from sparsetrain.patterns.nm import NM
+from sparsetrain.patterns.unstructured import Unstructured
 
-__all__ = ["NM"]
+Pattern = NM | Block | Unstructured
+
+__all__ = ["NM", "Block", "Pattern", "Unstructured"]

@@ -50,7 +50,8 @@ def test_shares_are_of_all_parameters_and_of_the_linear_layers_per_token():
     assert report.shares.parameters == pytest.approx(320 / (352 + 32))
     assert report.shares.flops == pytest.approx(320 / 352)
     assert str(report).splitlines()[1] == (
-        "2:4: 83.3% of the parameters, 90.9% of the FLOPs of its linear layers, per token of each"
+        "sparse: 83.3% of the parameters, 90.9% of the FLOPs of its linear layers, per token of "
+        "each"
     )
 
 

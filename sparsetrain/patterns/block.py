@@ -1,0 +1,119 @@
+"""Block sparsity: whole blocks of a matrix are zero or not.
+
+Dimension key:  R rows   C columns   P block rows   Q block columns
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsetrain.patterns.ranked import check_density, highest
+
+
+@dataclass(frozen=True)
+class Block:
+    """The share `density` of the blocks [rows, columns] of a matrix is kept, the others are zero.
+
+    balanced: every block row keeps as many blocks, and block columns differ by one at most, so that
+        a product has the same work everywhere, forward and backward; else the best blocks of the
+        matrix are kept, wherever they are.
+    Raises ValueError unless both sides are at least 1 and 0 < density <= 1.
+    """
+
+    rows: int = 64
+    columns: int = 64
+    density: float = 0.2
+    balanced: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "columns"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: a block has at least one")
+        check_density(self.density)
+
+    def mask(self, score_RC: Tensor, density: float | None = None) -> Tensor:
+        """Keep the blocks with the highest sums of scores. bool [R, C]; ties keep the first.
+
+        density: the share of blocks kept, this pattern's if None. Balanced masks are filled by
+        falling sums; a row that is left with too few takes a block from one that can take another.
+        """
+        density = self.density if density is None else density
+        score_PQ = self._blocks(score_RC).double().sum((1, 3))
+        kept_PQ = _balanced(score_PQ, density) if self.balanced else highest(score_PQ, density)
+        kept_RQ = kept_PQ.repeat_interleave(self.rows, 0)
+        return kept_RQ.repeat_interleave(self.columns, 1)
+
+    def misfit(self, rows: int, columns: int) -> str:
+        """Why a matrix of that size cannot have the pattern; empty if it can."""
+        if rows % self.rows or columns % self.columns:
+            return f"{rows}×{columns} is not whole blocks of {self.rows}×{self.columns}"
+        return ""
+
+    def why_not(self, mask_RC: Tensor) -> str:
+        """What of a mask [R, C] is not of this pattern, whatever its density; empty if nothing."""
+        kept = self._blocks(mask_RC).ne(0)
+        return "cuts blocks apart" if (kept.any(3).any(1) ^ kept.all(3).all(1)).any() else ""
+
+    def count_violations(self, x: Tensor) -> int:
+        """How many blocks of x [R, C] are non-zero beyond the density."""
+        blocks = self._blocks(x).ne(0).any(3).any(1)
+        P, Q = blocks.shape
+        allowed = P * max(1, round(self.density * Q)) if self.balanced else self.density * P * Q
+        return max(0, int(blocks.sum()) - max(1, round(allowed)))
+
+    def holds(self, x: Tensor) -> bool:
+        """Whether x [R, C] has the pattern."""
+        return self.count_violations(x) == 0
+
+    def _blocks(self, x_RC: Tensor) -> Tensor:
+        """[P, rows, Q, columns], a view."""
+        if misfit := self.misfit(*x_RC.shape):
+            raise ValueError(f"x: {misfit}")
+        return x_RC.unflatten(1, (-1, self.columns)).unflatten(0, (-1, self.rows))
+
+    def __str__(self) -> str:
+        return f"{self.rows}×{self.columns}-block {self.density:.3g}"
+
+
+def _balanced(score_PQ: Tensor, density: float) -> Tensor:
+    """By falling score, what its row and column have room for; then rows with room are filled."""
+    P, Q = score_PQ.shape
+    row = max(1, round(density * Q))
+    column = -(-P * row // Q)  # rounded up
+    scores = torch.nan_to_num(score_PQ, nan=-torch.inf).cpu()
+    kept = torch.zeros(P, Q, dtype=torch.bool)
+    rows, columns = [row] * P, [column] * Q  # what is left
+    for place in scores.flatten().sort(descending=True, stable=True).indices.tolist():
+        p, q = divmod(place, Q)
+        if rows[p] and columns[q]:
+            kept[p, q] = True
+            rows[p] -= 1
+            columns[q] -= 1
+    for p in range(P):
+        for _ in range(rows[p]):
+            _fill(p, scores, kept, columns)
+    return kept.to(score_PQ.device)
+
+
+def _fill(p: int, scores: Tensor, kept: Tensor, columns: list[int]) -> None:
+    """Give row p one block more: it takes block q of row o, which takes block r instead.
+
+    Block columns r have room, and row p holds all of them. A row that does not hold r has more
+    blocks than p, so at least one that p has not.
+    """
+    free = [r for r, left in enumerate(columns) if left > 0]
+    best, chosen = -torch.inf, None
+    for r in free:
+        for o in (~kept[:, r]).nonzero().flatten().tolist():
+            gain = scores[p] - scores[o] + scores[o, r]
+            gain = gain.masked_fill(kept[p] | ~kept[o], -torch.inf)
+            value, q = gain.max(0)
+            if chosen is None or value > best:
+                best, chosen = float(value), (int(q), o, r)
+    assert chosen is not None, "a column has room"
+    q, o, r = chosen
+    kept[p, q], kept[o, q], kept[o, r] = True, False, True
+    columns[r] -= 1

@@ -33,10 +33,8 @@ class Shares:
     flops_of: str
 
     def __str__(self) -> str:
-        return (
-            f"sparse: {self.parameters:.1%} of the parameters, {self.flops:.1%} of the FLOPs "
-            + (self.flops_of)
-        )
+        parameters, flops = f"{self.parameters:.1%}", f"{self.flops:.1%}"
+        return f"sparse: {parameters} of the parameters, {flops} of the FLOPs {self.flops_of}"
 
 
 @dataclass(frozen=True)

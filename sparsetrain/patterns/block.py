@@ -50,6 +50,11 @@ class Block:
         """Why a matrix of that size cannot have the pattern; empty if it can."""
         if rows % self.rows or columns % self.columns:
             return f"{rows}×{columns} is not whole blocks of {self.rows}×{self.columns}"
+        blocks = columns // self.columns * (1 if self.balanced else rows // self.rows)
+        if round(self.density * blocks) < 1:
+            what = "a block row" if self.balanced else "it"
+            few = f"{blocks} blocks of {self.rows}×{self.columns}, too few to keep"
+            return f"{what} has {few} {self.density:g} of them"
         return ""
 
     def why_not(self, mask_RC: Tensor) -> str:

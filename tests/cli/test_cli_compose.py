@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 
 from sparsetrain.cli.check import check
 from sparsetrain.cli.overrides import with_demo, with_recipe_file
+from sparsetrain.methods import STEP
 from sparsetrain.nn import attach, sparsify
 from sparsetrain.recipe import compose, instantiate_sparsity, recipe_names, store_recipes
 
@@ -20,6 +21,9 @@ SMALL = [f"++model.options.{o}" for o in ("depth=1", "embed_dim=64", "num_heads=
 def assert_trains(*words: str) -> None:
     """What the words compose, built small, is as sparse as it says and every parameter moves."""
     config = compose([*words, *SMALL, "model.img_size=16", "model.num_classes=5"])
+    pattern = config.sparsity.get("pattern")
+    if pattern is not None and "rows" in pattern:
+        pattern.rows = pattern.columns = 8  # of layers as small as these
     network = instantiate(config.model, _convert_="all")
     spec = instantiate_sparsity(config)
     report = sparsify(network, spec)
@@ -28,7 +32,8 @@ def assert_trains(*words: str) -> None:
     assert len(report.converted) == linears * (spec.weight is not None) + mlps
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     if report.converted:
-        attach(network, optimizer, total_steps=1)
+        # STEP has to have a dense step behind it.
+        attach(network, optimizer, total_steps=20 if isinstance(spec.weight, STEP) else 1)
     before = [p.detach().clone() for p in network.parameters()]
     F.cross_entropy(network(torch.randn(5, 3, 16, 16)), torch.arange(5)).backward()
     optimizer.step()

@@ -43,7 +43,7 @@ def test_free_blocks_are_the_best_of_every_choice():
 @pytest.mark.parametrize("density", [0.1, 0.3, 0.5, 0.9, 1.0])
 def test_balanced_rows_keep_as_many_and_columns_differ_by_one_at_most(P, Q, density):
     for seed in range(5):
-        kept = Block(1, 2, density).mask(gaussian(P, 2 * Q, seed=seed).abs())
+        kept = Block(1, 2, 0.5).mask(gaussian(P, 2 * Q, seed=seed).abs(), density)
         kept = blocks(kept, 1, 2)
         assert set(kept.sum(1).tolist()) == {max(1, round(density * Q))}
         assert kept.sum(0).max() <= -(-kept.sum() // Q)
@@ -85,6 +85,10 @@ def test_what_is_beyond_the_density_is_counted():
         (lambda: Block(density=0.0), "density=0.0: give the share"),
         (lambda: Block(density=1.5), "density=1.5"),
         (lambda: FREE.mask(torch.ones(4, 6)), "4×6 is not whole blocks of 2×4"),
+        (
+            lambda: Block(2, 4).mask(torch.ones(4, 8)),
+            "row has 2 blocks of 2×4, too few to",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(build, words):

@@ -173,10 +173,12 @@ def _titles(folder: str) -> str:
     """The first sentence of each file's header."""
     lines = []
     first, _, rest = folder.partition("/")
-    for path in sorted((data_folder(first) / rest).glob("*.yaml")):
+    paths = sorted((data_folder(first) / rest).glob("*.yaml"))
+    wide = max(len(path.stem) for path in paths)
+    for path in paths:
         comments = [
             line[1:].strip() for line in path.read_text("utf-8").splitlines() if line[:1] == "#"
         ]
         title = next((text for text in comments if text and not text.startswith("@package")), "")
-        lines.append(f"  {path.stem:<14}{title}")
+        lines.append(f"  {path.stem:<{wide}}  {title}")
     return "\n".join(lines)

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from sparsetrain.autograd import linear24, packed_linear
-from sparsetrain.methods import SRSTE, SSTE, STE, Activation24, add_pruned_decay
+from sparsetrain.methods import SRSTE, SSTE, STE, STEP, Activation24, add_pruned_decay
+from sparsetrain.nn.choose import describe
 from sparsetrain.ops import select24
-from sparsetrain.patterns import NM
+from sparsetrain.patterns import NM, Block
 from sparsetrain.products import MASKED
 from sparsetrain.reference.masks24 import pack_bits
 from sparsetrain.select import EXACT, GREEDY, ROW, SQUARED
@@ -59,11 +60,14 @@ def test_pruned_decay_of_a_kept_infinity_is_nothing():
 
 
 def test_the_methods_describe_themselves_in_a_few_words():
-    assert STE().describe(EXACT) == "2:4 weight, exact, STE"
-    assert STE(mvue=True).describe(ROW) == "2:4 weight, row, STE, MVUE"
-    assert SRSTE().describe(SQUARED) == "2:4 weight, exact squared, SR-STE 0.0002"
-    assert SSTE().describe(EXACT) == "2:4 weight, soft threshold, S-STE, MVUE"
-    assert SSTE(mvue=False).describe(ROW) == "2:4 weight, soft threshold, S-STE"
+    what = describe(NM(), EXACT)
+    assert STE().describe(what) == "2:4 weight, exact, STE"
+    assert STE(mvue=True).describe(describe(NM(), ROW)) == "2:4 weight, row, STE, MVUE"
+    squared = describe(NM(), SQUARED)
+    assert SRSTE().describe(squared) == "2:4 weight, exact squared, SR-STE 0.0002"
+    assert STEP().describe(describe(Block(), EXACT)) == "64×64-block 0.2 weight, STEP"
+    assert SSTE().describe(what) == "2:4 weight, soft threshold, S-STE, MVUE"
+    assert SSTE(mvue=False).describe(what) == "2:4 weight, soft threshold, S-STE"
     assert Activation24().describe() == "2:4 activation, exact, squared ReLU"
     assert Activation24(ROW).describe() == "2:4 activation, row, squared ReLU"
 

@@ -1,6 +1,7 @@
 """STEP: the second moment of Adam is that of the dense warm-up."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ kinds = pytest.mark.parametrize(
 )
 
 
-def trained(steps, options, kind=torch.optim.AdamW):
+def trained(steps, options, kind: Any = torch.optim.AdamW) -> tuple[Any, Any, Any]:
     """A linear layer after so many of 40 steps, 20 of them dense, its optimizer and its handle."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(SHAPE[1], SHAPE[0]))

@@ -1,6 +1,7 @@
 """Blocks and unstructured weights train, resume, export and load back."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ SCHEDULE = st.Schedule(ramp=0.5, mask_every=2)
 STEPS = 12
 
 
-def make(pattern, weight=None, schedule=SCHEDULE):
+def make(pattern, weight=None, schedule=SCHEDULE) -> Any:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 16))
     sparsity = st.Sparsity(weight=weight or st.STE(), pattern=pattern, schedule=schedule)
@@ -94,7 +95,7 @@ def test_what_is_exported_loads_back_and_computes_the_same(pattern):
     model.eval()
     x = normal(4, 32)
     expected = model(x)
-    dense = st.densify(copy.deepcopy(model), apply_masks=True)
+    dense: Any = st.densify(copy.deepcopy(model), apply_masks=True)
     assert torch.equal(dense(x), expected)
     weight = dense[0].weight.detach()
     assert pattern.holds(weight)

@@ -138,7 +138,8 @@ def test_training_after_the_optimizer_was_detached_warns_again():
 
 class SaysSparse(Module):
     def test_step(self, batch, batch_idx):
-        self.log("sparse", float(self.net.first.sparse))
+        layer: Any = self.net.first
+        self.log("sparse", float(layer.sparse))
 
 
 @pytest.mark.slow

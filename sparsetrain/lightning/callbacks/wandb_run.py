@@ -121,7 +121,15 @@ def log_files(run: Any, record: Run, files: dict[str, Path]) -> None:
         pictures = [wandb.Image(mask_picture(pair), caption=pair.name) for pair in record.masks]
         run.log({"masks": pictures})
     if record.layers:
-        columns: list[Any] = ["layer", "shape", "runs", "engine", "density", "kept energy", "flip rate"]
+        columns: list[Any] = [
+            "layer",
+            "shape",
+            "runs",
+            "engine",
+            "density",
+            "kept energy",
+            "flip rate",
+        ]
         rows: list[Any] = [
             [r.name, shape_text(r.shape), r.runs, r.engine or r.reason, *_measured(r)]
             for r in record.layers

@@ -155,6 +155,7 @@ print(sorted(set(sys.modules) & REFUSED))
     assert run(refuse() + program).splitlines() == ["1", "0.5", "[[4.0, 4.0, 4.0, 4.0]]", "[]"]
 
 
+@pytest.mark.slow
 def test_the_callback_needs_torch_and_a_lightning_alone():
     # What Lightning itself looks for.
     lightning = ("pytorch_lightning", "lightning", "rich", "omegaconf", "torchvision")

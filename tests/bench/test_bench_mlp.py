@@ -76,6 +76,7 @@ def text_of(result):
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_every_variant_gives_what_masked_products_give(result):
     assert [row.name for row in result.rows] == list(NAMES)
     assert result.skipped == {}

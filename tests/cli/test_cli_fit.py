@@ -85,6 +85,7 @@ def test_a_dense_run_says_that_every_layer_is_dense(tmp_path):
     assert shown(ended.out, "density") == "weights dense"
 
 
+@pytest.mark.slow
 def test_averaged_weights_and_bf16_train_on_a_cpu(tmp_path):
     ended = fit(tmp_path, "callbacks=ema", "trainer.precision=bf16-mixed", "trainer.max_epochs=1")
     assert ended.status == 0, ended.err

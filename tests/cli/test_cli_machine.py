@@ -62,6 +62,7 @@ def test_demo_null_leaves_the_recipe_as_it_is():
     assert with_demo(words, has_gpu=False) == words
 
 
+@pytest.mark.slow
 def test_a_small_run_gets_no_advice(tmp_path):
     out = fit(tmp_path, "trainer.max_epochs=1", "trainer.limit_val_batches=1").out
     assert "No GPU" not in out

@@ -45,6 +45,7 @@ def test_ctrl_c_prints_the_command_that_goes_on_exactly(trained, tmp_path):
     assert rest == {step: whole[step] for step in rest}
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_names_the_checkpoint_there_is_and_its_step(tmp_path):
     ended = fit(tmp_path, *CTRL_C, "+callbacks.probe.times=2")
     assert ended.status == 130

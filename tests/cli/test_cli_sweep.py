@@ -42,6 +42,7 @@ def test_the_run_after_one_that_failed_starts_and_the_end_names_the_failed_one(s
     ]
 
 
+@pytest.mark.slow
 def test_a_sweep_without_failure_says_nothing(sweep):
     ended, trained = sweep(lambda seed: None)
     assert (ended.status, ended.err, trained) == (0, "", [0, 1, 2])
@@ -52,6 +53,7 @@ def test_a_single_run_that_fails_is_told_in_one_line(sweep):
     assert (ended.status, ended.complaint, trained) == (1, "train/loss is nan", [1])
 
 
+@pytest.mark.slow
 def test_an_error_with_a_traceback_does_not_keep_the_next_run_from_starting_either(sweep):
     def fail(seed):
         if seed == 0:
@@ -63,6 +65,7 @@ def test_an_error_with_a_traceback_does_not_keep_the_next_run_from_starting_eith
     assert ended.err.splitlines()[-1] == "sparsetrain: 1 of 3 runs failed: 0 (seed=0)"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_sweep_and_says_how_many_runs_did_not_start(sweep):
     def press(seed):
         diverge_at_1(seed + 1)
@@ -77,6 +80,7 @@ def test_ctrl_c_ends_the_sweep_and_says_how_many_runs_did_not_start(sweep):
     ]
 
 
+@pytest.mark.slow
 def test_among_several_processes_a_failure_ends_the_sweep(sweep, monkeypatch):
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     ended, trained = sweep(diverge_at_1)

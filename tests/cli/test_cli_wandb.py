@@ -88,6 +88,7 @@ def test_a_run_that_goes_on_is_the_same_run(written, trained, tmp_path):
     assert min(row["perf/elapsed_s"] for row in on.history if "perf/elapsed_s" in row) > before / 2
 
 
+@pytest.mark.slow
 def test_runs_of_a_sweep_are_a_group_of_runs_of_their_own(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = (*TINY, "trainer.max_epochs=3", "trainer.limit_val_batches=1", "seed=0,1")

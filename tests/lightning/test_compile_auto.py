@@ -95,6 +95,7 @@ def test_a_run_that_cannot_be_compiled_is_the_eager_run_and_says_why(tmp_path, c
     assert not any(watch.trained)
 
 
+@pytest.mark.slow
 def test_a_later_phase_that_cannot_be_compiled_goes_on_eager(tmp_path, compiles_with):
     eager = run(tmp_path)
     phases = []

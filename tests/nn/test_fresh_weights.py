@@ -135,7 +135,9 @@ def test_each_forward_packs_each_weight_once_and_its_recomputation_again(
 
     with OpCalls() as calls:
         step(Recomputed(), 3)
-    assert calls.count(*PACKING) == 4 * 3 * (2 if checkpointed else 1)
+    # The threshold of S-STE writes what dense products read.
+    packing = ("soft_threshold24",) if (kind, engine) == ("S-STE", "masked") else PACKING
+    assert calls.count(*packing) == 4 * 3 * (2 if checkpointed else 1)
 
 
 @engines

@@ -106,5 +106,6 @@ def free_port() -> str:
         return str(one.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_model_parallel_training_is_that_of_one_process(ranks):
     ranks(losses_are_those_of_one_process, free_port())

@@ -22,6 +22,7 @@ def test_group_g_of_column_c_draws_its_own_word_of_stream_0():
             assert torch.equal(dense[column, 4 * group : 4 * group + 4], expected[0, 0])
 
 
+@pytest.mark.slow
 def test_the_mean_over_seeds_is_the_matrix_within_five_standard_errors():
     x = gaussian(6, 8)
     seeds = 2000

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 FORMAT = 2
@@ -26,7 +27,8 @@ def check_format(version: Any, where: str) -> None:
     if version is None:
         return
     if not isinstance(version, int) or isinstance(version, bool):
-        raise ValueError(f"{where} has format {version!r}: a format is a number, {FORMAT} here")
+        said = reprlib.repr(version)
+        raise ValueError(f"{where} has format {said}: a format is a number, {FORMAT} here")
     if version > FORMAT:
         raise ValueError(
             f"{where} has format {version}, and this sparsetrain reads up to {FORMAT}: install a "

@@ -7,6 +7,7 @@ TARGETS are made from them. Prefixes would not do: names are looked up attribute
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -72,12 +73,12 @@ def check_targets(values: Any, where: str, allowed: Collection[str] = ()) -> Non
     for path, key, value in _walk(values, where):
         if key != "_target_" or (isinstance(value, str) and value in {*TARGETS, *allowed}):
             continue
-        fix = f"if you trust it, add allow_targets=[{value}] to the command line"
-        if not isinstance(value, str) or "${" in value:
-            fix = "write its name out"
+        fix = "write its name out"
+        if isinstance(value, str) and "${" not in value:
+            fix = f"if you trust it, add allow_targets=[{value}] to the command line"
         raise ValueError(
-            f"{where}: {path}={value!r} is none of sparsetrain's own targets, and calling it could "
-            f"run any code: {fix}"
+            f"{where}: {path}={reprlib.repr(value)} is none of sparsetrain's own targets, and "
+            f"calling it could run any code: {fix}"
         )
 
 
@@ -87,14 +88,41 @@ def check_plain(values: Any, where: str) -> None:
     for path, _, value in _walk(values, where):
         if isinstance(value, str) and "${" in value:
             raise ValueError(
-                f"{where}: {path}={value!r} holds an interpolation where values are resolved: "
-                "write the value out"
+                f"{where}: {path}={reprlib.repr(value)} holds an interpolation where values are "
+                "resolved: write the value out"
             )
         if not isinstance(value, dict | list | tuple | str | int | float | None):
             raise ValueError(
                 f"{where}: {path} is a {type(value).__name__}: a config holds dicts, lists, "
                 "numbers and text"
             )
+
+
+_DATA = frozenset(name for name in TARGETS if name.startswith("sparsetrain.lightning.data."))
+_SPARSITY = frozenset(name for name in TARGETS if name.rpartition(".")[0] == "sparsetrain")
+_PLACES = {
+    "model._target_": frozenset(("sparsetrain.lightning.build_network",)),
+    "data._target_": _DATA - {"sparsetrain.lightning.data.Augment"},
+    "data.augment._target_": frozenset(("sparsetrain.lightning.data.Augment",)),
+    "optimizer._target_": frozenset(("sparsetrain.lightning.AdamW",)),
+    "mix._target_": frozenset(("sparsetrain.lightning.Mix",)),
+    "trainer._target_": frozenset(("pytorch_lightning.Trainer",)),
+}
+"""What a checkpoint may name where: its model is made by nothing else, and inside nothing is."""
+
+_WORDS = ("_args_", "_partial_", "_recursive_", "_convert_")
+"""Hydra's own, which pass arguments past what is looked at here."""
+
+
+def check_places(values: dict[str, Any], where: str, allowed: Collection[str] = ()) -> None:
+    """Raise ValueError in one line where the nodes that are made of a checkpoint's config name a
+    target that does not belong there, or say with Hydra's words how to call it."""
+    made = {path.partition(".")[0] for path in _PLACES} | {"sparsity"}
+    for path, key, value in _walk({name: values.get(name) for name in made}, where):
+        right = _SPARSITY if path.startswith("sparsity.") else _PLACES.get(path, frozenset())
+        named = isinstance(value, str) and value in {*right, *allowed}
+        if key in _WORDS or (key == "_target_" and not named):
+            raise ValueError(f"{where}: {path}={reprlib.repr(value)} has no place there")
 
 
 def checked(

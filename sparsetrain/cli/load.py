@@ -15,7 +15,7 @@ from sparsetrain.cli.ranges import shown
 from sparsetrain.lightning import read_checkpoint
 from sparsetrain.nn import load_sparse_state, sparsify
 from sparsetrain.recipe import instantiate_sparsity
-from sparsetrain.targets import check_plain, check_targets
+from sparsetrain.targets import check_places, check_plain, check_targets
 from sparsetrain.upgrade import upgraded_data
 
 
@@ -122,6 +122,8 @@ def _config(checkpoint: dict[str, Any], path: str, allowed: Collection[str]) -> 
     values = saved_config(checkpoint, path)["config"]
     check_targets(values, f"checkpoint={path}", allowed)
     check_plain(values, f"checkpoint={path}")
+    if isinstance(values, dict):
+        check_places(values, f"checkpoint={path}", allowed)
     for key in ("model", "sparsity", "data", "optimizer", "mix", "trainer"):
         if not isinstance(values, dict) or not isinstance(values.get(key), dict):
             raise ValueError(f"checkpoint={path}: its config has no {key}: `fit` writes one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Collection
 from itertools import zip_longest
@@ -15,6 +16,7 @@ from sparsetrain.cli.fit import classifier
 from sparsetrain.cli.known import FILES
 from sparsetrain.cli.load import load_trained, saved_config
 from sparsetrain.cli.overrides import (
+    parsed,
     split_word,
     take,
     take_allowed,
@@ -128,8 +130,11 @@ def _words_of_the_run(path: str) -> list[str]:
     """The overrides in a checkpoint. Hydra's own are refused: they could bring in folders."""
     before = saved_config(read_checkpoint(path), path)["overrides"]
     for word in before if isinstance(before, list) else [before]:
-        if not isinstance(word, str) or not word or "hydra" in split_word(word)[0]:
-            raise ValueError(f"checkpoint={path}: {word!r} in its overrides is no word of a recipe")
+        plain = isinstance(word, str) and word and "hydra" not in split_word(word)[0]
+        if not plain or parsed([word])[0].is_sweep_override():
+            raise ValueError(
+                f"checkpoint={path}: {reprlib.repr(word)} in its overrides is no word of a recipe"
+            )
     return before
 
 

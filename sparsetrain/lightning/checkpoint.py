@@ -12,6 +12,7 @@ import torch
 
 from sparsetrain.file_format import CHECKPOINT_KEY, check_format
 from sparsetrain.lightning.flavour import TorchCheckpointIO
+from sparsetrain.plain import plain
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -44,6 +45,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         finally:
             # There still if the disk was full, say.
             unfinished.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, *rest: Any, **named: Any) -> dict[str, Any]:
+        """As Lightning's; where it reads weights only, copied to plain values. Raises ValueError
+        for others."""
+        checkpoint = super().load_checkpoint(path, *rest, **named)
+        weights_only = named.get("weights_only", rest[1] if len(rest) > 1 else None)
+        return checkpoint if weights_only is False else plain(checkpoint, f"ckpt_path={path}")
 
 
 class _Kept:
@@ -90,6 +98,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         # torch's messages are long, or one number; the cause is chained.
         why = f"{type(error).__name__} on reading it: cut short, or no checkpoint of fit's"
         raise ValueError(f"checkpoint={path} cannot be read ({why})") from error
+    checkpoint = plain(checkpoint, f"checkpoint={path}")
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"checkpoint={path} has no state_dict: it is no training checkpoint")
     check_format(checkpoint.get(CHECKPOINT_KEY), f"checkpoint={path}")

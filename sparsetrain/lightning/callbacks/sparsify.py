@@ -21,6 +21,7 @@ from sparsetrain.nn import (
     sparse_state,
     sparsify,
 )
+from sparsetrain.plain import plain
 from sparsetrain.products import Engine
 from sparsetrain.recipe import resolve_sparsity
 from sparsetrain.schedule import Phase
@@ -142,9 +143,10 @@ class SparsifyModel(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        check_format(checkpoint.get(CHECKPOINT_KEY), f"ckpt_path={trainer.ckpt_path}")
+        where = f"ckpt_path={trainer.ckpt_path}"
+        check_format(checkpoint.get(CHECKPOINT_KEY), where)
         # Applied when the loop starts: the model may still move to its device.
-        self._saved, self._settled = checkpoint.get("sparsetrain_state"), False
+        self._saved, self._settled = plain(checkpoint.get("sparsetrain_state"), where), False
 
     def _convert(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         on_cpu = trainer.strategy.root_device.type == "cpu"

@@ -59,6 +59,8 @@ class FolderSource:
 
     def read(self, index: int) -> tuple[Encoded, int]:
         path = self.folder / os.fsdecode(self.paths[index])
+        if not path.is_file():  # gone, or a pipe, which is waited for without end
+            raise ValueError(f"{path} is no regular file: remove it")
         return Encoded(path.read_bytes(), str(path)), int(self.labels[index])
 
 
@@ -75,7 +77,13 @@ def has_class_folders(root: Path) -> bool:
 
 def files_below(folder: Path) -> Iterator[str]:
     """Paths of all files below `folder`, relative to it, in a fixed order."""
+    seen = set()  # links may lead back
     for here, folders, files in os.walk(folder, followlinks=True):
+        place = os.stat(here)
+        if (place.st_dev, place.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         within = os.path.relpath(here, folder)
         for file in sorted(files):

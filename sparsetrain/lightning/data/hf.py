@@ -7,6 +7,8 @@ Read by `datasets` from memory-mapped Arrow files, which gives any row at once. 
 unpickled or decoded there: images are taken as bytes, and a path or an address is not followed.
 """
 
+import json
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,11 +155,30 @@ def saved_splits(root: Path) -> "dict[str, Dataset]":
         from datasets import DatasetDict, load_from_disk
     except ModuleNotFoundError as error:
         raise ValueError(f"data=hf needs {error.name}: pip install 'sparsetrain[hf]'") from error
+    check_names(root)
     with named(root):
         found = load_from_disk(str(root))
     if isinstance(found, DatasetDict):
         return {str(name): rows for name, rows in found.items()}
     return {"": found}
+
+
+def check_names(root: Path) -> None:
+    """Raise ValueError where the set's own files name others outside their folder."""
+    dictionary = root / "dataset_dict.json"
+    splits = _listed(dictionary, "splits")
+    for folder in [root / str(name) for name in splits] if splits else [root]:
+        files = [file.get("filename") for file in _listed(folder / "state.json", "_data_files")]
+        for name in [*splits, *files]:
+            if not isinstance(name, str) or Path(name).name != name:
+                raise ValueError(f"{root} names {reprlib.repr(name)}, which is outside its folder")
+
+
+def _listed(path: Path, key: str) -> list[Any]:
+    try:
+        return json.loads(path.read_text("utf-8"))[key] if path.is_file() else []
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): fetch or write it again") from error
 
 
 def choose_splits(

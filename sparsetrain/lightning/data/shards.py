@@ -13,11 +13,15 @@ members.
 import tarfile
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from typing_extensions import Self
 
 from sparsetrain.lightning.data.decode import SUFFIXES, Encoded
+
+LABEL = 32
+"""Bytes of a label that are read."""
 
 SHARD_IMAGES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 
@@ -68,8 +72,10 @@ def index_shard(path: Path) -> ShardIndex:
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     try:
-        with tarfile.open(path, "r:") as shard:
+        with tarfile.open(path, "r:", tarinfo=_Member) as shard:
             for member in shard:
+                if member.issparse():
+                    raise tarfile.ReadError(f"{member.name} is a sparse file")
                 key, kind = split_key(member.name)
                 if kind in SHARD_IMAGES:
                     images[key] = member.offset_data, member.size
@@ -94,6 +100,17 @@ def index_shard(path: Path) -> ShardIndex:
     return ShardIndex(places[:, 0], places[:, 1], found, len(labels.keys() - images.keys()))
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose size is not negative: Python before 3.11.14 read such a file for ever."""
+
+    @classmethod
+    def frombuf(cls, *args: Any, **named: Any) -> Self:
+        member = super().frombuf(*args, **named)
+        if member.size < 0:
+            raise tarfile.ReadError(f"{member.name} has a negative size")
+        return member
+
+
 def split_key(name: str) -> tuple[str, str]:
     """("a/b", "jpg") for "a/b.jpg": the sample's key and what the member holds, lower case."""
     folder, _, file = name.rpartition("/")
@@ -104,7 +121,7 @@ def split_key(name: str) -> tuple[str, str]:
 def read_label(shard: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
     """The integer in a .cls member."""
     file = shard.extractfile(member)
-    text = b"" if file is None else file.read()
+    text = b"" if file is None else file.read(LABEL)
     if not text.strip().lstrip(b"-").isdigit():
         raise ValueError(
             f"shard {path}: {member.name} holds {text[:20]!r}, not a class number; "

@@ -83,7 +83,8 @@ def _page(title: str, body: Sequence[str], charts: list[Any], maps: list[Any]) -
     data = data.replace("<", "\\u003c")  # so that no name can end the element it is in
     # The browser itself refuses anything that is not in the file, and scripts that are not ours.
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {hashes}"
+    closed = "default-src 'none'; base-uri 'none'; form-action 'none'"
+    policy = f"{closed}; style-src 'unsafe-inline'; img-src data:; script-src {hashes}"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy.strip()}">\n'

@@ -133,7 +133,7 @@ def _skipped(row: LayerRow) -> str:
 
 
 def _name_and_shape(row: LayerRow) -> str:
-    shape = " × ".join(map(str, row.shape))
+    shape = escape(" × ".join(map(str, row.shape)))
     return f'<th scope="row">{escape(row.name)}</th><td class="number">{shape}</td>'
 
 

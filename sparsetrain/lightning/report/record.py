@@ -69,14 +69,14 @@ def read_run(folder: Path, label: str = "") -> Run:
         return Run(title=label, label=label, metrics=metrics)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     version = values.get("format") if isinstance(values, dict) else None
     if version != FORMAT:
         raise ValueError(f"{path} has format {version!r}, and this sparsetrain reads {FORMAT}")
     try:
         return _run_from_json(values, label, metrics)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{path} is not as `fit` wrote it: {error!r}") from error
 
 
@@ -119,5 +119,7 @@ def _bits_to_text(mask_RC: Tensor) -> str:
 
 def _bits_from_text(text: str, rows: int, columns: int) -> Tensor:
     packed = np.frombuffer(base64.b64decode(text), np.uint8)
+    if not 0 <= rows * columns <= 8 * len(packed):
+        raise ValueError(f"a mask of {rows} × {columns} in {len(packed)} bytes")
     bits = np.unpackbits(packed, count=rows * columns).astype(bool)
     return torch.from_numpy(bits).reshape(rows, columns)

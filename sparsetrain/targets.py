@@ -54,6 +54,10 @@ TARGETS = frozenset(
 )
 """Every target of configs/ and recipes/."""
 
+_LINE = reprlib.Repr()
+_LINE.maxstring = 300
+"""Writes out names, and cuts what is long."""
+
 _DEEPEST = 32  # levels of a config; ours has 4, and a pickled list can hold itself
 _MOST = 100_000  # values of a config; a few lists that hold each other many times never end
 
@@ -77,7 +81,7 @@ def check_targets(values: Any, where: str, allowed: Collection[str] = ()) -> Non
         if isinstance(value, str) and "${" not in value:
             fix = f"if you trust it, add allow_targets=[{value}] to the command line"
         raise ValueError(
-            f"{where}: {path}={reprlib.repr(value)} is none of sparsetrain's own targets, and "
+            f"{where}: {path}={_LINE.repr(value)} is none of sparsetrain's own targets, and "
             f"calling it could run any code: {fix}"
         )
 
@@ -88,7 +92,7 @@ def check_plain(values: Any, where: str) -> None:
     for path, _, value in _walk(values, where):
         if isinstance(value, str) and "${" in value:
             raise ValueError(
-                f"{where}: {path}={reprlib.repr(value)} holds an interpolation where values are "
+                f"{where}: {path}={_LINE.repr(value)} holds an interpolation where values are "
                 "resolved: write the value out"
             )
         if not isinstance(value, dict | list | tuple | str | int | float | None):
@@ -122,7 +126,7 @@ def check_places(values: dict[str, Any], where: str, allowed: Collection[str] = 
         right = _SPARSITY if path.startswith("sparsity.") else _PLACES.get(path, frozenset())
         named = isinstance(value, str) and value in {*right, *allowed}
         if key in _WORDS or (key == "_target_" and not named):
-            raise ValueError(f"{where}: {path}={reprlib.repr(value)} has no place there")
+            raise ValueError(f"{where}: {path}={_LINE.repr(value)} has no place there")
 
 
 def checked(

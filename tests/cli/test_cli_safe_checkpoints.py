@@ -137,7 +137,7 @@ def endless() -> list[Any]:
         (["mix"], "${oc.create:{_target_:os.system,command:ls}}", "mix='.*' holds an interpol"),
         (["mix", "_target_"], "${seed}", "mix._target_='.*' is none of .*: write its name out"),
         (["seed"], torch.zeros(1), "seed is a Tensor"),
-        (["sparsity", "include"], endless(), "nested more than 32 deep"),
+        (["sparsity", "include"], endless(), "nested more than (32|64) deep"),
         (["model"], None, "its config has no model"),
         (["sparsity"], [], "its config has no sparsity"),
     ],

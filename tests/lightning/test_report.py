@@ -115,7 +115,8 @@ def test_only_the_scripts_of_the_page_may_run():
     hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
     assert len(scripts) == 3
     assert policy == (
-        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src "
+        "default-src 'none'; base-uri 'none'; form-action 'none'; "
+        "style-src 'unsafe-inline'; img-src data:; script-src "
         + " ".join(f"'sha256-{each}'" for each in hashes)
     )
 

@@ -21,7 +21,10 @@ SCALE = torch.tensor([1.5])
 BATCHES = (80, 100, 129, 300)
 
 # torch 2.10 and 2.11 do this themselves when they trace an autograd.Function.
-pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
 
 engines = pytest.mark.parametrize("engine", ["masked", "native"])
 

@@ -180,6 +180,7 @@ def test_autocast_gives_bfloat16_outputs_and_float32_gradients(engine):
 
 
 # torch 2.10 and 2.11 do this themselves when they trace an autograd.Function.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @engines
 @pytest.mark.parametrize("selection", [EXACT, ROW], ids=str)

@@ -27,6 +27,8 @@ from sparsetrain.bench.variants import VARIANTS, Setting
 from sparsetrain.nn import phased_layers
 from sparsetrain.products import Engine
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SMALL = Shape(tokens=128, features=32, hidden=64)
 NAMES = ("dense-eager", "dense", "dense-relu2", "weights", "activations", "all")

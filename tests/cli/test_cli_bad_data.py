@@ -28,6 +28,7 @@ def fit_folders(folders, *words):
     return fit(folders.parent / "run", *FOLDERS, f"data.root={folders}", *words)
 
 
+@pytest.mark.slow
 def test_whole_folders_train_with_two_classes(folders):
     ended = fit_folders(folders)
     assert ended.status == 0, ended.err
@@ -78,6 +79,7 @@ def test_a_pattern_that_matches_nothing_is_named_with_the_layers_there_are(tmp_p
     assert "blocks.0.mlp.fc1" in complaint
 
 
+@pytest.mark.slow
 def test_a_weight_that_becomes_nan_is_named_with_its_step(tmp_path):
     probe = ("+callbacks.probe._target_=probe.PlantNaN", "+callbacks.probe.step=5")
     complaint = fit(tmp_path, *probe).complaint

@@ -60,6 +60,7 @@ def test_a_second_ctrl_c_names_the_checkpoint_there_is_and_its_step(tmp_path):
     assert ended.complaint == "interrupted after step 1; no checkpoint was written"
 
 
+@pytest.mark.slow
 def test_the_last_checkpoint_is_where_the_run_ended_and_there_is_nothing_to_go_on_with(tmp_path):
     ended = fit(tmp_path, "trainer.max_steps=3", "trainer.log_every_n_steps=50")
     assert ended.status == 0, ended.err
@@ -74,6 +75,7 @@ def test_the_last_checkpoint_is_where_the_run_ended_and_there_is_nothing_to_go_o
     )
 
 
+@pytest.mark.slow
 def test_going_on_in_the_same_folder_keeps_the_metrics_of_before(tmp_path):
     assert fit(tmp_path, *CTRL_C).status == 130
     saved = tmp_path / "checkpoints" / "interrupted.ckpt"

@@ -73,6 +73,7 @@ def test_a_run_that_crashed_goes_on_from_the_epoch_before(tmp_path, validates):
     assert rest == whole[2 * STEPS :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [STEPS + 1, 2 * STEPS, 2 * STEPS + 3])
 @pytest.mark.parametrize("validates", [True, False])
 def test_a_run_that_ends_at_max_steps_goes_on_from_there(tmp_path, steps, validates):

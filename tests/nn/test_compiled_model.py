@@ -82,6 +82,7 @@ def test_a_dense_phase_compiles_once_and_the_way_back_not_again(kind):
     assert counts == [1, 2, 2, 2]
 
 
+@pytest.mark.slow
 @engines
 @kinds
 def test_batches_of_any_size_run_one_graph(kind, engine):

@@ -223,6 +223,7 @@ def test_mvue_multiplies_the_sample_that_the_seed_draws(engine, tokens):
         torch.testing.assert_close(got[i], exact[i])
 
 
+@pytest.mark.slow
 def test_the_mean_of_mvue_is_the_exact_gradient_within_five_standard_errors():
     inputs, grad = problem((6,), features=(8, 8))
     exact = backward(linear24, inputs, grad)[2]

@@ -32,6 +32,7 @@ def diverge_at_1(seed):
         raise NonFiniteError("train/loss is nan")
 
 
+@pytest.mark.slow
 def test_the_run_after_one_that_failed_starts_and_the_end_names_the_failed_one(sweep):
     ended, trained = sweep(diverge_at_1)
     assert trained == [0, 1, 2]

@@ -105,6 +105,7 @@ def test_a_change_of_the_weights_reaches_the_next_forward(how, kind):
 
 
 # torch 2.10 and 2.11 do this themselves when they trace an autograd.Function.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @both
 @pytest.mark.parametrize("how", ["fused AdamW", "load_state_dict", "an average", ".data"])

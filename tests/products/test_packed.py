@@ -252,6 +252,7 @@ class Twice(torch.autograd.Function):
 
 
 # torch 2.10 and 2.11 do this themselves when they trace an autograd.Function.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @portable
 @selections

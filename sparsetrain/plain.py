@@ -60,5 +60,6 @@ class _Copy:
             copy[key] = self.of(inside, f"{path}.{key}" if path else str(key)[:60], depth + 1)
         if isinstance(value, OrderedDict) and "_metadata" in vars(value):
             # Versions of modules, which a state dict carries.
-            copy._metadata = self.of(vars(value)["_metadata"], f"{path}._metadata", depth + 1)  # pyright: ignore[reportAttributeAccessIssue]
+            versions = self.of(vars(value)["_metadata"], f"{path}._metadata", depth + 1)
+            vars(copy)["_metadata"] = versions
         return copy

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tarfile
+from typing import Any
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_what_is_nested_too_deep_or_of_another_type_is_refused():
 
 
 def test_a_state_dict_keeps_its_versions_and_its_tensors():
-    state = torch.nn.BatchNorm1d(2).state_dict()
+    state: Any = torch.nn.BatchNorm1d(2).state_dict()
     copy = plain(state, "x")
     assert copy._metadata == state._metadata
     assert all(copy[name].data_ptr() == tensor.data_ptr() for name, tensor in state.items())

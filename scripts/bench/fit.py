@@ -120,7 +120,7 @@ def main() -> None:
 
 
 def measure(recipe: str, args: argparse.Namespace, traced: bool) -> tuple[list[float], Any]:
-    """Images/s between the logs of a run, and the trace if one is asked for."""
+    """Train one recipe. Returns images/s between its logs, and the trace if `traced`, else None."""
     with tempfile.TemporaryDirectory() as folder:
         words = [
             f"recipe={recipe}",

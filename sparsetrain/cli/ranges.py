@@ -219,7 +219,7 @@ def check_value(key: str, value: Any) -> None:
 def check_values(get: Callable[[str], Any]) -> None:
     """Raise ValueError in one line for the first value that cannot be, or that another excludes.
 
-    get: the value of a key, or KeyError where there is none or it is not known yet.
+    get: returns the value of a key. Raises KeyError for a key that is absent or not resolved yet.
     """
     known: dict[str, Any] = {}
     for key in CHECKS:

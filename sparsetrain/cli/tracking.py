@@ -18,8 +18,8 @@ from sparsetrain.lightning.report import Run
 
 
 def name_run(config: DictConfig, saved: dict[str, Any] | None) -> None:
-    """Fill in the id and the group of a run that has none: a run that goes on from a checkpoint is
-    the same run, and those of a sweep, of which each is a run of its own, are a group."""
+    """Fill in a missing id and group. A resumed run keeps its id. The runs of a sweep share a group
+    and have an id each."""
     node = config.logger.get("wandb")
     if node is None or "id" not in node:
         return

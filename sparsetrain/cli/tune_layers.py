@@ -33,7 +33,7 @@ _CLASSES = 1000  # of the head, where the data set decides; heads stay dense
 def products_of_recipe(config: DictConfig) -> list[Named]:
     """The products of one step at `data.batch_size` images, each once.
 
-    Raises ValueError for a recipe without sparsity.
+    Raises ValueError for a recipe without 2:4 products.
     """
     sparsity = instantiate_sparsity(config)
     if sparsity.dense:
@@ -45,7 +45,10 @@ def products_of_recipe(config: DictConfig) -> list[Named]:
     network.to("meta")
     size = config.model.img_size
     images = torch.empty(config.data.batch_size, 3, size, size, device="meta")
-    return layer_products(network, images, sparsity)
+    found = layer_products(network, images, sparsity)
+    if not found:
+        raise ValueError("this recipe has no 2:4 products: other patterns are multiplied dense")
+    return found
 
 
 def layer_products(model: nn.Module, images: torch.Tensor, sparsity: Sparsity) -> list[Named]:

@@ -1,6 +1,7 @@
 """Training with Lightning: the module, the callbacks, data in `lightning.data`.
 
-What needs timm and torchmetrics is imported when it is asked for: callbacks need a Lightning alone.
+The classifier and the network import timm and torchmetrics on first use, so callbacks need only a
+Lightning.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ BEST = {
 """What the summary of a run has of a metric beside, or instead of, its last value."""
 
 BY_LAYER = ("sparsity/kept_energy/*", "sparsity/flip_rate/*")
-"""Metrics of which each layer has one: kept, but not drawn in a panel each."""
+"""Metrics of single layers: they are logged, and have no panel of their own."""
 
 _SERVER = "https://api.wandb.ai"
 _ANSWER_TIMEOUT = 6  # seconds

@@ -67,6 +67,11 @@ class Part:
                 "S-STE, MVUE and 2:4 activations are of 2:4 weights; use STE, SRSTE or STEP with "
                 "mvue=False, and no activation"
             )
+        if self.selection != EXACT:
+            raise ValueError(
+                f"selection={self.selection} with pattern={self.pattern}: a selection chooses 2:4 "
+                "masks; other patterns keep the largest magnitudes: leave selection away"
+            )
 
     @property
     def dense(self) -> bool:
@@ -85,6 +90,14 @@ class Sparsity(Part):
 
     schedule: Schedule = field(default_factory=Schedule)
     parts: Mapping[str, Part] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.schedule.ramp and all(isinstance(part.pattern, NM) for part in self.rules):
+            raise ValueError(
+                f"schedule.ramp={self.schedule.ramp}: two of four is always half, so its density "
+                "cannot fall: set ramp=0, or a pattern with a density (Block, Unstructured)"
+            )
 
     @property
     def rules(self) -> tuple[Part, ...]:

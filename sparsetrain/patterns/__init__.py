@@ -1,7 +1,7 @@
 """What may be non-zero: small frozen values.
 
-Each pattern has `mask(score, density)`, `misfit(rows, columns)`, `why_not(mask)`,
-`count_violations(x)` and `holds(x)`.
+Each has `density`, `misfit(rows, columns)`, `count_violations(x)` and `holds(x)`. A selection
+chooses 2:4 masks; the other patterns choose by `mask(score, density)` and check by `why_not(mask)`.
 """
 
 from sparsetrain.patterns.block import Block

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -25,24 +24,9 @@ class NM:
         """The share of values kept, n / m."""
         return self.n / self.m
 
-    def mask(self, score_RC: Tensor, density: float | None = None) -> Tensor:
-        """Keep the n highest scores of every m along a row. bool [R, C]; ties keep the first.
-
-        density: taken as the others take it; n of m is always the same.
-        """
-        groups = torch.nan_to_num(score_RC.unflatten(1, (-1, self.m)), nan=-torch.inf)
-        places = groups.sort(dim=-1, descending=True, stable=True).indices[..., : self.n]
-        mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, places, True)
-        return mask.flatten(1)
-
     def misfit(self, rows: int, columns: int) -> str:
         """Why a matrix of that size cannot have the pattern along its rows; empty if it can."""
         return f"{columns} columns are not a multiple of {self.m}" if columns % self.m else ""
-
-    def why_not(self, mask_RC: Tensor) -> str:
-        """What of a mask [R, C] is not of this pattern; empty if nothing."""
-        bad = self.count_violations(mask_RC)
-        return f"keeps more than {self.n} of {self.m} in {bad} groups" if bad else ""
 
     def count_violations(self, x: Tensor) -> int:
         """Count the groups of m along the last dimension with more than n non-zeros.

@@ -162,6 +162,11 @@ def test_activations_have_four_products_and_with_weights_all_six():
     assert {name for name, _ in of_recipe("sparsity=all24")} == set(PRODUCTS)
 
 
+def test_a_recipe_of_blocks_has_nothing_to_tune():
+    with pytest.raises(ValueError, match="this recipe has no 2:4 products"):
+        products_of_recipe(compose(["recipe=vit_tiny_block80"]))
+
+
 def test_a_dense_recipe_has_nothing_to_tune():
     with pytest.raises(ValueError, match="trains dense"):
         of_recipe("sparsity=dense")

@@ -136,6 +136,16 @@ def test_training_after_the_optimizer_was_detached_warns_again():
         model(torch.ones(1, 8))
 
 
+def test_a_new_model_is_validated_sparse_after_another_ended_dense(tmp_path):
+    callback = SparsifyModel(st.Sparsity(("*",), schedule=st.Schedule(dense_tail=0.5)))
+    data = DataLoader(TensorDataset(torch.randn(8, 8)), batch_size=2)
+    trainer(callback, tmp_path, steps=4).fit(Module(), data)
+    fresh = Module()
+    trainer(callback, tmp_path).validate(fresh, data, verbose=False)
+    layer: Any = fresh.net.first
+    assert layer.sparse
+
+
 class SaysSparse(Module):
     def test_step(self, batch, batch_idx):
         layer: Any = self.net.first

@@ -134,6 +134,13 @@ def test_what_needs_two_of_four_is_refused(more):
         st.Sparsity(pattern=st.Unstructured(0.1), **more)
 
 
+def test_an_option_that_would_do_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"schedule\.ramp=0\.5: two of four is always half"):
+        st.Sparsity(schedule=SCHEDULE)
+    with pytest.raises(ValueError, match="selection=row with pattern=unstructured"):
+        st.Sparsity(pattern=st.Unstructured(0.1), selection=st.Selection("row"))
+
+
 def test_an_engine_that_multiplies_two_of_four_alone_is_refused():
     model = nn.Sequential(nn.Linear(32, 64))
     with pytest.raises(ValueError, match=r"engine='native': 0 has the pattern unstructured 0\.1"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsetrain.patterns import NM, Unstructured
+from sparsetrain.patterns import Unstructured
 
 
 def test_the_highest_are_kept_and_ties_keep_the_first():
@@ -29,10 +29,3 @@ def test_at_least_one_is_kept_and_what_is_beyond_is_counted():
 def test_a_density_that_is_no_share_is_refused(density):
     with pytest.raises(ValueError, match=f"density={density}: give the share"):
         Unstructured(density)
-
-
-def test_two_of_four_keeps_the_largest_of_each_group():
-    score = torch.tensor([[3.0, 1, 2, 0.5, 1, 1, 1, 1]])
-    assert NM().mask(score).tolist() == [[True, False, True, False, True, True, False, False]]
-    assert NM().why_not(NM().mask(score)) == ""
-    assert NM().why_not(torch.ones(1, 8)) == "keeps more than 2 of 4 in 2 groups"

@@ -112,8 +112,8 @@ def _measured(row: LayerRow) -> tuple[float | None, ...]:
 def log_files(run: Any, record: Run, files: dict[str, Path]) -> None:
     """Masks, the table of layers, and files of a run that is done, as an artifact each.
 
-    files: by the kind of artifact, of which those that exist are taken. Checkpoints (.ckpt) are not
-    copied: offline, they are read where they lie when the run is synced.
+    files: paths by the kind of artifact; missing ones are skipped. Checkpoints (.ckpt) are not
+    copied: an offline run uploads them from where they lie when it is synced.
     """
     import wandb
 

@@ -145,7 +145,7 @@ def _drawn(charts: list[Chart]) -> list[Chart]:
 
 
 def _bands(phases: Sequence[Span]) -> list[Chart]:
-    """Phases to shade, of which one alone says nothing."""
+    """The phases to shade; none for a run of a single phase."""
     if len(phases) < 2:
         return []
     return [

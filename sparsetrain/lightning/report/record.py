@@ -55,7 +55,7 @@ def write_record(folder: Path, run: Run) -> None:
 
 
 def read_run(folder: Path, label: str = "") -> Run:
-    """The run of a folder: run.json and metrics.csv, of which one will do.
+    """The run of a folder, from run.json, metrics.csv or both.
 
     label: what tells it from others; the folder's name without one.
     Raises FileNotFoundError if neither is there, ValueError for a file that cannot be read.

@@ -316,3 +316,10 @@ def test_a_real_csv_logger_file_reads_back_what_was_logged(tmp_path: Path):
     assert got["train/loss"] == ((49, 99), (2.5, 1.5))
     assert got["val/top1"] == ((99,), (0.25,))
     assert got["sparsity/kept_energy/blocks_0_fc1"] == ((99,), (0.875,))
+
+
+def test_a_shape_from_a_file_is_text_and_no_markup():
+    row = LayerRow(name="a", shape=("<meta http-equiv=refresh>",))  # pyright: ignore[reportArgumentType]
+    page = render_report([Run("x", "x", layers=(row,))])
+    assert "<meta http-equiv=refresh>" not in page
+    assert "&lt;meta http-equiv=refresh&gt;" in page

@@ -109,14 +109,14 @@ class SparseLinear(nn.Linear):
         """
         self.expect_decay()
         check_whole(self.weight)
-        if self.held is not None and self.held.dtype == dtype:
-            return self.held
-        weight, mask = self.weight.detach(), self.kept
+        weight, held = self.weight.detach(), self.held
+        if held is not None and (held.dtype, held.device) == (dtype, weight.device):
+            return held
+        # A replica of nn.DataParallel has its weight elsewhere, and shares what is no parameter.
+        mask, scale = _on(weight.device, self.kept), _on(weight.device, self.scale)
         if mask is None and not isinstance(self.pattern, NM):
             mask = self._choose(weight)
-        return self.method.pack(
-            weight, mask, self.scale, self.selection, self.product, dtype, forms
-        )
+        return self.method.pack(weight, mask, scale, self.selection, self.product, dtype, forms)
 
     @property
     def kept(self) -> Tensor | None:
@@ -209,6 +209,10 @@ class SparseLinear(nn.Linear):
                 "shrink: call sparsetrain.attach(model, optimizer, total_steps=…)",
                 stacklevel=4,
             )
+
+
+def _on(device: torch.device, tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.to(device)
 
 
 def sparse_linears(model: nn.Module) -> dict[str, SparseLinear]:

@@ -35,9 +35,10 @@ class Watch:
     def through(self, weight: Tensor) -> Tensor:
         """The weight for the products of a forward, watched."""
         self.ran = True
-        if not (weight.requires_grad and torch.is_grad_enabled()):
+        # The weight of a replica of nn.DataParallel is no leaf: its gradients meet elsewhere.
+        if not (weight.is_leaf and weight.requires_grad and torch.is_grad_enabled()):
             return weight
-        if self._hook is None and weight.is_leaf:
+        if self._hook is None:
             self._hook = weight.register_hook(self._all)
         alias = weight.view_as(weight)
         alias.register_hook(self._own)

@@ -68,7 +68,15 @@ class Packed(NamedTuple):
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(t.dtype for t in (self.values, self.values_t, self.dense) if t is not None)
+        return self._numbers.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._numbers.device
+
+    @property
+    def _numbers(self) -> Tensor:
+        return next(t for t in (self.values, self.values_t, self.dense) if t is not None)
 
     def mm(
         self,

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
     from sparsetrain.patterns import NM, Block, Unstructured
     from sparsetrain.products import Engine
+    from sparsetrain.pruning import FinishedLayers, Magnitude, SparseGPT, Wanda, WeightNorm, prune
     from sparsetrain.schedule import Schedule
     from sparsetrain.select import Selection
 
@@ -53,16 +54,21 @@ __all__ = [
     "STEP",
     "Activation24",
     "Block",
+    "FinishedLayers",
+    "Magnitude",
     "Part",
     "Report",
     "Schedule",
     "Selection",
+    "SparseGPT",
     "SparseLinear",
     "SparseMlp",
     "SparsifyModel",
     "Sparsity",
     "SparsityMonitor",
     "Unstructured",
+    "Wanda",
+    "WeightNorm",
     "attach",
     "count_tokens",
     "densify",
@@ -73,6 +79,7 @@ __all__ = [
     "load_sparse_state",
     "ops",
     "packed_once",
+    "prune",
     "set_sparse",
     "sparse_state",
     "sparsify",
@@ -102,6 +109,7 @@ _HOMES = {
         "sparse_state",
         "update_masks",
     ),
+    "pruning": ("FinishedLayers", "Magnitude", "SparseGPT", "Wanda", "WeightNorm", "prune"),
     "patterns": ("NM", "Block", "Unstructured"),
     "schedule": ("Schedule",),
     "select": ("Selection",),

@@ -23,6 +23,7 @@ LAYERS = (
     {"autograd"},
     {"methods"},
     {"nn"},
+    {"pruning"},
     {"targets", "upgrade"},
     {"recipe"},
     {"lightning"},

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from sparsetrain.cli.limits import no_larger_than
 from sparsetrain.cli.ranges import shown
 from sparsetrain.lightning import read_checkpoint
 from sparsetrain.nn import load_sparse_state, sparsify
@@ -39,9 +40,10 @@ def load_trained(path: str, allowed: Collection[str] = ()) -> Trained:
     checkpoint = read_checkpoint(path)
     config = _config(checkpoint, path, allowed)
     wrapper = nn.Module()
-    wrapper.network = instantiate(config.model, _convert_="all")
-    sparsify(wrapper, instantiate_sparsity(config))
     weights = _of_network(checkpoint["state_dict"])
+    with no_larger_than(weights, path):
+        wrapper.network = instantiate(config.model, _convert_="all")
+    sparsify(wrapper, instantiate_sparsity(config))
     check_weights(wrapper, weights, path)
     wrapper.load_state_dict(weights)
     state = checkpoint.get("sparsetrain_state")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,9 +28,20 @@ def name_run(config: DictConfig, saved: dict[str, Any] | None) -> None:
     sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
     with open_dict(node):
         if node.id is None and saved is not None and not sweeps:
-            node.id = saved.get(WANDB_KEY)
+            node.id = _checked_id(saved.get(WANDB_KEY), config.checkpoint)
         if node.group is None and sweeps:
             node.group = f"sweep {Path(HydraConfig.get().sweep.dir).name}"
+
+
+def _checked_id(saved: Any, path: str) -> str | None:
+    """The id of a checkpoint's W&B run: it becomes a part of names and addresses. Raises ValueError
+    in one line for one that W&B does not give."""
+    if saved is None or (isinstance(saved, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", saved)):
+        return saved
+    raise ValueError(
+        f"checkpoint={path}: {WANDB_KEY}={reprlib.repr(saved)} is no id of a W&B run (up to 64 "
+        "letters of ASCII, digits, - and _): give one with logger.wandb.id="
+    )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from cli_helpers import call
 
 from sparsetrain.cli.load import load_trained
+from sparsetrain.cli.tracking import _checked_id
 from sparsetrain.lightning import read_checkpoint
 
 
@@ -173,6 +174,43 @@ def test_the_model_of_a_checkpoint_is_one_of_timms_own(good, tmp_path, name):
     bad["sparsetrain_config"]["config"]["model"]["name"] = name
     with pytest.raises(Exception, match="timm has no such model"):
         load_trained(str(written(tmp_path, bad)))
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("option", "value", "what"),
+    [
+        ("depth", 100_000, r"more parameters than the \d+ tensors in the file"),
+        ("embed_dim", 400_000, r"a tensor of [\d,]+ values, and no such one is in the file"),
+        ("mlp_ratio", 1e9, r"a tensor of [\d,]+ values"),
+        ("class_token", True, None),
+    ],
+)
+def test_a_model_that_is_larger_than_the_file_is_not_built(good, tmp_path, option, value, what):
+    bad = copy.deepcopy(good)
+    bad["sparsetrain_config"]["config"]["model"]["options"][option] = value
+    path = str(written(tmp_path, bad))
+    if what is None:
+        load_trained(path)
+        return
+    with pytest.raises(Exception, match=what) as error:
+        load_trained(path)
+    assert not isinstance(error.value, MemoryError)
+
+
+@pytest.mark.timeout(30)
+def test_images_that_are_larger_than_the_files_are_not_prepared_for(good, tmp_path):
+    bad = copy.deepcopy(good)
+    bad["sparsetrain_config"]["config"]["model"]["img_size"] = 400_000
+    complaint = call("validate", f"checkpoint={written(tmp_path, bad)}").complaint
+    assert "is of another model: the model of its config has a tensor of " in complaint
+
+
+@pytest.mark.parametrize("saved", ["../../x", "a" * 65, "a b", "ä", "", 3, ["a"]])
+def test_the_id_of_a_wandb_run_in_a_checkpoint_is_one(saved):
+    with pytest.raises(ValueError, match=r"^checkpoint=x: sparsetrain_wandb=.* is no id of a W&B"):
+        _checked_id(saved, "x")
+    assert [_checked_id(right, "x") for right in ("Ab-_9", None)] == ["Ab-_9", None]
 
 
 def test_first_weights_are_neither_read_nor_fetched_again(good, tmp_path, marker):

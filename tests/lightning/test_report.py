@@ -297,11 +297,32 @@ def test_an_empty_file_has_no_metrics(tmp_path: Path):
         ("epoch,loss\n0,1\n", "no `step` column but .*loss"),
         ("step,loss\n0,1\n1,high\n", "line 3, column loss holds 'high'"),
         ("step,loss\n,1\n", "line 2, column step holds ''"),
+        ("step,loss\ninf,1\n", "line 2, column step holds 'inf'; give a finite number ≥ 0"),
+        ("step,epoch\n0,-1\n", "line 2, column epoch holds '-1'; give a finite number ≥ 0"),
+        ("step,epoch\n0,nan\n", "line 2, column epoch holds 'nan'; give a finite number"),
+        ("step,loss\n0,1,2\n", "line 2 has more cells than the 2 columns"),
+        ("step,loss\n0,1\x002\n", "column loss holds|line contains NUL"),
+        ("step,loss\n0," + "9" * 200_000, "is no CSV: field larger than field limit"),
+        ("step,loss\n0," + "x" * 100_000, r"column loss holds 'x+\.\.\.x+'; every cell"),
     ],
 )
 def test_a_file_that_is_no_metrics_csv_is_refused(tmp_path: Path, text: str, message: str):
     with pytest.raises(ValueError, match=message):
         read_metrics(write_csv(tmp_path, text))
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path):
+    (tmp_path / "metrics.csv").write_bytes(b"step,loss\n0,\xff\n")
+    with pytest.raises(ValueError, match=r"metrics\.csv is no text in UTF-8"):
+        read_metrics(tmp_path / "metrics.csv")
+
+
+@pytest.mark.parametrize("odd", ["inf", "-inf", "nan", "1e308", "-1e308", "1e-320"])
+def test_a_page_is_made_of_any_measured_number(tmp_path: Path, odd: str):
+    names = "step,epoch,train/loss,val/top1,perf/elapsed_s,perf/images_per_s,perf/memory_gib"
+    rows = [f"{step},{step},{','.join([odd if step else '1'] * 5)}" for step in range(3)]
+    metrics = read_metrics(write_csv(tmp_path, "\n".join([names, *rows])))
+    assert outline(render_report([Run("x", "x", metrics=metrics)])).tags
 
 
 def test_a_real_csv_logger_file_reads_back_what_was_logged(tmp_path: Path):

@@ -4,9 +4,12 @@
 
 model=vit_large_patch16_224 (timm), batch=128 (of each rank), steps=30 (timed, after 10),
 strategy=ddp (or fsdp2), variant=all+attn (see `bench step`), compile=true, checkpoint=true (save
-and load), json= (file to write). Images are random and stay on the device; fused AdamW; bfloat16 by
-autocast under DDP and by MixedPrecisionPolicy under FSDP2. Runs with one process too, and on CPUs,
-where nothing is timed. Exits with an error where a check fails.
+and load), keep= (folder that the checkpoints stay in), resume= (such a folder, which another number
+of processes may have written: go on from it), json= (file to write).
+
+Images are random and stay on the device; fused AdamW; bfloat16 by autocast under DDP and by
+MixedPrecisionPolicy under FSDP2. Runs with one process too, and on CPUs, where nothing is timed.
+Exits with an error where a check fails.
 """
 
 from __future__ import annotations
@@ -56,7 +59,8 @@ def check_masks(model: nn.Module) -> int:
 def check_checkpoints(training: Training, folder: Path) -> dict[str, list[float]]:
     """Losses of two steps after saving, and after loading each kind of checkpoint: equal."""
     save(training.state(), checkpoint_id=folder / "sharded")
-    whole = training.state(WHOLE) | {"masks": sparse_state(training.model)}
+    masks = sparse_state(training.model)
+    whole = training.state(WHOLE) | {"masks": masks}
     if dist.get_rank() == 0:
         torch.save(whole, folder / "whole.pt")
     del whole
@@ -65,6 +69,7 @@ def check_checkpoints(training: Training, folder: Path) -> dict[str, list[float]
     state = training.state()
     load(state, checkpoint_id=folder / "sharded")
     training.load(state)
+    load_sparse_state(training.model, masks)  # loading weights drops the masks of others
     losses["sharded"] = training.losses(2)
     state = torch.load(folder / "whole.pt", weights_only=True, mmap=True)
     training.load(state, LOAD_WHOLE)
@@ -76,6 +81,21 @@ def check_checkpoints(training: Training, folder: Path) -> dict[str, list[float]
         if abs(first - expected[0]) > 1e-5 or abs(second - expected[1]) > 1e-2:
             sys.exit(f"the losses after loading the {kind} checkpoint differ: {losses}")
     return losses
+
+
+def check_resumed(training: Training, folder: Path) -> list[float]:
+    """Losses of two steps from a sharded checkpoint that other ranks wrote. Its weights are those
+    of the whole one, bit by bit."""
+    whole = torch.load(folder / "whole.pt", weights_only=True, mmap=True)
+    state = training.state()
+    load(state, checkpoint_id=folder / "sharded")
+    training.load(state)
+    load_sparse_state(training.model, whole["masks"])
+    found = training.state(WHOLE)["model"]
+    bad = [name for name, x in found.items() if not torch.equal(x, whole["model"][name])]
+    if dist.get_rank() == 0 and (bad or found.keys() != whole["model"].keys()):
+        sys.exit(f"resume={folder}: {bad} are not what was saved")
+    return training.losses(2)
 
 
 def measure(training: Training, steps: int) -> dict[str, float]:
@@ -100,6 +120,8 @@ def run(options: Options, device: torch.device) -> dict[str, Any]:
     """What was found, as it goes into the file."""
     training = Training(options, device)
     found: dict[str, Any] = {"ranks": dist.get_world_size(), "losses": training.losses(WARM_UP)}
+    if options.resume:
+        found["losses_resumed"] = check_resumed(training, Path(options.resume))
     if device.type == "cuda":
         found |= measure(training, options.steps)
         library = str(native.load().path or "none")
@@ -108,7 +130,7 @@ def run(options: Options, device: torch.device) -> dict[str, Any]:
     found["masks_checked"] = check_masks(training.model)
     if options.checkpoint:
         with tempfile.TemporaryDirectory() as own:
-            folders = [own]
+            folders = [options.keep or own]
             dist.broadcast_object_list(folders, 0)
             found["losses_after_checkpoints"] = check_checkpoints(training, Path(folders[0]))
             dist.barrier()

@@ -35,6 +35,8 @@ class Options:
     variant: str = "all+attn"
     compile: bool = True
     checkpoint: bool = True
+    keep: str = ""
+    resume: str = ""
     json: str = ""
 
 

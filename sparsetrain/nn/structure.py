@@ -66,8 +66,9 @@ def why_apart(module: Any, act: type[nn.Module]) -> str:
         child = getattr(module, name)
         if type(child) not in (nn.Linear, SparseLinear):
             return f"{name} is {type(child).__name__} now"
-        # What a hook computes, as weight_norm does and pruning, is no parameter any more.
-        if "weight" not in child._parameters:
+        # What a hook computes, as weight_norm does and pruning, is no parameter any more. That of
+        # a replica of nn.DataParallel was one.
+        if "weight" not in {**child._parameters, **getattr(child, "_former_parameters", {})}:
             return f"{name}.weight is computed now"
         if act is nn.GELU and not (isinstance(child, SparseLinear) and child.sparse):
             return f"{name} is dense now"

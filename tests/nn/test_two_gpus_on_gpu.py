@@ -17,6 +17,7 @@ pytestmark = [
 
 MLPS = ("*mlp*",)
 SPARSITIES = {
+    "STE": st.Sparsity(MLPS),
     "SR-STE": st.Sparsity(MLPS, weight=st.SRSTE()),
     "row masks": st.Sparsity(MLPS, weight=STE(), selection=ROW),
     "S-STE": st.Sparsity(MLPS, weight=st.SSTE(), selection=ROW),
@@ -43,9 +44,9 @@ def images(device: str, size: int = 16) -> Tensor:
 
 
 def train(model: nn.Module, x: Tensor) -> Tensor:
-    """The loss before the last step, and the parameters after it, on the CPU."""
+    """What each parameter changed by in a few steps, on the CPU."""
+    before = [p.detach().flatten().cpu() for p in model.parameters()]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    loss = torch.zeros(())
     with st.attach(model, optimizer, total_steps=STEPS):
         for _ in range(STEPS):
             torch.manual_seed(2)  # MVUE's samples
@@ -54,8 +55,13 @@ def train(model: nn.Module, x: Tensor) -> Tensor:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-    parameters = [p.detach().flatten().cpu() for p in model.parameters()]
-    return torch.cat([loss.detach().cpu()[None], *parameters])
+    after = [p.detach().flatten().cpu() for p in model.parameters()]
+    return torch.cat([new - old for new, old in zip(after, before, strict=True)])
+
+
+def assert_as_far(found: Tensor, expected: Tensor) -> None:
+    """AdamW's steps are signs at first, and sums of a GPU come in any order."""
+    assert (found - expected).norm() < 0.1 * expected.norm()
 
 
 @pytest.mark.parametrize("engine", ["native", "masked"])
@@ -71,12 +77,12 @@ def test_a_model_on_the_second_gpu_trains_as_on_the_first(name, engine):
         model = vit(SPARSITIES[name], engine).to(device)
         found.append(train(model, images(device)))
         assert all(row.density == 0.5 for row in st.inspect(model))
-    torch.testing.assert_close(found[0], found[1], atol=5e-3, rtol=0)
+    assert_as_far(found[1], found[0])
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["packs", "packed once"])
 @pytest.mark.parametrize("kept", [False, True], ids=["chooses", "kept"])
-@pytest.mark.parametrize("name", ["SR-STE", "S-STE", "all", "blocks"])
+@pytest.mark.parametrize("name", ["STE", "S-STE", "all", "blocks"])
 def test_replicas_of_data_parallel_give_what_one_gpu_does(name, kept, packed):
     model = vit(SPARSITIES[name]).to("cuda:0")
     if kept:
@@ -108,7 +114,7 @@ def test_replicas_of_data_parallel_give_what_one_gpu_does(name, kept, packed):
 def test_data_parallel_trains_attached():
     one = train(vit(SPARSITIES["all"]).to("cuda:0"), images("cuda:0"))
     two = train(nn.DataParallel(vit(SPARSITIES["all"]).to("cuda:0"), [0, 1]), images("cuda:0"))
-    torch.testing.assert_close(two, one, atol=5e-3, rtol=0)
+    assert_as_far(two, one)
 
 
 class OnBoth(nn.Module):
@@ -130,10 +136,10 @@ class OnBoth(nn.Module):
 def test_a_model_on_both_gpus_trains_as_on_one(name):
     one = train(vit(SPARSITIES[name]).to("cuda:0"), images("cuda:0"))
     two = train(OnBoth(vit(SPARSITIES[name])), images("cuda:0"))
-    torch.testing.assert_close(two, one, atol=5e-3, rtol=0)
+    assert_as_far(two, one)
 
 
-@pytest.mark.parametrize("name", ["SR-STE", "all", "activations"])
+@pytest.mark.parametrize("name", ["STE", "all", "activations"])
 def test_an_input_on_the_other_gpu_is_refused_and_nothing_breaks(name):
     model = vit(SPARSITIES[name]).to("cuda:0")
     mlp = model.blocks[0].mlp
@@ -158,4 +164,4 @@ def test_a_stream_of_each_gpu_gives_what_one_after_the_other_does():
         with torch.cuda.stream(stream):
             together.append(train(model, images(device)))
     for one, other in zip(alone, together, strict=True):
-        torch.testing.assert_close(other, one, atol=5e-3, rtol=0)
+        assert_as_far(other, one)

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from sparsetrain import ops
     from sparsetrain.autograd import linear24
     from sparsetrain.lightning import SparsifyModel, SparsityMonitor
-    from sparsetrain.methods import SRSTE, SSTE, STE, STEP, Activation24
+    from sparsetrain.methods import (
+        SRSTE,
+        SSTE,
+        STE,
+        STEP,
+        Activation24,
+        LearnedScores,
+        Movement,
+        RigL,
+    )
     from sparsetrain.nn import (
         Part,
         Report,
@@ -55,9 +64,12 @@ __all__ = [
     "Activation24",
     "Block",
     "FinishedLayers",
+    "LearnedScores",
     "Magnitude",
+    "Movement",
     "Part",
     "Report",
+    "RigL",
     "Schedule",
     "Selection",
     "SparseGPT",
@@ -90,7 +102,16 @@ __all__ = [
 _HOMES = {
     "autograd": ("linear24",),
     "lightning": ("SparsifyModel", "SparsityMonitor"),
-    "methods": ("SRSTE", "SSTE", "STE", "STEP", "Activation24"),
+    "methods": (
+        "SRSTE",
+        "SSTE",
+        "STE",
+        "STEP",
+        "Activation24",
+        "LearnedScores",
+        "Movement",
+        "RigL",
+    ),
     "nn": (
         "Part",
         "Report",

@@ -89,6 +89,17 @@ def frozen(schedule: Schedule, step: int, total: int | None) -> bool:
     return step >= (0 if total is None else round(schedule.freeze_at * total))
 
 
+def masks_done(schedule: Schedule, step: int, total: int | None) -> float:
+    """Of the steps in which masks change, the share before optimizer step `step`; 0 in a run
+    without an end."""
+    if total is None:
+        return 0.0
+    start, stop = sparse_span(schedule, total)
+    if schedule.freeze_at is not None:
+        stop = min(stop, round(schedule.freeze_at * total))
+    return min(max((step - start) / max(stop - start, 1), 0.0), 1.0)
+
+
 def density(schedule: Schedule, step: int, total: int | None, end: float) -> float:
     """The share kept before optimizer step `step` by a pattern of density `end`:
     end + (1 − end)(1 − t)³ over the ramp."""

@@ -169,6 +169,8 @@ CHECKS: dict[str, Check] = {
     "sparsity.exclude": Items(Text("a pattern of layers' names")),
     "sparsity.weight.decay": NOT_NEGATIVE,
     "sparsity.weight.mvue": FLAG,
+    "sparsity.weight.lr": POSITIVE,
+    "sparsity.weight.drop": Number(0, 1, above=True, below=True),
     "sparsity.selection.solver": OneOf(("exact", "row", "greedy")),
     "sparsity.selection.score": OneOf(("magnitude", "squared")),
     "sparsity.activation.selection.solver": OneOf(("exact", "row", "greedy")),

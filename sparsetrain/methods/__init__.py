@@ -1,12 +1,17 @@
 """Training methods: one file each, a frozen type, what it computes, and a card."""
 
 from sparsetrain.methods.activation24 import Activation24
+from sparsetrain.methods.hooks import Seen, reset
+from sparsetrain.methods.learned import LearnedScores
+from sparsetrain.methods.movement import Movement
+from sparsetrain.methods.rigl import RigL
 from sparsetrain.methods.s_ste import SSTE
 from sparsetrain.methods.sr_ste import SRSTE, add_pruned_decay
 from sparsetrain.methods.ste import STE
 from sparsetrain.methods.step import STEP, freeze_second_moment
 
-WeightMethod = STE | SRSTE | SSTE
+WeightMethod = STE | SSTE
+"""Others are kinds of STE."""
 
 __all__ = [
     "SRSTE",
@@ -14,7 +19,12 @@ __all__ = [
     "STE",
     "STEP",
     "Activation24",
+    "LearnedScores",
+    "Movement",
+    "RigL",
+    "Seen",
     "WeightMethod",
     "add_pruned_decay",
     "freeze_second_moment",
+    "reset",
 ]

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsetrain.methods.hooks import Hooks
 from sparsetrain.ops import soft_threshold24
 from sparsetrain.products import BOTH, Forms, Packed, Product, Spec, pack
 from sparsetrain.select import ROW, Selection
 
 
 @dataclass(frozen=True)
-class SSTE:
+class SSTE(Hooks):
     """Soft-thresholded 2:4 weights. mvue: sample grad weight instead of computing it exactly."""
 
     mvue: bool = True

@@ -31,6 +31,17 @@ class SRSTE(STE):
         if not self.decay >= 0:
             raise ValueError(f"decay={self.decay}: λ of SR-STE must be ≥ 0")
 
+    changes_gradient = True
+
+    @property
+    def in_step(self) -> tuple[str, str]:
+        return ("SR-STE's decay", "pruned weights will not shrink") if self.decay > 0 else ("", "")
+
+    def change_gradient(
+        self, grad: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None
+    ) -> None:
+        add_pruned_decay(grad, weight, mask, self.decay, scale)
+
     def describe(self, what: str) -> str:
         return super().describe(what).replace("STE", f"SR-STE {self.decay:g}", 1)
 

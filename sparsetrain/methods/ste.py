@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsetrain.methods.hooks import Hooks
 from sparsetrain.ops import mask24
 from sparsetrain.products import BOTH, Forms, Packed, Product, pack
 from sparsetrain.select import Selection
 
 
 @dataclass(frozen=True)
-class STE:
+class STE(Hooks):
     """Sparse weights in the products, straight-through gradients.
 
     mvue: grad weight from an unbiased 2:4 sample of the output gradient along tokens.

@@ -30,6 +30,9 @@ _STEP = 1e9
 class STEP(STE):
     """STE under a second moment that is frozen where the sparse phase begins."""
 
+    def begin(self, optimizer: Optimizer) -> None:
+        freeze_second_moment(optimizer)
+
     def describe(self, what: str) -> str:
         return super().describe(what).replace("STE", "STEP", 1)
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import Self
 
-from sparsetrain.methods import SRSTE, STEP, add_pruned_decay, freeze_second_moment
 from sparsetrain.nn import check as first_step
 from sparsetrain.nn.linear import SparseLinear
+from sparsetrain.nn.look import look, update_mask
 from sparsetrain.nn.masks import phased_layers
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.optimizers import held_by, size_of, skipped, stepping
 from sparsetrain.nn.phase import Phase
-from sparsetrain.nn.sharded import local, own_rows, wrapped
+from sparsetrain.nn.sharded import local, wrapped
 from sparsetrain.nn.state import load_sparse_state, sparse_state
 from sparsetrain.schedule import check_total
 
@@ -32,7 +32,7 @@ def attach(
     total_steps: int | None = None,
     check: bool = True,
 ) -> Attached:
-    """Have masks, phases and decay happen around an optimizer's steps; the loop stays as it is.
+    """Have masks, phases and what methods add happen around an optimizer's steps; the loop stays.
 
         st.sparsify(model, sparsity)
         optimizer = torch.optim.AdamW(model.parameters())
@@ -164,7 +164,7 @@ class Attached:
         if layers and layers[0].phase.step == 0:
             # The weights may have been loaded, or made the same on all ranks, since.
             self._start(optimizer, layers)
-            self._choose(layers, first=True)
+            self._choose(optimizer, layers, first=True)
         # Set by a GradScaler on optimizers that unscale in their own kernel.
         scale = getattr(optimizer, "grad_scale", None)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
@@ -186,17 +186,7 @@ class Attached:
             first_step.look(layers, self._names)
             first_step.check_held(self._names)
             layers[0].phase.checked = layers[0].phase.sparse and not first_step.idle(layers)
-        decayed = set()
-        for layer in layers:
-            if not isinstance(layer, SparseLinear) or not layer.phase.sparse:
-                continue
-            weight, grad, method = layer.weight, layer.weight.grad, layer.method
-            # Layers that share a weight have one gradient, which decays once.
-            if grad is None or not isinstance(method, SRSTE) or id(weight) in decayed:
-                continue
-            decayed.add(id(weight))
-            mask = own_rows(layer.current_mask(), weight)
-            add_pruned_decay(local(grad), local(weight), mask, method.decay, scale)
+        look(optimizer, [m for m in layers if isinstance(m, SparseLinear)], scale)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         layers = self._own(optimizer)
@@ -210,7 +200,7 @@ class Attached:
         begins = phase.enter(step)
         if begins:
             self._start(optimizer, layers)
-        self._choose(layers, first=step == 0)
+        self._choose(optimizer, layers, first=step == 0)
         if begins and self._checks and not phase.checked:
             first_step.begin(layers)
 
@@ -218,10 +208,10 @@ class Attached:
         linears = [m for m in layers if isinstance(m, SparseLinear) and m.phase.sparse]
         for layer in linears:
             layer.start()
-        if any(isinstance(layer.method, STEP) for layer in linears):
-            freeze_second_moment(optimizer)
+        for method in dict.fromkeys(layer.method for layer in linears):
+            method.begin(optimizer)
 
-    def _choose(self, layers: list[Layer], first: bool) -> None:
+    def _choose(self, optimizer: Optimizer, layers: list[Layer], first: bool) -> None:
         linears, phase = [m for m in layers if isinstance(m, SparseLinear)], layers[0].phase
         if not linears or not phase.mask_due:
             return
@@ -231,7 +221,7 @@ class Attached:
                 raise ValueError(f"step {phase.step}: weights of {', '.join(bad)} hold NaN")
         with self.timer():
             for layer in linears:
-                layer.update_mask()
+                update_mask(optimizer, layer)
                 layer.flipped = None if first else layer.flipped
         phase.masks_step = phase.step
 

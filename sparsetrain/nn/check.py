@@ -14,7 +14,6 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from sparsetrain.methods import SRSTE
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.sharded import local
 from sparsetrain.nn.watch import Watch
@@ -109,11 +108,11 @@ def check_held(names: Mapping[nn.Module, str]) -> None:
     layers = [m for m in names if isinstance(m, SparseLinear) and not m.phase.attached]
     for layer in layers:
         weight = layer._parameters.get("weight")
-        decays = isinstance(layer.method, SRSTE) and layer.method.decay > 0
-        if weight is None and decays:
+        what, _ = layer.method.in_step
+        if weight is None and what:
             raise RuntimeError(
-                f"{names[layer]}.weight is computed (by a parametrization or a hook), so SR-STE's "
-                "decay cannot reach it: remove that, or exclude the layer"
+                f"{names[layer]}.weight is computed (by a parametrization or a hook), so "
+                f"{what} cannot reach it: remove that, or exclude the layer"
             )
         if weight is not None and weight.requires_grad and weight.grad is not None:
             raise RuntimeError(

@@ -11,15 +11,21 @@ from sparsetrain.select import Selection
 
 
 def choose_mask(
-    weight: Tensor, pattern: Pattern, selection: Selection, density: float | None = None
+    weight: Tensor,
+    pattern: Pattern,
+    selection: Selection,
+    density: float | None = None,
+    scores: Tensor | None = None,
 ) -> Tensor:
     """The mask of a weight [O, I] as bits, uint8 [O, ceil(I/8)].
 
-    selection: of a 2:4 pattern. density: the share that other patterns keep of the largest
-    magnitudes, theirs if None.
+    selection: of a 2:4 pattern. density: the share that other patterns keep, theirs if None: of the
+    highest `scores` of their units where a method keeps some, else of the largest magnitudes.
     """
     if isinstance(pattern, NM):
         return select24(weight, selection.rule)
+    if scores is not None:
+        return pack_bits(pattern.mask_of(scores, density))
     return pack_bits(pattern.mask(weight.detach().abs(), density))
 
 

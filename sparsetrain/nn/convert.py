@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparsetrain import native
-from sparsetrain.methods import SRSTE, SSTE
+from sparsetrain.methods import SSTE
 from sparsetrain.nn.choose import describe
 from sparsetrain.nn.engine import find_engines
 from sparsetrain.nn.linear import SparseLinear
@@ -155,10 +155,10 @@ def _missing_kernels() -> str:
 def _notes(plan: Plan) -> tuple[str, ...]:
     methods = {part.weight for part, _ in plan.linears.values()}
     notes = []
-    if any(isinstance(method, SRSTE) and method.decay > 0 for method in methods):
+    for what in sorted({method.in_step[0] for method in methods if method} - {""}):
         notes.append(
-            "SR-STE: the callback SparsifyModel, or attach(model, optimizer), adds its decay in "
-            "the optimizer step."
+            f"{what}: the callback SparsifyModel, or attach(model, optimizer), adds it in the "
+            "optimizer step."
         )
     if any(isinstance(method, SSTE) for method in methods):
         notes.append("S-STE: β is taken from the weights as they are when training starts.")

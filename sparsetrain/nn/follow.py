@@ -16,8 +16,8 @@ def follow(average: nn.Module, model: nn.Module) -> None:
         validate(ema.module)
 
     Its layers take the phase of the model's, its masks, which an evaluation uses where they are
-    frozen (else it chooses from the averaged weights), and β of S-STE. A copy has those of the
-    moment at which it was made. Either may be wrapped (timm's ModelEmaV3, AveragedModel, DDP,
+    frozen (else it chooses from the averaged weights), β of S-STE and scores. A copy has those of
+    the moment at which it was made. Either may be wrapped (timm's ModelEmaV3, AveragedModel, DDP,
     torch.compile). Lightning's WeightAveraging and `lightning.EMA` put averages into the model
     itself, and need no call.
 
@@ -34,6 +34,7 @@ def follow(average: nn.Module, model: nn.Module) -> None:
         layer.phase = other.phase
         if isinstance(layer, SparseLinear) and isinstance(other, SparseLinear):
             layer.mask, layer.scale = _copied(other.mask, layer), _copied(other.scale, layer)
+            layer.scores = _copied(other.scores, layer)
 
 
 def _copied(tensor: Tensor | None, layer: SparseLinear) -> Tensor | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from sparsetrain.autograd import compute_dtype, packed_linear
-from sparsetrain.methods import SRSTE, SSTE, WeightMethod
+from sparsetrain.methods import SSTE, WeightMethod
 from sparsetrain.nn.choose import choose_mask, describe
 from sparsetrain.nn.leaf import traced
 from sparsetrain.nn.phase import Phase
@@ -41,13 +41,14 @@ class SparseLinear(nn.Linear):
         forward. Evaluation chooses anew, so that averaged or loaded weights have masks of their
         own, unless the masks are frozen; masks of other patterns than 2:4 stay. Loading a state
         dict drops it.
-    scale: float32 [1], β of S-STE, else None. flipped: mask bits that changed at the last
-        `update_mask` (int64 scalar), or None.
+    scale: float32 [1], β of S-STE, else None. scores: what a method chooses masks by, None for
+        magnitudes. flipped: mask bits that changed at the last `update_mask` (int64 scalar), or
+        None.
     held: the weight packed for several forwards (`nn.scope`), else None.
     watch: what the first sparse step sees of the layer (`nn.watch`), else None.
     dense_class: what it was, `nn.Linear` or a subclass that computes nothing else.
 
-    mask, scale and flipped follow the module to its device but are no buffers: DDP would
+    mask, scale, scores and flipped follow the module to its device but are no buffers: DDP would
     broadcast them in every forward, weight averaging would average them, and the state dict
     must stay the dense one. `nn.state` saves them.
     """
@@ -59,6 +60,7 @@ class SparseLinear(nn.Linear):
     phase: Phase
     mask: Tensor | None
     scale: Tensor | None
+    scores: Tensor | None
     flipped: Tensor | None
     held: Packed | None
     watch: Watch | None
@@ -78,7 +80,8 @@ class SparseLinear(nn.Linear):
         layer = with_class(dense, cls)
         layer.method, layer.selection, layer.product = method, selection, product
         layer.phase, layer.dense_class, layer.pattern = phase, type(dense), pattern
-        layer.mask = layer.scale = layer.flipped = layer.held = layer.watch = None
+        layer.mask = layer.scale = layer.scores = layer.flipped = None
+        layer.held = layer.watch = None
         layer.start()
         return layer
 
@@ -107,7 +110,7 @@ class SparseLinear(nn.Linear):
 
         Raises ValueError where the weight is not whole.
         """
-        self.expect_decay()
+        self.expect_step()
         check_whole(self.weight)
         weight, held = self.weight.detach(), self.held
         if held is not None and (held.dtype, held.device) == (dtype, weight.device):
@@ -155,8 +158,8 @@ class SparseLinear(nn.Linear):
         return self._choose(whole(self.weight)) if kept is None else kept
 
     def _choose(self, weight: Tensor) -> Tensor:
-        density = self.phase.density(self.pattern.density)
-        return choose_mask(weight, self.pattern, self.selection, density)
+        density, scores = self.phase.density(self.pattern.density), _on(weight.device, self.scores)
+        return choose_mask(weight, self.pattern, self.selection, density, scores)
 
     @torch.no_grad()
     def used_weight(self) -> Tensor:
@@ -182,7 +185,7 @@ class SparseLinear(nn.Linear):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
-        for name in ("mask", "scale", "flipped"):
+        for name in ("mask", "scale", "scores", "flipped"):
             value = getattr(self, name)
             # To the device only: β stays the float32 number it is in a bfloat16 model.
             setattr(self, name, None if value is None else value.to(fn(value).device))
@@ -198,15 +201,15 @@ class SparseLinear(nn.Linear):
         what = self.method.describe(describe(self.pattern, self.selection))
         return f"{super().extra_repr()}, {what}, engine={self.product.name}{state}"
 
-    def expect_decay(self) -> None:
-        """Warn where SR-STE trains without the part that lives in the optimizer step."""
+    def expect_step(self) -> None:
+        """Warn where a method trains without the part of it that lives in the optimizer step."""
         if torch.compiler.is_compiling() or self.phase.attached or not self.training:
             return
-        method = self.method
-        if isinstance(method, SRSTE) and method.decay > 0 and torch.is_grad_enabled():
+        what, missing = self.method.in_step
+        if what and torch.is_grad_enabled():
             warnings.warn(
-                "SR-STE's decay is not attached to an optimizer, so pruned weights will not "
-                "shrink: call sparsetrain.attach(model, optimizer, total_steps=…)",
+                f"{what} is not attached to an optimizer, so {missing}: call "
+                "sparsetrain.attach(model, optimizer, total_steps=…)",
                 stacklevel=4,
             )
 

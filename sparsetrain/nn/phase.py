@@ -64,9 +64,18 @@ class Phase:
         """Whether masks are chosen before the forward of this step."""
         return schedules.mask_due(self.schedule, self.step, self.total)
 
-    def density(self, end: float) -> float:
-        """The share that a pattern of density `end` keeps in the next step."""
-        return schedules.density(self.schedule, self.step, self.total, end)
+    def density(self, end: float, ahead: int = 0) -> float:
+        """The share that a pattern of density `end` keeps in the next step, or in one ahead."""
+        return schedules.density(self.schedule, self.step + ahead, self.total, end)
+
+    @property
+    def due_next(self) -> bool:
+        """Whether masks are chosen before the forward of the step after this one."""
+        return schedules.mask_due(self.schedule, self.step + 1, self.total)
+
+    def masks_done(self, ahead: int = 0) -> float:
+        """Of the steps in which masks change, the share before the next step, or one ahead."""
+        return schedules.masks_done(self.schedule, self.step + ahead, self.total)
 
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""

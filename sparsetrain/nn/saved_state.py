@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparsetrain.methods import SSTE
 from sparsetrain.nn.linear import SparseLinear
-from sparsetrain.patterns import NM
+from sparsetrain.patterns import NM, Scored
 from sparsetrain.reference.masks24 import unpack_bits
 from sparsetrain.schedule import Phase as PhaseName
 from sparsetrain.select import Rule
@@ -33,7 +33,7 @@ def check_state(modules: Mapping[str, nn.Module], state: Any) -> None:
     """Raise ValueError naming the layer unless `state` is as `sparse_state` gives it.
 
     modules: SparseLinear, with a mask (bits, uint8 [O, ceil(I/8)]) and β (float32 [1], S-STE
-    alone) each, and others, of which only the phase is saved.
+    alone) each, some with scores, and others, of which only the phase is saved.
     """
     if not isinstance(state, Mapping):
         raise ValueError(f"the sparse state is a {type(state).__name__}: give that of sparse_state")
@@ -46,6 +46,8 @@ def check_state(modules: Mapping[str, nn.Module], state: Any) -> None:
     for name, module in modules.items():
         saved = state[name]
         keys = {*_PHASE, "mask", "scale"} if isinstance(module, SparseLinear) else {*_PHASE}
+        if _keeps_scores(module):
+            keys |= {"scores"} & set(saved if isinstance(saved, Mapping) else ())
         if not isinstance(saved, Mapping) or saved.keys() != keys:
             found = sorted(map(str, saved)) if isinstance(saved, Mapping) else saved
             raise ValueError(f"{name}: its saved state has {found}, not {sorted(keys)}: {_FIX}")
@@ -58,6 +60,7 @@ def check_state(modules: Mapping[str, nn.Module], state: Any) -> None:
         if isinstance(module, SparseLinear):
             _check_mask(name, module, saved["mask"])
             _check_scale(name, module, saved["scale"], saved["phase"] == "sparse")
+            _check_scores(name, module, saved.get("scores"))
 
 
 def _check_mask(name: str, layer: SparseLinear, mask: Any) -> None:
@@ -114,6 +117,23 @@ def _check_scale(name: str, layer: SparseLinear, scale: Any, sparse: bool) -> No
         raise ValueError(
             f"{name}: β of S-STE is saved as {scale.item():g}, which is not finite and above 0: "
             f"{_FIX}"
+        )
+
+
+def _keeps_scores(module: nn.Module) -> bool:
+    return isinstance(module, SparseLinear) and module.method.looks(sparse=True, due=True)
+
+
+def _check_scores(name: str, layer: SparseLinear, scores: Any) -> None:
+    """None before a first gradient."""
+    if scores is None:
+        return
+    assert isinstance(layer.pattern, Scored), "its method keeps scores"
+    units = layer.pattern.units(torch.empty(layer.weight.shape, device="meta"))
+    shape = tuple(units.shape)
+    if not _is_dense(scores, torch.float32, shape):
+        raise ValueError(
+            f"{name}: its saved scores are {_described(scores)}, not float32 {list(shape)}: {_FIX}"
         )
 
 

@@ -42,6 +42,8 @@ class Part:
             value = getattr(self, name)
             if isinstance(value, type):
                 raise ValueError(f"{name}={value.__name__}: give an instance, {value.__name__}()")
+        if self.weight and (why := self.weight.why_not(self.pattern)):
+            raise ValueError(f"weight={self.weight} with pattern={self.pattern}: {why}")
         if isinstance(self.weight, SSTE):
             object.__setattr__(self, "selection", ROW)  # its threshold is of each four in a row
         if isinstance(self.pattern, NM) and self.pattern != NM(2, 4):

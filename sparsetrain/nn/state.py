@@ -18,8 +18,8 @@ def sparse_state(model: nn.Module) -> dict[str, dict[str, Any]]:
     """The sparse state of each layer by name, as plain values and tensors.
 
     The `phase` of the next step and the one `trained` last, the optimizer `step`, whether masks are
-    `frozen` and the first sparse step was `checked`; of a linear layer also its `mask` and `scale`,
-    β of S-STE.
+    `frozen` and the first sparse step was `checked`; of a linear layer also its `mask`, `scale` (β
+    of S-STE) and, where its method keeps some, `scores`.
     """
     return {name: _state(layer) for name, layer in _stateful(model).items()}
 
@@ -42,6 +42,7 @@ def load_sparse_state(model: nn.Module, state: dict[str, dict[str, Any]]) -> Non
             if isinstance(layer, SparseLinear):
                 layer.mask = _copied(saved["mask"], layer.weight.device)
                 layer.scale = _copied(saved["scale"], layer.weight.device)
+                layer.scores = _copied(saved.get("scores"), layer.weight.device)
                 layer.flipped = None
 
 
@@ -76,6 +77,7 @@ def _state(layer: SparseLinear | SparseMlp) -> dict[str, Any]:
     state = layer.phase.state()
     if isinstance(layer, SparseLinear):
         state |= {"mask": layer.mask, "scale": layer.scale}
+        state |= {} if layer.scores is None else {"scores": layer.scores}
     return state
 
 

@@ -40,8 +40,15 @@ class Block:
         density: the share of blocks kept, this pattern's if None. Balanced masks are filled by
         falling sums; a row that is left with too few takes a block from one that can take another.
         """
+        return self.mask_of(self.units(score_RC), density)
+
+    def units(self, score_RC: Tensor) -> Tensor:
+        """The sum of each block, float64 [P, Q]."""
+        return self._blocks(score_RC).double().sum((1, 3))
+
+    def mask_of(self, score_PQ: Tensor, density: float | None = None) -> Tensor:
+        """As `mask`, of scores of whole blocks [P, Q]."""
         density = self.density if density is None else density
-        score_PQ = self._blocks(score_RC).double().sum((1, 3))
         kept_PQ = _balanced(score_PQ, density) if self.balanced else highest(score_PQ, density)
         kept_RQ = kept_PQ.repeat_interleave(self.rows, 0)
         return kept_RQ.repeat_interleave(self.columns, 1)

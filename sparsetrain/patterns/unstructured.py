@@ -28,6 +28,12 @@ class Unstructured:
         """
         return highest(score_RC, self.density if density is None else density)
 
+    def units(self, score_RC: Tensor) -> Tensor:
+        """What is kept or pruned as one: each value, [R, C]."""
+        return score_RC
+
+    mask_of = mask
+
     def misfit(self, rows: int, columns: int) -> str:
         """Why a matrix cannot have the pattern; any can."""
         return ""

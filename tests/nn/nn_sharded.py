@@ -25,6 +25,12 @@ BF16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
 WEIGHTS = st.Sparsity(include=ENCODER, weight=st.SRSTE(decay=0.1))
 ACTIVATIONS = st.Sparsity(include=("*.mlp.*",), weight=None, activation=st.Activation24())
 ALL = st.Sparsity(include=ENCODER, weight=st.SRSTE(decay=0.1), activation=st.Activation24())
+METHODS = {
+    "movement": st.Sparsity(include=ENCODER, weight=st.Movement(), pattern=st.Block(4, 4, 0.5)),
+    "learned": st.Sparsity(include=ENCODER, weight=st.LearnedScores(), pattern=st.Block(4, 4, 0.5)),
+    "rigl": st.Sparsity(include=ENCODER, weight=st.RigL(), pattern=st.Unstructured(0.5)),
+}
+"""Those that look at gradients."""
 VARIANTS = {"weights": WEIGHTS, "activations": ACTIVATIONS, "all": ALL}
 
 IMAGES = normal(8, 4, 8, seed=1)

@@ -12,6 +12,8 @@ import sparsetrain as st
 
 PATTERNS = [st.Block(8, 8, 0.25), st.Block(8, 8, 0.3, balanced=False), st.Unstructured(0.1)]
 patterns = pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+METHODS = [st.STE(), st.Movement(), st.LearnedScores(), st.RigL(drop=0.5)]
+methods = pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 SCHEDULE = st.Schedule(ramp=0.5, mask_every=2)
 STEPS = 12
 
@@ -73,14 +75,15 @@ def test_pruned_values_get_the_gradient_of_kept_ones(pattern):
     torch.testing.assert_close(model[0].weight.grad, weight.grad)
 
 
+@methods
 @patterns
-def test_a_resumed_run_has_the_losses_of_the_whole_one(pattern):
-    model, _ = make(pattern)
+def test_a_resumed_run_has_the_losses_of_the_whole_one(pattern, method):
+    model, _ = make(pattern, method)
     optimizer, handle = attached(model)
     train(model, optimizer, 5)
     saved = copy.deepcopy([m.state_dict() for m in (model, optimizer, handle)])
     whole = train(model, optimizer, STEPS - 5, first=5)
-    other, _ = make(pattern)
+    other, _ = make(pattern, method)
     its, its_handle = attached(other)
     for part, state in zip((other, its, its_handle), saved, strict=True):
         part.load_state_dict(state)
@@ -88,9 +91,10 @@ def test_a_resumed_run_has_the_losses_of_the_whole_one(pattern):
 
 
 @pytest.mark.filterwarnings("ignore:Sparse BSR tensor support is in beta")
+@methods
 @patterns
-def test_what_is_exported_loads_back_and_computes_the_same(pattern):
-    model, _ = make(pattern)
+def test_what_is_exported_loads_back_and_computes_the_same(pattern, method):
+    model, _ = make(pattern, method)
     train(model, attached(model)[0], STEPS)
     model.eval()
     x = normal(4, 32)

@@ -10,6 +10,7 @@ from nn_ranks import assert_same_on_every_rank
 from nn_sharded import (
     ALL,
     BF16,
+    METHODS,
     VARIANTS,
     WEIGHTS,
     Uneven,
@@ -37,13 +38,19 @@ when = pytest.mark.parametrize("forward_first", [False, True], ids=["at first", 
 
 
 def losses_are_those_of_one_process(variant, mask_every):
-    model = sharded(sparse_model(VARIANTS[variant], mask_every=mask_every))
-    alone = sparse_model(VARIANTS[variant], mask_every=mask_every)
+    sparsity = {**VARIANTS, **METHODS}[variant]
+    model = sharded(sparse_model(sparsity, mask_every=mask_every))
+    alone = sparse_model(sparsity, mask_every=mask_every)
     together = train(model)
     expected = train(alone, halved=False)
     assert together == pytest.approx(expected, abs=1e-6)
     assert len(set(together)) == len(together)
     assert_same_weights(model, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_that_look_at_gradients_see_whole_ones(ranks, method):
+    ranks(losses_are_those_of_one_process, method, 2)
 
 
 @pytest.mark.parametrize("mask_every", [1, 2])

@@ -12,6 +12,7 @@ from nn_sharded import (
     ALL,
     IMAGES,
     LABELS,
+    METHODS,
     VARIANTS,
     WEIGHTS,
     assert_same_weights,
@@ -33,14 +34,20 @@ SMALL_BUCKET = 1000
 
 
 def losses_are_those_of_one_process(variant, options):
-    model, alone = (sparse_model(VARIANTS[variant], mask_every=2) for _ in range(2))
+    sparsity = {**VARIANTS, **METHODS}[variant]
+    model, alone = (sparse_model(sparsity, mask_every=2) for _ in range(2))
     ddp = DistributedDataParallel(model, **options)
     expected = train(alone, halved=False)
     assert train(ddp) == pytest.approx(expected, abs=1e-6)
     for layer in layers(ddp).values():
         assert_same_on_every_rank(layer.mask)
     assert_same_weights(ddp, alone, atol=1e-5)
-    assert st.density(ddp) == (0.5 if layers(ddp) else 1.0)
+    assert st.density(ddp) == st.density(alone)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_that_look_at_gradients_choose_the_same_on_every_rank(ranks, method):
+    ranks(losses_are_those_of_one_process, method, {})
 
 
 @pytest.mark.parametrize("options", [{}, OPTIONS], ids=["plain", "static_graph"])

@@ -1,0 +1,67 @@
+"""Learned scores: which blocks are kept is trained, by a straight-through estimator.
+
+What it does    every block (or value) has a score, and the highest are kept; the gradient of a
+                score is that of its block's place in the mask, Σ w · ∂L/∂w, as if the mask were the
+                score; pruned weights get no gradient, and come back when their score is high
+The scores      start as magnitudes, 1 on average, when the first gradient is seen, and take steps
+                s ← s − lr · g / rms(g), with rms over the layer: so `lr` means the same for every
+                layer, loss and batch size, and the method's rule keeps no state but the scores.
+                They are no parameters: optimizer, its schedule and the state dict are the dense
+                model's
+When            blocks, at densities down to 0.3; fine-tuning or from scratch
+Cost            a pass over weight and gradient a step; a float32 for each block
+Source          the idea: SuperBlock (torchao prototype, 2024), and the trained masks of Ramanujan
+                et al., CVPR 2020, arXiv 1911.13299
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsetrain.methods.hooks import Seen, keep_gradient
+from sparsetrain.methods.movement import why_not_scored
+from sparsetrain.methods.ste import STE
+from sparsetrain.patterns import Pattern
+
+
+@dataclass(frozen=True)
+class LearnedScores(STE):
+    """Masks by trained scores. lr: how far a score moves in a step, > 0, of 1 on average."""
+
+    lr: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"lr={self.lr}: the step of learned scores must be > 0")
+
+    changes_gradient = True
+
+    @property
+    def in_step(self) -> tuple[str, str]:
+        return "LearnedScores' update", "masks keep the largest magnitudes"
+
+    def why_not(self, pattern: Pattern) -> str:
+        return why_not_scored("LearnedScores", pattern)
+
+    def looks(self, sparse: bool, due: bool) -> bool:
+        return True
+
+    def scores(self, scores: Tensor | None, seen: Seen) -> Tensor:
+        weight, units = seen.weight.float(), seen.pattern.units
+        if scores is None:
+            size = units(weight.abs()).float()
+            scores = size / size.mean().clamp(min=torch.finfo(size.dtype).tiny)
+        slope = units(weight * seen.grad.float()).float()
+        rms = slope.square().mean().sqrt().clamp(min=torch.finfo(slope.dtype).tiny)
+        return scores - self.lr * slope / rms
+
+    def change_gradient(
+        self, grad: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None
+    ) -> None:
+        keep_gradient(grad, mask)
+
+    def describe(self, what: str) -> str:
+        return f"{what}, learned scores"

@@ -1,0 +1,58 @@
+"""Movement pruning: what moves away from zero is kept.
+
+What it does    adds −w · ∂L/∂w of every step to a score, summed over a block, and keeps the highest
+                scores: a weight scores while its gradient makes it larger, however small it is;
+                pruned weights get no gradient and keep their score
+When            fine-tuning a trained model at low density; from scratch magnitudes serve as well
+Cost            a pass over weight and gradient a step; a float32 for each block, or for each weight
+Source          Sanh, Wolf, Rush, NeurIPS 2020, arXiv 2005.07683
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sparsetrain.methods.hooks import Seen, keep_gradient
+from sparsetrain.methods.ste import STE
+from sparsetrain.patterns import Pattern, Scored
+
+
+def why_not_scored(method: str, pattern: Pattern) -> str:
+    """Why units of a pattern cannot have scores of their own; empty if they can."""
+    if isinstance(pattern, Scored):
+        return ""
+    return (
+        f"{method} scores blocks or single values; give pattern=Block(…) or Unstructured(…), or "
+        "train this pattern by STE or SRSTE"
+    )
+
+
+@dataclass(frozen=True)
+class Movement(STE):
+    """Masks by accumulated movement; magnitudes until a first gradient was seen."""
+
+    changes_gradient = True
+
+    @property
+    def in_step(self) -> tuple[str, str]:
+        return "Movement's score", "masks keep the largest magnitudes"
+
+    def why_not(self, pattern: Pattern) -> str:
+        return why_not_scored("Movement", pattern)
+
+    def looks(self, sparse: bool, due: bool) -> bool:
+        return True
+
+    def scores(self, scores: Tensor | None, seen: Seen) -> Tensor:
+        moved = seen.pattern.units(-seen.weight.float() * seen.grad.float()).float()
+        return moved if scores is None else scores + moved
+
+    def change_gradient(
+        self, grad: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None
+    ) -> None:
+        keep_gradient(grad, mask)
+
+    def describe(self, what: str) -> str:
+        return f"{what}, movement"

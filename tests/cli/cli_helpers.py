@@ -46,6 +46,18 @@ class Ended:
         return lines[0].removeprefix("sparsetrain: ")
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, and how its command ended."""
+
+    folder: Path
+    ended: Ended
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+
 def call(*words: str) -> Ended:
     """Run a command in this process, and put back what it changes of it."""
     argv, handler = sys.argv, signal.getsignal(signal.SIGINT)

@@ -1,20 +1,7 @@
 """One short run that most tests look at."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
-from cli_helpers import Ended, fit
-
-
-@dataclass(frozen=True)
-class Run:
-    folder: Path
-    ended: Ended
-
-    @property
-    def last(self) -> Path:
-        return self.folder / "checkpoints" / "last.ckpt"
+from cli_helpers import Run, fit
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -90,7 +90,9 @@ def test_a_weight_that_becomes_nan_is_named_with_its_step(tmp_path):
 
 
 def test_a_learning_rate_that_blows_up_stops_the_run_in_one_line(tmp_path):
-    complaint = fit(tmp_path, "optimizer.lr=1e30", "optimizer.warmup_epochs=0").complaint
+    complaint = fit(
+        tmp_path, "logger=csv", "optimizer.lr=1e30", "optimizer.warmup_epochs=0"
+    ).complaint
     assert complaint.startswith("step 1: loss is nan; ")
     assert complaint.endswith("; no checkpoint was written")
 

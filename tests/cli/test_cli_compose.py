@@ -97,13 +97,7 @@ def test_keys_can_be_set_added_and_swept():
 @pytest.mark.parametrize(
     ("word", "complaint"),
     [
-        ("optimizer.lr=abc", "optimizer.lr=abc: give a number > 0"),
         ("optimizer.lr=1e-3,abc", "optimizer.lr=abc: give a number"),
-        ("optimizer.lr='1e-3'", "optimizer.lr=1e-3: give a number"),
-        ("optimizer.betas=[0.9,x]", "optimizer.betas=[0.9, 'x']: give 2 in a list, each a number"),
-        ("optimizer.lr=null", "optimizer.lr=null: give a number > 0"),
-        ("optimizer.betas=null", "optimizer.betas=null: give 2 in a list, each a number in [0, 1)"),
-        ("optimizer.layer_decay=abc", "optimizer.layer_decay=abc: give a number"),
         ("++trainer.max_epochs=abc", "trainer.max_epochs=abc: give a whole number"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cli_helpers import ROOT, TINY, call, fit, metric, shown, spawn
 
+SHORT = ("trainer.max_epochs=1", "trainer.limit_val_batches=1", "logger=csv")
 PHOTOGRAPHS = ROOT.parent / "shared" / "data"
 
 
@@ -57,12 +58,11 @@ def test_a_run_in_its_own_process_prints_nothing_but_table_epochs_and_summary(tm
     assert f"runs/vit_tiny_24/{run.name}/report.html" in ended.out
 
 
-def test_a_change_of_phase_is_told_and_that_it_compiles_once(tmp_path):
-    words = ["sparsity.schedule.dense_tail=0.5", "trainer.max_epochs=1"]
-    lines = fit(tmp_path / "a", *words).out.splitlines()
+def test_a_change_of_phase_is_told_and_that_it_compiles_once(dense_tail, tmp_path):
+    lines = dense_tail.ended.out.splitlines()
     assert [line for line in lines if "begins" in line] == ["step 2: phase dense_tail begins"]
     with torch.compiler.set_stance("force_eager"):  # compiling takes half a minute
-        out = fit(tmp_path / "b", *words, "compile=true").out
+        out = fit(tmp_path, *SHORT, "sparsity.schedule.dense_tail=0.5", "compile=true").out
     assert "step 2: phase dense_tail begins: what is compiled compiles once for it" in out
 
 
@@ -80,7 +80,7 @@ def test_a_recipe_for_imagenet_alone_runs_on_digits_under_a_banner(tmp_path):
 
 
 def test_a_dense_run_says_that_every_layer_is_dense(tmp_path):
-    ended = fit(tmp_path, "sparsity=dense", "trainer.max_epochs=1")
+    ended = fit(tmp_path, "sparsity=dense", *SHORT)
     assert "every layer dense" in ended.out
     assert shown(ended.out, "density") == "weights dense"
 
@@ -118,7 +118,8 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one(tmp_path):
 
 def test_a_sweep_makes_a_run_with_all_its_files_for_every_value(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ended = call("fit", "-m", *TINY, "model.options.depth=1", "trainer.max_epochs=1", "seed=0,1")
+    short = ("model.options.depth=1", "trainer.max_epochs=1", "trainer.limit_val_batches=1")
+    ended = call("fit", "-m", *TINY, *short, "seed=0,1")
     assert ended.status == 0, ended.err
     (sweep,) = (tmp_path / "runs" / "sweep").iterdir()
     losses = []
@@ -134,7 +135,7 @@ def test_a_recipe_file_of_ones_own_brings_its_numbers_and_its_data(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "recipes" / "vit_tiny_24.yaml").read_text()
     Path("mine.yaml").write_text(text.replace("lr: 2.0e-3", "lr: 3.0e-3"))
-    ended = call("fit", "recipe=./mine.yaml", *TINY[1:], "optimizer.warmup_epochs=0")
+    ended = call("fit", "recipe=./mine.yaml", *TINY[1:], *SHORT, "optimizer.warmup_epochs=0")
     assert ended.status == 0, ended.err
     assert "No data set was given" not in ended.out
     (run,) = (tmp_path / "runs" / "mine").iterdir()

@@ -11,15 +11,22 @@ import sys
 import time
 
 import pytest
-from cli_helpers import call, environment, fit, metric, shown
+from cli_helpers import Run, call, environment, fit, metric, shown
 
 CTRL_C = ("+callbacks.probe._target_=probe.PressCtrlC", "+callbacks.probe.step=5")
 
 
-def test_a_run_resumed_from_a_checkpoint_has_the_losses_of_the_uninterrupted_one(trained, tmp_path):
-    assert fit(tmp_path / "first", *CTRL_C).status == 130
-    saved = tmp_path / "first" / "checkpoints" / "last.ckpt"
-    ended = fit(tmp_path / "rest", f"checkpoint={saved}")
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory) -> Run:
+    """A run that Ctrl-C ended in its second epoch."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    return Run(folder, fit(folder, *CTRL_C, "logger=csv"))
+
+
+def test_a_run_resumed_from_a_checkpoint_has_the_losses_of_the_uninterrupted_one(
+    trained, interrupted, tmp_path
+):
+    ended = fit(tmp_path / "rest", f"checkpoint={interrupted.last}", "logger=csv")
     assert ended.status == 0, ended.err
     whole, rest = (metric(run, "train/loss") for run in (trained.folder, tmp_path / "rest"))
     assert sorted(rest) == [4, 5, 6, 7]
@@ -28,11 +35,10 @@ def test_a_run_resumed_from_a_checkpoint_has_the_losses_of_the_uninterrupted_one
         assert metric(tmp_path / "rest", key)[7] == metric(trained.folder, key)[7]
 
 
-def test_ctrl_c_prints_the_command_that_goes_on_exactly(trained, tmp_path):
-    ended = fit(tmp_path / "first", *CTRL_C)
-    assert ended.status == 130
-    line, command = ended.err.splitlines()
-    saved = tmp_path / "first" / "checkpoints" / "interrupted.ckpt"
+def test_ctrl_c_prints_the_command_that_goes_on_exactly(trained, interrupted, tmp_path):
+    assert interrupted.ended.status == 130
+    line, command = interrupted.ended.err.splitlines()
+    saved = interrupted.folder / "checkpoints" / "interrupted.ckpt"
     assert line == f"sparsetrain: interrupted after step 6; saved {saved}"
     words = shlex.split(command.removeprefix("go on with: "))
     assert words[:2] == ["sparsetrain", "fit"]

@@ -33,6 +33,10 @@ class Disguised(dict):
         return collections.OrderedDict, (), {"items": set}, None, iter(self.held.items())
 
 
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 def bomb():
     held = ["lol"]
     for _ in range(9):
@@ -89,7 +93,7 @@ def test_a_model_is_made_by_its_own_target_alone(nowhere, model, path):
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize("where", ["sparsetrain_format", "target", "seed"])
+@pytest.mark.parametrize("where", [slow("sparsetrain_format"), "target", slow("seed")])
 def test_lists_that_hold_each_other_without_end_are_refused_at_once(nowhere, where):
     values = config(seed=bomb()) if where == "seed" else config()
     if where == "target":

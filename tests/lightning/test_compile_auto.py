@@ -61,8 +61,18 @@ def compiles_with(monkeypatch):
     torch._dynamo.reset()
 
 
-def test_a_compiled_run_has_the_losses_of_an_eager_one_and_validates_eager(tmp_path, compiles_with):
-    eager = run(tmp_path)
+@pytest.fixture(scope="module")
+def eager(tmp_path_factory) -> Watch:
+    """A run that nothing compiles, with the callback that would."""
+    lines = []
+    watch = run(tmp_path_factory.mktemp("eager"), CompileWhereItWorks(lines.append))
+    assert lines == []
+    return watch
+
+
+def test_a_compiled_run_has_the_losses_of_an_eager_one_and_validates_eager(
+    tmp_path, eager, compiles_with
+):
     graphs = []
 
     def backend(graph, inputs):
@@ -79,9 +89,9 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one_and_validates_eager(tmp_p
     assert not any(watch.validated)
 
 
-def test_a_run_that_cannot_be_compiled_is_the_eager_run_and_says_why(tmp_path, compiles_with):
-    eager = run(tmp_path)
-
+def test_a_run_that_cannot_be_compiled_is_the_eager_run_and_says_why(
+    tmp_path, eager, compiles_with
+):
     def backend(graph, inputs):
         raise RuntimeError("no such instruction")
 
@@ -96,8 +106,7 @@ def test_a_run_that_cannot_be_compiled_is_the_eager_run_and_says_why(tmp_path, c
 
 
 @pytest.mark.slow
-def test_a_later_phase_that_cannot_be_compiled_goes_on_eager(tmp_path, compiles_with):
-    eager = run(tmp_path)
+def test_a_later_phase_that_cannot_be_compiled_goes_on_eager(tmp_path, eager, compiles_with):
     phases = []
 
     class Phases(pl.Callback):
@@ -132,10 +141,8 @@ def test_an_error_of_the_model_is_raised_as_it_is(tmp_path, compiles_with):
     assert "size" in str(raised.value)
 
 
-def test_a_cpu_is_not_compiled_for_and_nothing_is_said(tmp_path):
-    lines = []
-    assert not any(run(tmp_path, CompileWhereItWorks(lines.append)).trained)
-    assert lines == []
+def test_a_cpu_is_not_compiled_for_and_nothing_is_said(tmp_path, eager):
+    assert not any(eager.trained)
     assert why_eager(make_trainer(tmp_path)) == "the device is no GPU"
 
 

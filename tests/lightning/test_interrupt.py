@@ -67,6 +67,7 @@ def handler():
 
 def test_an_interrupt_waits_for_the_whole_step_and_saves_it(tmp_path, handler):
     _, recorder = run(tmp_path, signals=1)
+    assert signal.getsignal(signal.SIGINT) is handler, "that of the surroundings is put back"
     assert recorder.stopped
     assert len(recorder.losses) == AT_BATCH + 2
     assert read_checkpoint(tmp_path / "saved" / "interrupted.ckpt")["global_step"] == 5
@@ -74,6 +75,7 @@ def test_an_interrupt_waits_for_the_whole_step_and_saves_it(tmp_path, handler):
 
 def test_an_interrupted_run_is_resumed_bit_by_bit(tmp_path, handler):
     whole, losses = run(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is handler
     run(tmp_path, signals=1)
     resumed, rest = run(tmp_path, resume=tmp_path / "saved" / "interrupted.ckpt")
     assert rest.losses == losses.losses[AT_BATCH + 2 :]
@@ -83,15 +85,10 @@ def test_an_interrupted_run_is_resumed_bit_by_bit(tmp_path, handler):
 
 def test_a_second_interrupt_stops_at_once_and_saves_nothing(tmp_path, handler):
     _, recorder = run(tmp_path, signals=2)
+    assert signal.getsignal(signal.SIGINT) is handler
     assert recorder.stopped
     assert len(recorder.losses) == AT_BATCH
     assert not (tmp_path / "saved").exists()
-
-
-@pytest.mark.parametrize("signals", [0, 1, 2])
-def test_the_handler_of_the_surroundings_is_put_back(tmp_path, handler, signals):
-    run(tmp_path, signals=signals)
-    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_the_handler_is_put_back_after_an_error_too(tmp_path, handler):

@@ -91,16 +91,42 @@ def assert_same(whole, rest, batches_done):
             assert torch.equal(moments_again[key][name], value), (key, name)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_resumed_in_any_phase_ends_in_the_same_bits(tmp_path, method):
-    sparsity = METHODS[method]
-    whole = run(tmp_path, sparsity)
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The folder of a run with SR-STE, and what `run` returned; every step is saved."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return folder, run(folder, METHODS["sr_ste"])
+
+
+# In the middle of the second epoch while masks are three steps old; at an epoch's end; in the
+# dense tail.
+STEPS = (4, 6, 10)
+
+
+def test_a_run_resumed_in_any_phase_ends_in_the_same_bits(uninterrupted):
+    folder, whole = uninterrupted
     assert len(set(whole[0].losses)) == 24
-    # In the middle of the second epoch while masks are three steps old; at an epoch's end; in
-    # the dense tail.
-    for step in (4, 6, 10):
-        rest = run(tmp_path, sparsity, tmp_path / "saved" / f"step={step}.ckpt")
+    for step in STEPS:
+        rest = run(folder, METHODS["sr_ste"], folder / "saved" / f"step={step}.ckpt")
         assert_same(whole, rest, 2 * step)
+
+
+def assert_resumes(folder, method, steps):
+    whole = run(folder, METHODS[method])
+    for step in steps:
+        rest = run(folder, METHODS[method], folder / "saved" / f"step={step}.ckpt")
+        assert_same(whole, rest, 2 * step)
+
+
+@pytest.mark.parametrize("method", ["s_ste", "all24"])
+def test_a_run_of_another_method_resumed_ends_in_the_same_bits(tmp_path, method):
+    assert_resumes(tmp_path, method, STEPS[:1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["s_ste", "all24"])
+def test_a_run_of_another_method_resumed_later_ends_in_the_same_bits(tmp_path, method):
+    assert_resumes(tmp_path, method, STEPS[1:])
 
 
 @pytest.mark.slow
@@ -109,11 +135,10 @@ def test_another_seed_gives_other_losses_from_the_first_batch_on(tmp_path):
     assert all(a != b for a, b in zip(one, other, strict=True))
 
 
-def test_a_checkpoint_resumes_the_same_when_loaded_as_tensors_and_plain_values_only(tmp_path):
-    sparsity = METHODS["sr_ste"]
-    whole = run(tmp_path, sparsity)
-    path = tmp_path / "saved" / "step=7.ckpt"
-    assert_same(whole, run(tmp_path, sparsity, path, weights_only=True), 14)
+def test_a_checkpoint_resumes_the_same_when_loaded_as_tensors_and_plain_values_only(uninterrupted):
+    folder, whole = uninterrupted
+    path = folder / "saved" / "step=7.ckpt"
+    assert_same(whole, run(folder, METHODS["sr_ste"], path, weights_only=True), 14)
 
 
 def test_a_checkpoint_written_after_validation_resumes_the_same(tmp_path):
@@ -130,7 +155,7 @@ def test_a_checkpoint_written_after_validation_resumes_the_same(tmp_path):
     assert_same(whole, rest, 12)
 
 
-def test_a_step_cut_short_by_an_exception_is_trained_again_with_the_same_numbers(tmp_path):
+def test_a_step_cut_short_by_an_exception_is_trained_again(tmp_path, uninterrupted):
     class Cut(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             if trainer.global_step == 4:
@@ -140,16 +165,16 @@ def test_a_step_cut_short_by_an_exception_is_trained_again_with_the_same_numbers
         return ModelCheckpoint(tmp_path / "saved", save_on_exception=True, every_n_epochs=99)
 
     sparsity = METHODS["sr_ste"]
-    whole = run(tmp_path, sparsity, extra=[saver()])
+    _, whole = uninterrupted
     with pytest.raises(KeyError, match="power cut"):
         run(tmp_path, sparsity, extra=[saver(), Cut()])
     [path] = (tmp_path / "saved").glob("*.ckpt")
     assert_same(whole, run(tmp_path, sparsity, path, extra=[saver()]), 8)
 
 
-def test_masks_before_training_survive_a_resume(tmp_path):
-    _, _, trainer = run(tmp_path, METHODS["sr_ste"])
-    _, _, again = run(tmp_path, METHODS["sr_ste"], tmp_path / "saved" / "step=10.ckpt")
+def test_masks_before_training_survive_a_resume(uninterrupted):
+    folder, (_, _, trainer) = uninterrupted
+    _, _, again = run(folder, METHODS["sr_ste"], folder / "saved" / "step=10.ckpt")
     first, second = (
         next(c for c in t.callbacks if isinstance(c, MaskSnapshots)) for t in (trainer, again)
     )
@@ -161,8 +186,8 @@ def test_masks_before_training_survive_a_resume(tmp_path):
     )
 
 
-def test_a_checkpoint_of_another_sparsity_is_refused_naming_the_layers(tmp_path):
-    run(tmp_path, METHODS["sr_ste"])
+def test_a_checkpoint_of_another_sparsity_is_refused_naming_the_layers(uninterrupted):
+    folder, _ = uninterrupted
     other = Sparsity(("*fc1",), weight=STE())
     with pytest.raises(ValueError, match=r"differ in .*blocks\.0\.mlp\.fc2"):
-        run(tmp_path, other, tmp_path / "saved" / "step=4.ckpt")
+        run(folder, other, folder / "saved" / "step=4.ckpt")

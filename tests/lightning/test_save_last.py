@@ -64,13 +64,18 @@ def test_it_is_of_the_last_step_where_the_best_is_of_an_earlier_one(tmp_path):
     assert step_of(tmp_path) == 3 * STEPS
 
 
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory):
+    """Those of a run that nothing interrupted; validation changes none."""
+    return run(tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize("validates", [True, False])
-def test_a_run_that_crashed_goes_on_from_the_epoch_before(tmp_path, validates):
-    whole = run(tmp_path / "whole", validates=validates)
+def test_a_run_that_crashed_goes_on_from_the_epoch_before(tmp_path, losses, validates):
     run(tmp_path, crash_at=2 * STEPS + 1, validates=validates)
     assert step_of(tmp_path) == 2 * STEPS
     rest = run(tmp_path, resume=tmp_path / "last.ckpt", validates=validates)
-    assert rest == whole[2 * STEPS :]
+    assert rest == losses[2 * STEPS :]
 
 
 @pytest.mark.slow
@@ -85,11 +90,11 @@ def test_a_run_that_ends_at_max_steps_goes_on_from_there(tmp_path, steps, valida
     assert step_of(tmp_path) == 3 * STEPS
 
 
-def test_validation_within_an_epoch_writes_it_too(tmp_path):
-    whole = run(tmp_path / "whole")
+def test_validation_within_an_epoch_writes_it_too(tmp_path, losses):
     run(tmp_path, crash_at=STEPS + 3, val_check_interval=2)
     assert step_of(tmp_path) == STEPS + 2
-    assert run(tmp_path, resume=tmp_path / "last.ckpt", val_check_interval=2) == whole[STEPS + 2 :]
+    rest = run(tmp_path, resume=tmp_path / "last.ckpt", val_check_interval=2)
+    assert rest == losses[STEPS + 2 :]
 
 
 def test_it_is_written_once_an_epoch(tmp_path):

@@ -54,9 +54,22 @@ class Run:
         return loss.detach()
 
 
+@pytest.mark.parametrize(
+    ("kind", "engine"), [("weights", "masked"), ("S-STE", "native"), ("all", "native")]
+)
+def test_attached_steps_run_one_graph_and_are_the_eager_ones(kind, engine):
+    assert_one_graph(kind, engine)
+
+
+@pytest.mark.slow
 @engines
 @kinds
-def test_attached_steps_run_one_graph_and_are_the_eager_ones(kind, engine):
+def test_attached_steps_of_every_kind_run_one_graph(kind, engine):
+    assert_one_graph(kind, engine)
+
+
+def assert_one_graph(kind, engine):
+    """Attached steps compile once and are the eager ones."""
     compiled, eager = Run(kind, engine, True), Run(kind, engine, False)
     losses = []
     for _ in range(5):

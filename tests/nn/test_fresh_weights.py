@@ -26,7 +26,11 @@ SPARSITIES = {
     "activations": st.Sparsity(weight=None, activation=st.Activation24()),
     "all": st.Sparsity(activation=st.Activation24()),
 }
-kinds = pytest.mark.parametrize("kind", SPARSITIES)
+_SLOW = ("squared", "greedy", "activations")  # packed as others are
+kinds = pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=pytest.mark.slow) if k in _SLOW else k for k in SPARSITIES],
+)
 both = pytest.mark.parametrize("kind", ["weights", "all"])
 
 

@@ -53,8 +53,21 @@ def test_methods_that_look_at_gradients_see_whole_ones(ranks, method):
     ranks(losses_are_those_of_one_process, method, 2)
 
 
-@pytest.mark.parametrize("mask_every", [1, 2])
-@pytest.mark.parametrize("variant", VARIANTS)
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("variant", "mask_every"),
+    [
+        ("weights", 1),
+        slow("weights", 2),
+        ("activations", 1),
+        slow("activations", 2),
+        slow("all", 1),
+        ("all", 2),
+    ],
+)
 def test_two_ranks_train_as_one_process_with_both_batches(ranks, variant, mask_every):
     ranks(losses_are_those_of_one_process, variant, mask_every)
 
@@ -68,7 +81,7 @@ def bfloat16_losses_are_those_of_one_process(variant):
     assert together[-1] < together[0]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [slow("weights"), slow("activations"), "all"])
 def test_two_ranks_with_bfloat16_parameters_train_as_one(ranks, variant):
     ranks(bfloat16_losses_are_those_of_one_process, variant)
 

@@ -50,8 +50,21 @@ def test_methods_that_look_at_gradients_choose_the_same_on_every_rank(ranks, met
     ranks(losses_are_those_of_one_process, method, {})
 
 
-@pytest.mark.parametrize("options", [{}, OPTIONS], ids=["plain", "static_graph"])
-@pytest.mark.parametrize("variant", VARIANTS)
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("variant", "options"),
+    [
+        ("weights", {}),
+        slow("weights", OPTIONS),
+        ("activations", {}),
+        slow("activations", OPTIONS),
+        slow("all", {}),
+        ("all", OPTIONS),
+    ],
+)
 def test_two_ranks_train_as_one_process_with_both_batches(ranks, variant, options):
     ranks(losses_are_those_of_one_process, variant, options)
 

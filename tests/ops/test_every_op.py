@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsetrain import ops
 
-SHAPES = [(8, 16), (5, 12), (0, 8)]
+SHAPES = [pytest.param(8, 16, marks=pytest.mark.slow), (5, 12), (0, 8)]
 
 
 def calls(rows: int, columns: int, dtype: torch.dtype) -> dict[str, tuple[Any, tuple]]:

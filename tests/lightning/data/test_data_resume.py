@@ -83,16 +83,16 @@ def each_validation(folder):
 @pytest.mark.parametrize(
     ("when", "workers", "settings"),
     [
-        (each_step, 0, {}),
-        (each_step, 0, {"val": False}),
-        (each_step, 0, {"limit_train_batches": 4}),
-        (each_step, 0, {"max_epochs": -1, "max_steps": 16}),
+        (each_step, 0, {"max_epochs": 2}),
+        (each_step, 0, {"max_epochs": 2, "val": False}),
+        (each_step, 0, {"max_epochs": 2, "limit_train_batches": 4}),
+        (each_step, 0, {"max_epochs": -1, "max_steps": 10}),
         (each_epoch, 0, {}),
         (each_epoch, 1, {"val": False}),
         (each_epoch, 0, {"max_epochs": -1, "max_steps": 16}),
         (each_epoch, 1, {"max_epochs": -1, "max_steps": 16, "val": False}),
         (each_validation, 0, {}),
-        (each_validation, 1, {"val_check_interval": 0.5}),
+        (each_validation, 1, {"max_epochs": 2, "val_check_interval": 0.5}),
     ],
 )
 def test_resuming_from_each_checkpoint_goes_on_with_the_samples_that_were_next(

@@ -29,6 +29,7 @@ from sparsetrain.lightning import (
     SparsifyModel,
     read_checkpoint,
 )
+from sparsetrain.lightning.attention import leave_out_cudnn
 from sparsetrain.lightning.callbacks.compile import CompileWhereItWorks
 from sparsetrain.lightning.callbacks.config import SaveConfig
 from sparsetrain.lightning.callbacks.record import KeepRecord
@@ -58,6 +59,7 @@ def fit(config: DictConfig) -> None:
     data = instantiate(config.data, _convert_="all")
     data.setup("fit")
     show_lines(data.notes)
+    show_lines(leave_out_cudnn())
     module = build_module(config, data)
     if saved is not None:
         check_weights(module, saved["state_dict"], str(config.checkpoint))

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         sparse_state,
         update_masks,
     )
-    from sparsetrain.patterns import NM, Block, Unstructured
+    from sparsetrain.patterns import NM, Block, Combined, Unstructured
     from sparsetrain.products import Engine
     from sparsetrain.pruning import FinishedLayers, Magnitude, SparseGPT, Wanda, WeightNorm, prune
     from sparsetrain.schedule import Schedule
@@ -63,6 +63,7 @@ __all__ = [
     "STEP",
     "Activation24",
     "Block",
+    "Combined",
     "FinishedLayers",
     "LearnedScores",
     "Magnitude",
@@ -131,7 +132,7 @@ _HOMES = {
         "update_masks",
     ),
     "pruning": ("FinishedLayers", "Magnitude", "SparseGPT", "Wanda", "WeightNorm", "prune"),
-    "patterns": ("NM", "Block", "Unstructured"),
+    "patterns": ("NM", "Block", "Combined", "Unstructured"),
     "schedule": ("Schedule",),
     "select": ("Selection",),
 }

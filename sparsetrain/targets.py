@@ -22,6 +22,7 @@ TARGETS = frozenset(
         "pytorch_lightning.loggers.CSVLogger",
         "sparsetrain.Activation24",
         "sparsetrain.Block",
+        "sparsetrain.Combined",
         "sparsetrain.LearnedScores",
         "sparsetrain.Movement",
         "sparsetrain.NM",

@@ -76,11 +76,6 @@ class Hooks:
         """
 
 
-def keep_gradient(grad: Tensor, mask: Tensor) -> None:
-    """Zero a gradient [O, I] in place where its mask (bits) prunes."""
-    grad.copy_(mask24(grad, mask))
-
-
 @torch.no_grad()
 def reset(tensors: Iterable[Tensor], stay: Tensor) -> None:
     """Zero tensors [O, I] in place but for what stays (bits)."""

@@ -21,14 +21,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsetrain.methods.hooks import Seen, keep_gradient
-from sparsetrain.methods.movement import why_not_scored
-from sparsetrain.methods.ste import STE
-from sparsetrain.patterns import Pattern
+from sparsetrain.methods.hooks import Seen
+from sparsetrain.methods.scoring import Scoring
 
 
 @dataclass(frozen=True)
-class LearnedScores(STE):
+class LearnedScores(Scoring):
     """Masks by trained scores. lr: how far a score moves in a step, > 0, of 1 on average."""
 
     lr: float = 0.01
@@ -37,14 +35,9 @@ class LearnedScores(STE):
         if not self.lr > 0:
             raise ValueError(f"lr={self.lr}: the step of learned scores must be > 0")
 
-    changes_gradient = True
-
     @property
     def in_step(self) -> tuple[str, str]:
         return "LearnedScores' update", "masks keep the largest magnitudes"
-
-    def why_not(self, pattern: Pattern) -> str:
-        return why_not_scored("LearnedScores", pattern)
 
     def looks(self, sparse: bool, due: bool) -> bool:
         return True
@@ -57,11 +50,6 @@ class LearnedScores(STE):
         slope = units(weight * seen.grad.float()).float()
         rms = slope.square().mean().sqrt().clamp(min=torch.finfo(slope.dtype).tiny)
         return scores - self.lr * slope / rms
-
-    def change_gradient(
-        self, grad: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None
-    ) -> None:
-        keep_gradient(grad, mask)
 
     def describe(self, what: str) -> str:
         return f"{what}, learned scores"

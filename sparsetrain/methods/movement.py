@@ -14,33 +14,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sparsetrain.methods.hooks import Seen, keep_gradient
-from sparsetrain.methods.ste import STE
-from sparsetrain.patterns import Pattern, Scored
-
-
-def why_not_scored(method: str, pattern: Pattern) -> str:
-    """Why units of a pattern cannot have scores of their own; empty if they can."""
-    if isinstance(pattern, Scored):
-        return ""
-    return (
-        f"{method} scores blocks or single values; give pattern=Block(…) or Unstructured(…), or "
-        "train this pattern by STE or SRSTE"
-    )
+from sparsetrain.methods.hooks import Seen
+from sparsetrain.methods.scoring import Scoring
 
 
 @dataclass(frozen=True)
-class Movement(STE):
+class Movement(Scoring):
     """Masks by accumulated movement; magnitudes until a first gradient was seen."""
-
-    changes_gradient = True
 
     @property
     def in_step(self) -> tuple[str, str]:
         return "Movement's score", "masks keep the largest magnitudes"
-
-    def why_not(self, pattern: Pattern) -> str:
-        return why_not_scored("Movement", pattern)
 
     def looks(self, sparse: bool, due: bool) -> bool:
         return True
@@ -48,11 +32,6 @@ class Movement(STE):
     def scores(self, scores: Tensor | None, seen: Seen) -> Tensor:
         moved = seen.pattern.units(-seen.weight.float() * seen.grad.float()).float()
         return moved if scores is None else scores + moved
-
-    def change_gradient(
-        self, grad: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None
-    ) -> None:
-        keep_gradient(grad, mask)
 
     def describe(self, what: str) -> str:
         return f"{what}, movement"

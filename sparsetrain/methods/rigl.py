@@ -21,15 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsetrain.methods.hooks import Seen, keep_gradient
-from sparsetrain.methods.movement import why_not_scored
-from sparsetrain.methods.ste import STE
-from sparsetrain.patterns import Pattern
+from sparsetrain.methods.hooks import Seen
+from sparsetrain.methods.scoring import Scoring
 from sparsetrain.reference.masks24 import unpack_bits
 
 
 @dataclass(frozen=True)
-class RigL(STE):
+class RigL(Scoring):
     """Masks that change by magnitude and gradient. drop: α, the share replaced at first, in (0, 1).
 
     Without an end of the run the share stays α.
@@ -37,7 +35,6 @@ class RigL(STE):
 
     drop: float = 0.3
 
-    changes_gradient = True
     resets = True
 
     def __post_init__(self) -> None:
@@ -47,9 +44,6 @@ class RigL(STE):
     @property
     def in_step(self) -> tuple[str, str]:
         return "RigL's choice", "masks keep the largest magnitudes"
-
-    def why_not(self, pattern: Pattern) -> str:
-        return why_not_scored("RigL", pattern)
 
     def looks(self, sparse: bool, due: bool) -> bool:
         return sparse and due
@@ -63,11 +57,6 @@ class RigL(STE):
         slope = seen.grad.float().abs()
         slope = slope / slope.max().clamp(min=torch.finfo(slope.dtype).tiny)
         return pattern.units(torch.where(stays, 2, slope)).float()
-
-    def change_gradient(
-        self, grad: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None
-    ) -> None:
-        keep_gradient(grad, mask)
 
     def describe(self, what: str) -> str:
         return f"{what}, RigL {self.drop:g}"

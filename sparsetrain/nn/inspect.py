@@ -10,6 +10,8 @@ from torch import nn
 from sparsetrain.nn.linear import sparse_linears
 from sparsetrain.nn.sharded import reshard, whole
 from sparsetrain.ops import mask24
+from sparsetrain.patterns import TwoLevel
+from sparsetrain.reference.masks24 import unpack_bits
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,8 @@ class LayerStats:
     """One sparse layer. All fractions in [0, 1].
 
     density: share of the weight that the product uses; 1.0 in a dense phase.
-    kept_energy: share of Σ w² under the mask; NaN if the sum is not finite.
+    kept_energy: share of Σ w² under the mask; NaN if the sum is not finite. outer_energy: of
+        patterns of two levels, the share in what the outer one keeps (blocks, columns); else None.
     flip_rate: share of mask bits that changed at the last update; None before the second.
     nan: weights that are NaN.
     """
@@ -28,6 +31,7 @@ class LayerStats:
     kept_energy: float
     flip_rate: float | None
     nan: int
+    outer_energy: float | None = None
 
 
 @torch.no_grad()
@@ -41,14 +45,19 @@ def inspect(model: nn.Module) -> list[LayerStats]:
     for name, layer in sparse_linears(model).items():
         weight = whole(layer.weight).float()
         energy = weight.square().sum()
-        kept = mask24(weight, layer.current_mask()).square().sum()
+        mask, outer_energy = layer.current_mask(), None
+        kept = mask24(weight, mask).square().sum()
         kept_energy = 1.0 if energy == 0 else float(kept / energy)
+        if isinstance(layer.pattern, TwoLevel):
+            outer = layer.pattern.outer(unpack_bits(mask, layer.in_features))
+            kept = torch.where(outer, weight, 0).square().sum()
+            outer_energy = 1.0 if energy == 0 else float(kept / energy)
         used = int(layer.used_weight().count_nonzero())
         density = used / weight.numel() if layer.sparse else 1.0
         flips = None if layer.flipped is None else int(layer.flipped) / weight.numel()
         shape = (layer.out_features, layer.in_features)
         nan = int(weight.isnan().sum())
-        stats.append(LayerStats(name, shape, density, kept_energy, flips, nan))
+        stats.append(LayerStats(name, shape, density, kept_energy, flips, nan, outer_energy))
     return stats
 
 

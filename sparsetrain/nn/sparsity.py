@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sparsetrain.methods import SSTE, STE, Activation24
-from sparsetrain.patterns import NM, Pattern
+from sparsetrain.patterns import NM, Fixed, Pattern, Selected
 from sparsetrain.schedule import Schedule
 from sparsetrain.select import EXACT, ROW, Selection
 
@@ -19,8 +19,8 @@ class Part:
     exclude: globs taken out of those.
     weight: method for the weights of linear layers, None to leave them dense.
     activation: 2:4 hidden activations for the MLPs whose two linears are included, or None.
-    pattern: what may be non-zero in a weight. selection: how the mask of a 2:4 weight is chosen;
-        other patterns keep the largest magnitudes.
+    pattern: what may be non-zero in a weight. selection: how a 2:4 mask is chosen, alone
+        or in blocks; other patterns keep the largest magnitudes.
 
     Raises ValueError for what does not go together.
     """
@@ -69,7 +69,7 @@ class Part:
                 "S-STE, MVUE and 2:4 activations are of 2:4 weights; use STE, SRSTE or STEP with "
                 "mvue=False, and no activation"
             )
-        if self.selection != EXACT:
+        if self.selection != EXACT and not isinstance(self.pattern, Selected):
             raise ValueError(
                 f"selection={self.selection} with pattern={self.pattern}: a selection chooses 2:4 "
                 "masks; other patterns keep the largest magnitudes: leave selection away"
@@ -95,10 +95,11 @@ class Sparsity(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.schedule.ramp and all(isinstance(part.pattern, NM) for part in self.rules):
+        if self.schedule.ramp and all(isinstance(part.pattern, Fixed) for part in self.rules):
+            fixed = ", ".join(sorted({str(part.pattern) for part in self.rules}))
             raise ValueError(
-                f"schedule.ramp={self.schedule.ramp}: two of four is always half, so its density "
-                "cannot fall: set ramp=0, or a pattern with a density (Block, Unstructured)"
+                f"schedule.ramp={self.schedule.ramp}: the density of {fixed} cannot fall (two of "
+                "four is always half): set ramp=0, or give a pattern that has one to choose (Block)"
             )
 
     @property

@@ -6,11 +6,28 @@ their `units` (a block, a value), and check by `why_not(mask)`.
 """
 
 from sparsetrain.patterns.block import Block
+from sparsetrain.patterns.combined import Combined
 from sparsetrain.patterns.nm import NM
 from sparsetrain.patterns.unstructured import Unstructured
 
-Pattern = NM | Block | Unstructured
+Pattern = NM | Block | Unstructured | Combined
 Scored = Block | Unstructured
 """Those with units that a method can score: a block, a value."""
+Selected = NM | Combined
+"""Those whose 2:4 masks are chosen by a selection."""
+TwoLevel = Combined
+"""Those with an `outer` level, of which the inner one keeps a part."""
+Fixed = NM
+"""Those whose density cannot fall over a run."""
 
-__all__ = ["NM", "Block", "Pattern", "Scored", "Unstructured"]
+__all__ = [
+    "NM",
+    "Block",
+    "Combined",
+    "Fixed",
+    "Pattern",
+    "Scored",
+    "Selected",
+    "TwoLevel",
+    "Unstructured",
+]

@@ -22,8 +22,9 @@ def assert_trains(*words: str) -> None:
     """What the words compose, built small, is as sparse as it says and every parameter moves."""
     config = compose([*words, *SMALL, "model.img_size=16", "model.num_classes=5"])
     pattern = config.sparsity.get("pattern")
-    if pattern is not None and "rows" in pattern:
-        pattern.rows = pattern.columns = 8  # of layers as small as these
+    block = None if pattern is None else pattern.get("block", pattern)
+    if block is not None and "rows" in block:
+        block.rows = block.columns = 8  # of layers as small as these
     network = instantiate(config.model, _convert_="all")
     spec = instantiate_sparsity(config)
     report = sparsify(network, spec)

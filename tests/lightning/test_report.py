@@ -185,7 +185,15 @@ def test_layers_that_stay_dense_are_below_the_others_with_their_reason():
 def test_an_unmeasured_number_is_a_dash_and_nan_is_not_hidden():
     row = LayerRow("fc1", (3072, 768), density=0.5, kept_energy=None, flip_rate=math.nan)
     page = render_report([Run("x", "x", layers=(row,))])
-    assert re.findall(r'<td class="number">([^<]*)</td>', page) == ["3072 × 768", "50%", "–", "nan"]
+    cells = re.findall(r'<td class="number[^>]*>([^<]*)</td>', page)
+    assert cells == ["3072 × 768", "50%", "–", "nan"]
+
+
+def test_two_levels_show_what_each_keeps_and_the_density_is_drawn():
+    row = LayerRow("fc1", (8, 8), density=0.125, kept_energy=0.54, outer_energy=0.62)
+    page = render_report([Run("x", "x", layers=(row,))])
+    assert ">62% → 54%</span>" in page
+    assert 'style="--share:12.5%">12.5%</td>' in page
 
 
 # --- masks
@@ -221,6 +229,13 @@ def test_mask_legend_counts_what_changed():
     page = render_report([Run("x", "x", masks=(MaskPair("w", before, after),))])
     for text in ("kept in both (3)", "new (1)", "dropped (1)", "25.0% flipped", "50.0% kept"):
         assert text in page
+
+
+def test_a_map_of_blocks_says_that_it_is_one():
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    pair = MaskPair("w", mask, mask, "blocks of 64×64")
+    page = render_report([Run("x", "x", masks=(pair,))])
+    assert '<span class="unit">2 × 3 blocks of 64×64</span>' in page
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (64, 64), (64, 3), (5, 48)])

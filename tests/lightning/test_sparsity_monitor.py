@@ -15,7 +15,7 @@ from lightning_helpers import (
 )
 from pytorch_lightning.loggers import Logger
 
-from sparsetrain import SRSTE, STE, SparsifyModel, Sparsity, SparsityMonitor
+from sparsetrain import SRSTE, STE, Block, Combined, SparsifyModel, Sparsity, SparsityMonitor
 from sparsetrain.lightning import MaskSnapshots
 from sparsetrain.lightning.callbacks import monitor as monitor_file
 from sparsetrain.lightning.callbacks.snapshots import spread
@@ -252,6 +252,18 @@ def test_snapshots_are_spread_over_the_layers(tmp_path):
     module = Stranger(torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(7))))
     sparsify(module, weights24(STE()))
     assert list(MaskSnapshots(layers=3).now(module)) == ["body.0", "body.3", "body.6"]
+
+
+@pytest.mark.parametrize("pattern", [Block(4, 4, 0.5), Combined(Block(4, 4, 0.5))], ids=str)
+def test_snapshots_of_blocks_have_a_place_for_each(pattern):
+    module = Stranger(torch.nn.Sequential(torch.nn.Linear(8, 16)))
+    sparsify(module, Sparsity(pattern=pattern))
+    snapshots = MaskSnapshots(side=3)
+    [(name, shown)] = snapshots.now(module).items()
+    mask = unpack_bits(module.body[0].current_mask(), 8)
+    blocks = mask.unflatten(0, (4, 4)).unflatten(2, (2, 4)).any(3).any(1)
+    assert torch.equal(shown, blocks[:3])
+    assert snapshots.units(module) == {name: "blocks of 4×4"}
 
 
 def test_snapshots_are_of_every_kind_of_layer():

@@ -1,12 +1,14 @@
 """inspect and density against values computed by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from nn_checks import Net, seeded
 from torch import nn
 
+import sparsetrain as st
 from sparsetrain.methods import SSTE, STE
 from sparsetrain.nn import (
     Sparsity,
@@ -106,3 +108,17 @@ def test_a_bfloat16_weight_is_summed_in_float32():
 def test_a_model_without_sparse_layers_is_dense():
     assert inspect(seeded(Net())) == []
     assert density(seeded(Net())) == 1.0
+
+
+def test_two_levels_have_their_energies_side_by_side():
+    pattern = st.Combined(st.Block(4, 4, 0.5, balanced=False))
+    model: Any = nn.Sequential(nn.Linear(8, 4, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.arange(1.0, 33.0).reshape(4, 8))
+    sparsify(model, Sparsity(pattern=pattern, selection=st.Selection("row")))
+    weight = model[0].weight.detach().double().square()
+    [stats] = inspect(model)
+    # The right block, and the right half of it.
+    assert stats.outer_energy == pytest.approx(float(weight[:, 4:].sum() / weight.sum()))
+    assert stats.kept_energy == pytest.approx(float(weight[:, 6:].sum() / weight.sum()))
+    assert stats.density == pattern.density == 0.25

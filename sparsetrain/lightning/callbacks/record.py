@@ -53,7 +53,12 @@ class KeepRecord(Callback):
         snapshots = find(trainer, MaskSnapshots)
         after = {} if snapshots is None else snapshots.now(pl_module)
         pairs = [] if snapshots is None else snapshots.before.items()
-        masks = tuple(MaskPair(_short(n), mask, after[n]) for n, mask in pairs if n in after)
+        units = {} if snapshots is None else snapshots.units(pl_module)
+        masks = tuple(
+            MaskPair(_short(n), mask, after[n], units[n])
+            for n, mask in pairs
+            if n in after and mask.shape == after[n].shape
+        )
         self.run = replace(self.run, masks=masks)
         self._write(trainer, "finished", inspect(pl_module))
 
@@ -116,6 +121,7 @@ def _layers(report: Any, stats: list[LayerStats]) -> list[LayerRow]:
                 row,
                 density=measured.density,
                 kept_energy=measured.kept_energy,
+                outer_energy=measured.outer_energy,
                 flip_rate=measured.flip_rate,
             )
         rows.append(replace(row, reason=layer.reason))

@@ -1,4 +1,4 @@
-"""A corner of each layer's mask at the start and now, for the report."""
+"""A corner of each layer's mask, or map of its blocks, at the start and now, for the report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sparsetrain.lightning.flavour import Callback, pl
-from sparsetrain.nn import sparse_linears
+from sparsetrain.nn import SparseLinear, sparse_linears
+from sparsetrain.patterns import Block, Combined, Pattern
 from sparsetrain.reference.masks24 import unpack_bits
 
 
@@ -18,8 +19,8 @@ class MaskSnapshots(Callback):
     """Keep the masks before training, of about `layers` layers spread over the model: as many of
     each kind (fc1, fc2, qkv), the first and the last among them.
 
-    Only the first `side` rows and columns. Part of the checkpoint, so that a resumed run still
-    has the masks of its first step.
+    Only the first `side` rows and columns, of values or of blocks. Part of the checkpoint, so that
+    a resumed run still has the masks of its first step.
     """
 
     def __init__(self, layers: int = 6, side: int = 64) -> None:
@@ -35,6 +36,12 @@ class MaskSnapshots(Callback):
         layers = sparse_linears(pl_module)
         chosen = self.before or spread(layers, self.layers)
         return {n: _corner(layer, self.side) for n, layer in layers.items() if n in chosen}
+
+    def units(self, pl_module: pl.LightningModule) -> dict[str, str]:
+        """What a place of each corner is: "values", or "blocks of 64×64"."""
+        layers = sparse_linears(pl_module)
+        blocks = {name: _block(layer.pattern) for name, layer in layers.items()}
+        return {n: f"blocks of {b.rows}×{b.columns}" if b else "values" for n, b in blocks.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"before": self.before}
@@ -57,7 +64,14 @@ def spread(names: Iterable[str], count: int) -> list[str]:
     return [name for name in names if name in chosen]
 
 
+def _block(pattern: Pattern) -> Block | None:
+    if isinstance(pattern, Combined):
+        return pattern.block
+    return pattern if isinstance(pattern, Block) else None
+
+
 @torch.no_grad()
-def _corner(layer: Any, side: int) -> Tensor:
-    mask = unpack_bits(layer.current_mask()[:side], layer.in_features)
-    return mask[:, :side].cpu()
+def _corner(layer: SparseLinear, side: int) -> Tensor:
+    mask, block = unpack_bits(layer.current_mask(), layer.in_features), _block(layer.pattern)
+    shown = mask if block is None else block.units(mask) > 0
+    return shown[:side, :side].cpu()

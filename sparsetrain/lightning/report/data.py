@@ -38,6 +38,7 @@ class LayerRow:
     """One layer of the model. A `reason` makes it a skipped layer, listed below the others.
 
     `density`, `kept_energy` and `flip_rate` are fractions in [0, 1]; None where not measured.
+    `outer_energy`: kept by the outer level of a pattern of two, as blocks with 2:4 inside.
     """
 
     name: str
@@ -48,11 +49,14 @@ class LayerRow:
     kept_energy: float | None = None
     flip_rate: float | None = None
     reason: str = ""
+    outer_energy: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class MaskPair:
     """A corner of one layer's mask at two times: bool [R, C] each, 1 to 64 rows and columns.
+
+    of: what a place of it is, as "values" or "blocks of 64×64".
 
     Raises `ValueError` for another dtype, rank or size, or when the two shapes differ.
     """
@@ -60,6 +64,7 @@ class MaskPair:
     name: str
     before: Tensor
     after: Tensor
+    of: str = "values"
 
     def __post_init__(self) -> None:
         for which, mask in (("before", self.before), ("after", self.after)):

@@ -1,4 +1,4 @@
-"""Mask pictures: one pixel per weight, as PNG inside the page.
+"""Mask pictures: one pixel per weight or block, as PNG inside the page.
 
 Dimension key:  R rows   C columns
 """
@@ -49,6 +49,7 @@ def codes_png(codes_RC: Tensor, colours: Sequence[Colour]) -> bytes:
 def mask_figures(pair: MaskPair) -> str:
     """HTML: the mask before, after, and what changed, side by side with a legend."""
     codes_RC = change_codes(pair.before, pair.after)
+    rows, columns = codes_RC.shape
     stayed, new, dropped = ((codes_RC == code).sum().item() for code in (1, 2, 3))
     changed = (new + dropped) / codes_RC.numel()
     pictures = (
@@ -59,7 +60,7 @@ def mask_figures(pair: MaskPair) -> str:
     keys = (("kept in both", STAYED, stayed), ("new", NEW, new), ("dropped", DROPPED, dropped))
     return (
         f'<section class="masks"><h3>{escape(pair.name)} '
-        f'<span class="unit">{codes_RC.shape[0]} × {codes_RC.shape[1]} corner</span></h3>'
+        f'<span class="unit">{rows} × {columns} {escape(pair.of)}</span></h3>'
         + '<div class="pictures">'
         + "".join(_picture(pair.name, *picture) for picture in pictures)
         + '<p class="legend">'

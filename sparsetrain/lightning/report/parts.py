@@ -119,12 +119,27 @@ def _class(better: bool | None) -> str:
 
 
 def _converted(row: LayerRow) -> str:
-    numbers = (row.density, row.kept_energy, row.flip_rate)
     return (
         f"<tr>{_name_and_shape(row)}<td>{escape(row.runs)}</td><td>{escape(row.engine)}</td>"
-        + "".join(f'<td class="number">{_percent(value)}</td>' for value in numbers)
-        + "</tr>"
+        f'<td class="number bar" style="--share:{_share(row.density)}">{_percent(row.density)}</td>'
+        f'<td class="number">{_energy(row)}</td>'
+        f'<td class="number">{_percent(row.flip_rate)}</td></tr>'
     )
+
+
+def _energy(row: LayerRow) -> str:
+    """Kept by the outer level, where there are two, and by the whole mask."""
+    kept = _percent(row.kept_energy)
+    if row.outer_energy is None:
+        return kept
+    why = "in the blocks or columns that are kept, and of those under the mask inside"
+    return f'<span title="{why}">{_percent(row.outer_energy)} → {kept}</span>'
+
+
+def _share(fraction: float | None) -> str:
+    if fraction is None or not math.isfinite(fraction):
+        return "0%"
+    return f"{100 * fraction:.3g}%"
 
 
 def _skipped(row: LayerRow) -> str:

@@ -101,6 +101,7 @@ def _run_from_json(values: Mapping[str, Any], label: str, metrics: Any) -> Run:
 def _pair_to_json(pair: MaskPair) -> dict[str, Any]:
     return {
         "name": pair.name,
+        "of": pair.of,
         "shape": list(pair.before.shape),
         "before": _bits_to_text(pair.before),
         "after": _bits_to_text(pair.after),
@@ -110,7 +111,7 @@ def _pair_to_json(pair: MaskPair) -> dict[str, Any]:
 def _pair_from_json(values: Mapping[str, Any]) -> MaskPair:
     rows, columns = values["shape"]
     before, after = (_bits_from_text(values[key], rows, columns) for key in ("before", "after"))
-    return MaskPair(values["name"], before, after)
+    return MaskPair(values["name"], before, after, str(values.get("of", "values")))
 
 
 def _bits_to_text(mask_RC: Tensor) -> str:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         sparse_state,
         update_masks,
     )
-    from sparsetrain.patterns import NM, Block, Combined, Unstructured
+    from sparsetrain.patterns import NM, VNM, Block, Combined, Unstructured
     from sparsetrain.products import Engine
     from sparsetrain.pruning import FinishedLayers, Magnitude, SparseGPT, Wanda, WeightNorm, prune
     from sparsetrain.schedule import Schedule
@@ -61,6 +61,7 @@ __all__ = [
     "SSTE",
     "STE",
     "STEP",
+    "VNM",
     "Activation24",
     "Block",
     "Combined",
@@ -132,7 +133,7 @@ _HOMES = {
         "update_masks",
     ),
     "pruning": ("FinishedLayers", "Magnitude", "SparseGPT", "Wanda", "WeightNorm", "prune"),
-    "patterns": ("NM", "Block", "Combined", "Unstructured"),
+    "patterns": ("NM", "VNM", "Block", "Combined", "Unstructured"),
     "schedule": ("Schedule",),
     "select": ("Selection",),
 }

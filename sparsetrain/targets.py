@@ -36,6 +36,7 @@ TARGETS = frozenset(
         "sparsetrain.Selection",
         "sparsetrain.Sparsity",
         "sparsetrain.Unstructured",
+        "sparsetrain.VNM",
         "sparsetrain.lightning.AdamW",
         "sparsetrain.lightning.EMA",
         "sparsetrain.lightning.MaskSnapshots",

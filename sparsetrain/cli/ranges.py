@@ -175,6 +175,7 @@ CHECKS: dict[str, Check] = {
     "sparsity.selection.score": OneOf(("magnitude", "squared")),
     "sparsity.activation.selection.solver": OneOf(("exact", "row", "greedy")),
     "sparsity.activation.selection.score": OneOf(("magnitude", "squared")),
+    "sparsity.pattern.v": COUNT,
     "sparsity.pattern.n": COUNT,
     "sparsity.pattern.m": COUNT,
     "sparsity.pattern.nm.n": COUNT,

@@ -9,19 +9,21 @@ from sparsetrain.patterns.block import Block
 from sparsetrain.patterns.combined import Combined
 from sparsetrain.patterns.nm import NM
 from sparsetrain.patterns.unstructured import Unstructured
+from sparsetrain.patterns.vnm import VNM
 
-Pattern = NM | Block | Unstructured | Combined
+Pattern = NM | Block | Unstructured | Combined | VNM
 Scored = Block | Unstructured
 """Those with units that a method can score: a block, a value."""
 Selected = NM | Combined
 """Those whose 2:4 masks are chosen by a selection."""
-TwoLevel = Combined
+TwoLevel = Combined | VNM
 """Those with an `outer` level, of which the inner one keeps a part."""
-Fixed = NM
+Fixed = NM | VNM
 """Those whose density cannot fall over a run."""
 
 __all__ = [
     "NM",
+    "VNM",
     "Block",
     "Combined",
     "Fixed",

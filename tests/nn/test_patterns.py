@@ -1,6 +1,7 @@
 """Blocks and unstructured weights train, resume, export and load back."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,13 @@ from nn_checks import normal
 from torch import nn
 
 import sparsetrain as st
+from sparsetrain.patterns import Fixed
 
 SCORED = [st.Block(8, 8, 0.25), st.Block(8, 8, 0.3, balanced=False), st.Unstructured(0.1)]
-PATTERNS = [*SCORED, st.Combined(st.Block(8, 8, 0.5))]
+RAMPED = [*SCORED, st.Combined(st.Block(8, 8, 0.5))]
+PATTERNS = [*RAMPED, st.VNM(16, 2, 8)]
 patterns = pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+ramped = pytest.mark.parametrize("pattern", RAMPED, ids=str)
 METHODS = [st.STE(), st.SRSTE(decay=0.01), st.Movement(), st.LearnedScores(), st.RigL(drop=0.5)]
 trained = pytest.mark.parametrize(
     ("pattern", "method"),
@@ -26,6 +30,8 @@ STEPS = 12
 def make(pattern, weight=None, schedule=SCHEDULE) -> Any:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 16))
+    if isinstance(pattern, Fixed):
+        schedule = replace(schedule, ramp=0.0)
     sparsity = st.Sparsity(weight=weight or st.STE(), pattern=pattern, schedule=schedule)
     report = st.sparsify(model, sparsity)
     return model, report
@@ -48,7 +54,7 @@ def attached(model, total=STEPS):
     return optimizer, st.attach(model, optimizer, total_steps=total)
 
 
-@patterns
+@ramped
 def test_density_falls_by_the_cubic_and_the_forward_multiplies_by_what_is_left(pattern):
     model, report = make(pattern)
     assert report.converted[0].engine == f"masked: {pattern} has no product of its own"

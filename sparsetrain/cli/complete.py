@@ -33,6 +33,9 @@ _WORDS = {
     "fit": "",
     "validate": "checkpoint=",
     "export": "checkpoint= format=safetensors format=onnx out= prune=true",
+    "prune": "checkpoint= method=magnitude method=weightnorm method=wanda method=sparsegpt "
+    "pattern=2:4 pattern=block:64x64 pattern=unstructured density= selection=row selection=exact "
+    "include= exclude= refit=true sequential=false images= data= out=",
     "report": "out=",
     "dashboard": "entity= project= runs= out=",
     "doctor": "",

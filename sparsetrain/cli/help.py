@@ -10,6 +10,7 @@ _OVERVIEW = """\
   python -m sparsetrain fit recipe=vit_tiny_24        train; about a minute on a CPU
   python -m sparsetrain validate checkpoint=…         accuracy, density, throughput
   python -m sparsetrain export checkpoint=… format=safetensors
+  python -m sparsetrain prune checkpoint=… method=wanda   after training, layer by layer
   python -m sparsetrain report runs/A runs/B          dense and sparse side by side, one page
   python -m sparsetrain dashboard                     Weights & Biases: a workspace and a report
   python -m sparsetrain doctor                        what this machine can run, and why not
@@ -72,6 +73,24 @@ Write a checkpoint's model as any tool reads it: dense, with exact zeros where i
 The file is read back, and every group of four of every sparse layer is verified. `out` defaults
 to the checkpoint's name with another ending. A run that ended in its dense tail has dense weights;
 prune=true applies the masks to them."""
+
+_PRUNE = """\
+Prune a trained checkpoint, layer by layer, into one that validates, exports and retrains:
+
+  python -m sparsetrain prune checkpoint=runs/…/best.ckpt method=magnitude
+  python -m sparsetrain prune checkpoint=… method=wanda data.root=/data/imagenet
+  python -m sparsetrain prune checkpoint=… method=sparsegpt refit=true images=1024 out=pruned.ckpt
+  python -m sparsetrain prune checkpoint=… method=magnitude pattern=block:64x64 density=0.2
+  python -m sparsetrain prune checkpoint=… method=magnitude selection=exact
+  python -m sparsetrain fit recipe=vit_tiny_retrain24 checkpoint=pruned.ckpt      and retrain
+
+method= magnitude, weightnorm (torch.ao's), wanda or sparsegpt; refit=true fits the kept weights to
+each layer's output again. pattern= 2:4 (the default), block:ROWSxCOLUMNS or unstructured, with
+density= the share kept. selection= row, or exact: 2:4 in both orientations, to train on sparse
+products. include=, exclude= globs over layers, those of the run if not given.
+wanda, sparsegpt and refit read images= (512) training images of the run's data, or of what data=
+and data.root= say. sequential=false collects all layers' inputs in one pass: faster, less exact.
+Finished layers are kept beside out= until it is written: the same command goes on from them."""
 
 _REPORT = """\
 One page of a run, or of several side by side: accuracy over epochs and wall-clock, speed, memory.
@@ -159,6 +178,7 @@ def verb_help(verb: str) -> str:
     texts = {
         "validate": _VALIDATE,
         "export": _EXPORT,
+        "prune": _PRUNE,
         "report": _REPORT,
         "dashboard": _DASHBOARD,
         "doctor": _DOCTOR,

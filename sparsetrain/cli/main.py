@@ -12,6 +12,7 @@ VERBS = (
     "fit",
     "validate",
     "export",
+    "prune",
     "report",
     "dashboard",
     "doctor",
@@ -57,6 +58,10 @@ def _run(verb: str, rest: list[str]) -> None:
         from sparsetrain.cli.export import export
 
         export(rest)
+    elif verb == "prune":
+        from sparsetrain.cli.prune import prune_checkpoint
+
+        prune_checkpoint(rest)
     elif verb == "report":
         from sparsetrain.cli.report import report
 

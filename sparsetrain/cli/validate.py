@@ -45,7 +45,7 @@ def validate(words: list[str]) -> None:
         _check_the_other_words(with_recipe_file(rest), allowed)
         raise ValueError("checkpoint= is missing: give a file that `fit` wrote")
     trained = load_trained(path, allowed)
-    config = _config(trained.config, path, with_recipe_file(rest), allowed)
+    config = config_with(trained.config, path, with_recipe_file(rest), allowed)
     show_lines(limit_workers(config, rest))
     data = instantiate(config.data, num_classes=trained.config.model.num_classes, _convert_="all")
     data.setup("validate")
@@ -108,7 +108,7 @@ class _Timer(pl.Callback):
 _MADE = ("model", "sparsity", "data", "optimizer", "mix", "trainer")  # or read here
 
 
-def _config(
+def config_with(
     trained: DictConfig, path: str, words: list[str], allowed: Collection[str]
 ) -> DictConfig:
     """The config of the run, composed anew where the command line changes something."""

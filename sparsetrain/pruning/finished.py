@@ -27,20 +27,17 @@ class FinishedLayers:
     """
 
     def __init__(self, folder: str | Path, of: str = "") -> None:
-        self.folder, self.of = Path(folder), of
+        self.folder, self.of, self._said = Path(folder), of, ""
 
     def open(self, model: nn.Module, options: str) -> None:
-        """Make the folder for this model and these options. Raises ValueError where it holds
+        """Say which model and options the layers are of. Raises ValueError where the folder holds
         layers of others."""
-        said = "\n".join([f"weights {_digest(model)}", options, self.of, ""])
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._said = "\n".join([f"weights {_digest(model)}", options, self.of, ""])
         path = self.folder / _OF
-        if not path.exists():
-            _write(path, said.encode())
-        elif path.read_text("utf-8") != said:
+        if path.exists() and path.read_text("utf-8") != self._said:
             raise ValueError(
                 f"{self.folder} holds layers of another pruning (its {_OF} says which): delete it, "
-                "or give another"
+                "or write elsewhere"
             )
 
     def load(self, number: int, name: str, weight: Tensor) -> dict[str, Any] | None:
@@ -70,6 +67,9 @@ class FinishedLayers:
         self, number: int, name: str, weight: Tensor, mask: Tensor, error: float | None
     ) -> None:
         """Keep a layer. weight: [O, I] as it was pruned; mask: bits [O, ceil(I/8)]."""
+        if not (self.folder / _OF).exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(self.folder / _OF, self._said.encode())
         path = self._path(number)
         unfinished = path.with_name(f".{path.name}.unfinished")
         values = {"weight": weight.detach().cpu().clone(), "mask": mask.cpu(), "error": error}
@@ -78,6 +78,8 @@ class FinishedLayers:
 
     def delete(self) -> None:
         """Delete the folder, once the whole model is saved."""
+        if not self.folder.exists():
+            return
         for path in [*self.folder.glob("*.pt"), *self.folder.glob(".*.unfinished")]:
             path.unlink()
         (self.folder / _OF).unlink(missing_ok=True)

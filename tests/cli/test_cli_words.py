@@ -54,7 +54,10 @@ VERBS = ("fit", "validate", "export", "doctor", "bench", "tune", "build", "compl
         (["export", "checkpiont=x"], ["checkpiont=", "did you mean checkpoint"]),
         (["export", "checkpoint=x", "format=onxx"], ["'onxx'", "safetensors, onnx"]),
         (["export", "checkpoint=x", "prune=yes"], ["prune='yes'", "true or false"]),
-        (["train"], ["'train' is no command", "fit, validate, export, report, dashboard, doctor"]),
+        (
+            ["train"],
+            ["'train' is no command", "fit, validate, export, prune, report, dashboard, doctor"],
+        ),
         (["validat"], ["'validat' is no command", "did you mean validate"]),
     ],
     ids=" ".join,

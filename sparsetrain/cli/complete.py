@@ -34,7 +34,8 @@ _WORDS = {
     "validate": "checkpoint=",
     "export": "checkpoint= format=safetensors format=onnx out= prune=true",
     "prune": "checkpoint= method=magnitude method=weightnorm method=wanda method=sparsegpt "
-    "pattern=2:4 pattern=block:64x64 pattern=unstructured density= selection=row selection=exact "
+    "pattern=2:4 pattern=block:64x64 pattern=block:64x64+2:4 "
+    "pattern=vnm:64:2:8 pattern=unstructured density= selection=row selection=exact "
     "include= exclude= refit=true sequential=false images= data= out=",
     "report": "out=",
     "dashboard": "entity= project= runs= out=",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from sparsetrain.cli.known import base_config
 from sparsetrain.cli.overrides import split_word, values_of, with_quotes
+from sparsetrain.cli.prune_pattern import flag, pattern_words
 from sparsetrain.recipe import nearest
 
 METHODS = ("magnitude", "weightnorm", "wanda", "sparsegpt")
@@ -17,7 +17,6 @@ _KEYS = (
     "refit", "sequential", "images", "out",
 )  # fmt: skip
 _DATA = ("data", "demo", "recipe")
-_FLAGS = ("true", "false")
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,11 @@ class Words:
         """The `sparsity` node of the pruned checkpoint's config. include, exclude: of the run."""
         node = base_config({"sparsity": self.sparsity})["sparsity"]
         for key, value in self.values.items():
-            part, _, name = key.partition(".")
-            node[part][name] = value
+            *path, name = key.split(".")
+            inside = node
+            for part in path:
+                inside = inside[part]
+            inside[name] = value
         node["include"] = include if self.include is None else self.include
         node["exclude"] = exclude if self.exclude is None else self.exclude
         return node
@@ -82,7 +84,7 @@ def prune_words(words: list[str]) -> Words:
     if method not in METHODS:
         said = "method= is missing" if not method else f"method={method!r} is unknown"
         raise ValueError(f"{said}: {nearest(method or '', METHODS)}")
-    sparsity, values = _pattern(options)
+    sparsity, values = pattern_words(options)
     asked = Words(
         checkpoint=options["checkpoint"],
         method=method,
@@ -90,8 +92,8 @@ def prune_words(words: list[str]) -> Words:
         values=values,
         include=_globs(options, "include"),
         exclude=_globs(options, "exclude"),
-        refit=_flag(options, "refit", "false"),
-        sequential=_flag(options, "sequential", "true"),
+        refit=flag(options, "refit", "false"),
+        sequential=flag(options, "sequential", "true"),
         images=_count(options, "images", 512),
         out=options.get("out"),
         data=data,
@@ -106,56 +108,6 @@ def prune_words(words: list[str]) -> Words:
             "give refit=true"
         )
     return asked
-
-
-def _pattern(options: dict[str, str]) -> tuple[str, dict[str, Any]]:
-    """The option of configs/sparsity, and what is set in it."""
-    text = options.get("pattern", "2:4")
-    block = re.fullmatch(r"block:(\d+)x(\d+)", text)
-    if text == "2:4":
-        solver = options.get("selection", "row")
-        if solver not in ("row", "exact"):
-            raise ValueError(f"selection={solver!r}: {nearest(solver, ('row', 'exact'))}")
-        for key in ("density", "balanced"):
-            if key in options:
-                why = "two of four is always half" if key == "density" else "it has no blocks"
-                raise ValueError(f"{key}={options[key]} with pattern=2:4: {why}; leave it away")
-        return "frozen24", {"selection.solver": solver}
-    if not block and text != "unstructured":
-        raise ValueError(f"pattern={text!r}: give 2:4, block:64x64 (any sizes) or unstructured")
-    if "selection" in options:
-        raise ValueError(
-            f"selection={options['selection']} with pattern={text}: it is of 2:4; leave it away"
-        )
-    density = _share(options, text)
-    if block:
-        rows, columns = map(int, block.groups())
-        values = {"pattern.rows": rows, "pattern.columns": columns, "pattern.density": density}
-        return "frozen_block", values | {"pattern.balanced": _flag(options, "balanced", "true")}
-    if "balanced" in options:
-        raise ValueError(f"balanced={options['balanced']} is of blocks: leave it away")
-    return "frozen_unstructured", {"pattern.density": density}
-
-
-def _share(options: dict[str, str], pattern: str) -> float:
-    text = options.get("density")
-    fix = "the share of weights kept, as density=0.2"
-    if text is None:
-        raise ValueError(f"density= is missing: pattern={pattern} wants {fix}")
-    try:
-        density = float(text)
-    except ValueError:
-        density = 0.0
-    if not 0 < density <= 1:
-        raise ValueError(f"density={text}: give {fix}, above 0 and at most 1")
-    return density
-
-
-def _flag(options: dict[str, str], key: str, default: str) -> bool:
-    value = options.get(key, default)
-    if value not in _FLAGS:
-        raise ValueError(f"{key}={value!r}: give true or false")
-    return value == "true"
 
 
 def _count(options: dict[str, str], key: str, default: int) -> int:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from sparsetrain.cli.load import load_trained
 from sparsetrain.cli.prune_words import prune_words
 from sparsetrain.nn import inspect, sparse_linears
-from sparsetrain.patterns import NM, Block, Unstructured
+from sparsetrain.patterns import NM, VNM, Block, Combined, Unstructured
 
 
 def pruned(trained, out, *words):
@@ -41,13 +41,16 @@ KINDS = [
     ("weightnorm", "pattern=unstructured", Unstructured(0.25)),
     ("sparsegpt", "pattern=block:32x16", Block(32, 16, 0.25, balanced=False)),
     ("wanda", "pattern=unstructured", Unstructured(0.25)),
+    ("sparsegpt", "pattern=block:32x16+2:4", Combined(Block(32, 16, 0.25))),
+    ("wanda", "pattern=vnm:32:2:16", VNM(32, 2, 16)),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "word", "pattern"), KINDS, ids=lambda value: str(value))
 def test_other_patterns_are_written_and_read_back(trained, tmp_path, method, word, pattern):
-    words = [f"method={method}", word, "density=0.25", "refit=true", "images=64"]
+    words = [f"method={method}", word, "refit=true", "images=64"]
+    words += [] if isinstance(pattern, VNM) else ["density=0.25"]
     words += ["balanced=false"] if pattern == Block(32, 16, 0.25, balanced=False) else []
     ended = pruned(
         trained, tmp_path / "p.ckpt", *words, "include=[*mlp*,*qkv*]", "exclude=['*.0.*']"
@@ -128,6 +131,11 @@ MISTAKES = [
         "density=0.3 with pattern=2:4: two of four is always half; leave it away",
     ),
     (
+        ["checkpoint=C", "method=wanda", "pattern=vnm:64:2:8", "balanced=true"],
+        "balanced=true with pattern=vnm:64:2:8: it is of blocks; leave it away",
+    ),
+    (["checkpoint=C", "method=wanda", "pattern=vnm:64:5:8"], "v:n:m = 64:5:8: v must be at least"),
+    (
         ["checkpoint=C", "method=magnitude", "pattern=unstructured"],
         "density= is missing: pattern=unstructured wants the share of weights kept, as density=0.2",
     ),
@@ -174,6 +182,15 @@ def test_words_say_what_fit_composes_for_such_a_model():
         "sparsity.pattern.density=0.25",
         "sparsity.pattern.balanced=false",
         "sparsity.include=['*a*','b,c']",
+    ]
+    both = prune_words([*words[:2], "pattern=block:8x8+2:4", "density=0.5", "selection=exact"])
+    assert both.overrides(both.node(["*mlp*"], [])) == [
+        "sparsity=frozen_block24",
+        "sparsity.pattern.block.rows=8",
+        "sparsity.pattern.block.columns=8",
+        "sparsity.pattern.block.density=0.5",
+        "sparsity.pattern.block.balanced=true",
+        "sparsity.selection.solver=exact",
     ]
     plain = prune_words(["checkpoint=c", "method=magnitude"])
     assert plain.overrides(plain.node(["*mlp*"], [])) == [

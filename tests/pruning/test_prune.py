@@ -18,6 +18,8 @@ KINDS = [
     st.Sparsity(),
     st.Sparsity(pattern=st.Block(8, 8, 0.25)),
     st.Sparsity(pattern=st.Unstructured(0.1)),
+    st.Sparsity(pattern=st.Combined(st.Block(8, 8, 0.5))),
+    st.Sparsity(pattern=st.VNM(8, 2, 8)),
 ]
 every_method = pytest.mark.parametrize("method", METHODS, ids=str)
 

@@ -21,6 +21,7 @@ TARGETS = frozenset(
         "pytorch_lightning.callbacks.ModelCheckpoint",
         "pytorch_lightning.loggers.CSVLogger",
         "sparsetrain.Activation24",
+        "sparsetrain.ActivationDropout24",
         "sparsetrain.Block",
         "sparsetrain.Combined",
         "sparsetrain.LearnedScores",

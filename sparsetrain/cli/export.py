@@ -15,7 +15,7 @@ from sparsetrain.cli.folder import make_folder
 from sparsetrain.cli.load import Trained, load_trained
 from sparsetrain.cli.overrides import split_word, take_allowed
 from sparsetrain.cli.quiet import quiet_lightning
-from sparsetrain.nn import SparseLinear, densify, set_sparse, sparse_linears
+from sparsetrain.nn import SparseLinear, SquaredReLU, densify, set_sparse, sparse_linears
 from sparsetrain.patterns import Pattern
 from sparsetrain.recipe import nearest
 
@@ -33,7 +33,7 @@ def export(words: list[str]) -> None:
     trained = load_trained(options["checkpoint"], allowed)
     if options.get("prune") == "true":
         set_sparse(trained.network, True)
-    layers = _sparse(trained)
+    layers, relu2 = _sparse(trained), _has_squared_relu(trained.network)
     used = {name: layer.used_weight().clone() for name, layer in layers.items()}
     patterns = {name: layer.pattern for name, layer in layers.items()}
     densify(trained.network, apply_masks=True)
@@ -43,7 +43,7 @@ def export(words: list[str]) -> None:
         raise ValueError(f"out={out} is a folder: give a file in it, as {out}/vit{_ENDINGS[kind]}")
     make_folder(out.parent, f"out={out}")
     if kind == "safetensors":
-        written = write_safetensors(trained.network, out, _metadata(trained))
+        written = write_safetensors(trained.network, out, _metadata(trained, relu2))
     else:
         written = write_onnx(trained.network, out, trained.config.model.img_size)
     verify(written, used, patterns)
@@ -53,7 +53,7 @@ def export(words: list[str]) -> None:
     rows.append(("layers", f"{len(used)} {kinds}: {values:,} values verified"))
     if not used:
         rows[1] = ("layers", _why_dense(trained))
-    if trained.config.sparsity.activation is not None:
+    if relu2:
         what = "squared ReLU, dense: what made it 2:4 is no part of the file"
         rows.append(("activation", what))
     show_values(tuple(rows))
@@ -125,9 +125,12 @@ def _sparse(trained: Trained) -> dict[str, SparseLinear]:
     return {n: layer for n, layer in sparse_linears(trained.network).items() if layer.sparse}
 
 
-def _metadata(trained: Trained) -> dict[str, str]:
+def _has_squared_relu(network: nn.Module) -> bool:
+    return any(isinstance(module, SquaredReLU) for module in network.modules())
+
+
+def _metadata(trained: Trained, relu2: bool) -> dict[str, str]:
     """What a reader of the file needs to build the network."""
-    relu2 = trained.config.sparsity.activation is not None
     return {
         "format": "pt",
         "timm_model": trained.config.model.name,

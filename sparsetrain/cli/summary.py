@@ -41,8 +41,9 @@ def summary_of(trainer: pl.Trainer, run: Run, data: Any) -> tuple[tuple[str, str
 def _density(sparsify: SparsifyModel, run: Run) -> str:
     share = density(run)
     if share is None:
-        activations = sparsify.sparsity.activation is not None
-        return "weights dense" + (", activations 2:4" if activations else "")
+        rules = sparsify.sparsity.rules
+        activations = sorted({part.activation.describe() for part in rules if part.activation})
+        return ", ".join(["weights dense", *activations])
     count = sum(row.density is not None for row in run.layers)
     words = f"{share:.3f} in {count} sparse layers"
     return words + (" (dense tail)" if sparsify.phase == "dense_tail" else "")

@@ -1,6 +1,7 @@
 """Training methods: one file each, a frozen type, what it computes, and a card."""
 
 from sparsetrain.methods.activation24 import Activation24
+from sparsetrain.methods.dropout24 import ActivationDropout24
 from sparsetrain.methods.hooks import Seen, reset
 from sparsetrain.methods.learned import LearnedScores
 from sparsetrain.methods.movement import Movement
@@ -10,6 +11,7 @@ from sparsetrain.methods.sr_ste import SRSTE, add_pruned_decay
 from sparsetrain.methods.ste import STE
 from sparsetrain.methods.step import STEP, freeze_second_moment
 
+ActivationMethod = Activation24 | ActivationDropout24
 WeightMethod = STE | SSTE
 """Others are kinds of STE."""
 
@@ -19,6 +21,8 @@ __all__ = [
     "STE",
     "STEP",
     "Activation24",
+    "ActivationDropout24",
+    "ActivationMethod",
     "LearnedScores",
     "Movement",
     "RigL",

@@ -2,6 +2,7 @@
 
 from sparsetrain.nn.attach import Attached, attach
 from sparsetrain.nn.convert import densify, sparsify
+from sparsetrain.nn.dropout24 import Dropout24
 from sparsetrain.nn.follow import follow
 from sparsetrain.nn.gains import count_tokens
 from sparsetrain.nn.inspect import LayerStats, density, inspect
@@ -16,6 +17,7 @@ from sparsetrain.nn.state import load_sparse_state, sparse_state
 
 __all__ = [
     "Attached",
+    "Dropout24",
     "LayerReport",
     "LayerStats",
     "Part",

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparsetrain import native
-from sparsetrain.methods import SSTE
+from sparsetrain.methods import SSTE, Activation24
 from sparsetrain.nn.choose import describe
 from sparsetrain.nn.engine import find_engines
 from sparsetrain.nn.linear import SparseLinear
@@ -162,6 +162,6 @@ def _notes(plan: Plan) -> tuple[str, ...]:
         )
     if any(isinstance(method, SSTE) for method in methods):
         notes.append("S-STE: β is taken from the weights as they are when training starts.")
-    if any(activation for activation, _ in plan.mlps.values()):
+    if any(isinstance(activation, Activation24) for activation, _ in plan.mlps.values()):
         notes.append("The activation of the sparse MLPs is now squared ReLU.")
     return tuple(notes)

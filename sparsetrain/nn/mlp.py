@@ -8,12 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsetrain.autograd import compute_dtype, packed_gelu_mlp, packed_squared_relu_mlp
-from sparsetrain.methods import Activation24
+from sparsetrain.autograd import (
+    compute_dtype,
+    dropout24,
+    dropout24_linear,
+    packed_gelu_mlp,
+    packed_squared_relu_mlp,
+)
+from sparsetrain.methods import Activation24, ActivationDropout24, ActivationMethod
 from sparsetrain.nn.leaf import traced
 from sparsetrain.nn.linear import SparseLinear, check_whole
 from sparsetrain.nn.phase import Phase
-from sparsetrain.nn.structure import why_apart
+from sparsetrain.nn.structure import why_apart, why_fc2_apart
 from sparsetrain.nn.swap import with_class
 from sparsetrain.nn.watch import watched
 from sparsetrain.products import BOTH, Forms, Packed, Product, unpruned
@@ -34,7 +40,8 @@ class SparseMlp(nn.Module):
 
     Parameters, their names and the other children are the dense module's own. With `Activation24`
     the activation becomes squared ReLU, in dense phases too; `fc1` and `fc2` may be `SparseLinear`:
-    then all six products are sparse. With None both are, around a GELU, and four products are.
+    then all six products are sparse. With None both are, around a GELU, and four products are. With
+    `ActivationDropout24` the activation stays, and two products are sparse, in training alone.
 
     The children are not called where they are plain. Where one was replaced, adapted, parametrized,
     pruned or hooked, or drops out, the dense module's own forward runs and calls them; 2:4
@@ -43,25 +50,26 @@ class SparseMlp(nn.Module):
     activation: what lies between; product: what multiplies; phase: whether it runs sparse now.
     """
 
-    activation: Activation24 | None
+    activation: ActivationMethod | None
     product: Product
     phase: Phase
     dense_class: type[nn.Module]
     act: nn.Module
     fc1: nn.Linear
     fc2: nn.Linear
-    drop2: nn.Module  # may be absent
+    norm: nn.Module  # may be absent, as drop2
+    drop2: nn.Module
 
     @classmethod
     def from_dense(
-        cls, dense: nn.Module, activation: Activation24 | None, product: Product, phase: Phase
+        cls, dense: nn.Module, activation: ActivationMethod | None, product: Product, phase: Phase
     ) -> SparseMlp:
         """The sparse MLP on the parameters (shared) of `dense`; `structure.why_not` says what it
         must be."""
         mlp = with_class(dense, cls)
         mlp.activation, mlp.product, mlp.phase = activation, product, phase
         mlp.dense_class = type(dense)
-        if activation is not None:
+        if isinstance(activation, Activation24):
             mlp._modules["act"] = SquaredReLU()
         return mlp
 
@@ -82,6 +90,8 @@ class SparseMlp(nn.Module):
             return node
         if not self.sparse:
             return self.dense_class.forward(self, x)
+        if isinstance(self.activation, ActivationDropout24):
+            return self._dropped(x) if self.training else self.dense_class.forward(self, x)
         why = why_apart(self, SquaredReLU if self.activation is not None else nn.GELU)
         if why:
             if self.activation is not None:
@@ -108,11 +118,26 @@ class SparseMlp(nn.Module):
             )
         return self.drop2(y) if hasattr(self, "drop2") else y
 
+    def _dropped(self, x: Tensor) -> Tensor:
+        """fc1, the activation, 2:4 dropout and fc2; as one function with fc2, where that is plain
+        and sparse products run."""
+        fc2, h = self.fc2, self.act(self.fc1(x))
+        dtype = compute_dtype(h, fc2.weight)
+        product = self.product.in_dtype(dtype, h.is_cuda)
+        if product.packs and not why_fc2_apart(self):
+            y = dropout24_linear(h, _weight(fc2), fc2.bias, self._packed(fc2, dtype, SECOND))
+        else:
+            h = dropout24(h)
+            y = fc2(self.norm(h) if hasattr(self, "norm") else h)
+        return self.drop2(y) if hasattr(self, "drop2") else y
+
     def forms(self, linear: nn.Linear) -> Forms:
         """What the products read of the weight of fc1 or fc2."""
         if self.activation is None:
             return BOTH
-        return FIRST if linear is self.fc1 else SECOND
+        if linear is self.fc2:
+            return SECOND
+        return FIRST if isinstance(self.activation, Activation24) else BOTH
 
     def _packed(self, linear: nn.Linear, dtype: torch.dtype, forms: Forms) -> Packed:
         if isinstance(linear, SparseLinear) and linear.sparse:

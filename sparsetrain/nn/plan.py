@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from sparsetrain.methods import STE, Activation24
+from sparsetrain.methods import STE, ActivationDropout24, ActivationMethod
 from sparsetrain.nn.engine import Engines
 from sparsetrain.nn.obstacles import tied_weights, weight_obstacle
 from sparsetrain.nn.recorded import Products, linear_products, mlp_products
@@ -30,7 +30,7 @@ class Plan:
     apart: why MLPs with GELU are not one function."""
 
     linears: dict[str, tuple[Part, Engined]] = field(default_factory=dict)
-    mlps: dict[str, tuple[Activation24 | None, Engined]] = field(default_factory=dict)
+    mlps: dict[str, tuple[ActivationMethod | None, Engined]] = field(default_factory=dict)
     dense: dict[str, str] = field(default_factory=dict)
     dense_mlps: dict[str, str] = field(default_factory=dict)
     apart: dict[str, str] = field(default_factory=dict)
@@ -152,7 +152,9 @@ def _choose_mlps(
         part = part_of.get(fc1)
         if not is_mlp(module) or part is None or part_of.get(fc2) != part or not part.activation:
             continue
-        reason = why_not(module) if name else "it is the model itself: wrap it in another module"
+        drops = isinstance(part.activation, ActivationDropout24)
+        reason = "it is the model itself: wrap it in another module"
+        reason = why_not(module, replaces_dropout=drops) if name else reason
         if reason:
             plan.dense_mlps[name] = reason
             continue

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparsetrain.methods import Activation24, WeightMethod
+from sparsetrain.methods import ActivationMethod, WeightMethod
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.phase import Phase
@@ -33,7 +33,7 @@ def linear_products(
 def mlp_products(
     tokens: int,
     shape: tuple[int, int, int],
-    activation: Activation24 | None,
+    activation: ActivationMethod | None,
     method: WeightMethod | None,
     selection: Selection,
 ) -> Products:

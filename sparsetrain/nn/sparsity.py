@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sparsetrain.methods import SSTE, STE, Activation24
+from sparsetrain.methods import SSTE, STE, ActivationMethod
 from sparsetrain.patterns import NM, Fixed, Pattern, Selected
 from sparsetrain.schedule import Schedule
 from sparsetrain.select import EXACT, ROW, Selection
@@ -18,7 +18,8 @@ class Part:
     include: globs over module names (`fnmatch`; `*` matches dots as well).
     exclude: globs taken out of those.
     weight: method for the weights of linear layers, None to leave them dense.
-    activation: 2:4 hidden activations for the MLPs whose two linears are included, or None.
+    activation: 2:4 hidden activations, or 2:4 dropout of them, for the MLPs whose two linears are
+        included, or None.
     pattern: what may be non-zero in a weight. selection: how a 2:4 mask is chosen, alone
         or in blocks; other patterns keep the largest magnitudes.
 
@@ -28,7 +29,7 @@ class Part:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     weight: STE | SSTE | None = field(default_factory=STE)
-    activation: Activation24 | None = None
+    activation: ActivationMethod | None = None
     pattern: Pattern = field(default_factory=NM)
     selection: Selection = EXACT
 

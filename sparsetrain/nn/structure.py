@@ -27,10 +27,11 @@ def is_mlp(module: nn.Module) -> bool:
     return all(isinstance(getattr(module, n, None), nn.Module) for n in ("fc1", "act", "fc2"))
 
 
-def why_not(module: nn.Module) -> str | None:
+def why_not(module: nn.Module, replaces_dropout: bool = False) -> str | None:
     """Why a module with the children of an MLP cannot be one function; None if it can.
 
     Tried on a few numbers, so that it is sure to compute fc2(act(fc1(x))) and nothing else.
+    replaces_dropout: what takes its place drops out itself between act and fc2.
     """
     if not is_mlp(module):
         return "it has no children fc1, act and fc2"
@@ -47,7 +48,7 @@ def why_not(module: nn.Module) -> str | None:
         return f"it has further children: {', '.join(others)}"
     if not isinstance(getattr(module, "norm", nn.Identity()), nn.Identity):
         return "it normalizes between act and fc2"
-    for name in ("drop1", "drop"):
+    for name in ("drop",) if replaces_dropout else ("drop1", "drop"):
         if getattr(getattr(module, name, None), "p", 0.0):
             return f"it drops out between act and fc2 ({name}.p > 0)"
     bad = [f for f in (fc1.in_features, fc1.out_features, fc2.out_features) if f % 4]
@@ -64,22 +65,40 @@ def why_apart(module: Any, act: type[nn.Module]) -> str:
     """
     for name in ("fc1", "fc2"):
         child = getattr(module, name)
-        if type(child) not in (nn.Linear, SparseLinear):
-            return f"{name} is {type(child).__name__} now"
-        # What a hook computes, as weight_norm does and pruning, is no parameter any more. That of
-        # a replica of nn.DataParallel was one.
-        if "weight" not in {**child._parameters, **getattr(child, "_former_parameters", {})}:
-            return f"{name}.weight is computed now"
+        if why := _why_not_plain(child, name):
+            return why
         if act is nn.GELU and not (isinstance(child, SparseLinear) and child.sparse):
             return f"{name} is dense now"
     if type(module.act) is not act:
         return f"act is {type(module.act).__name__} now"
-    if not isinstance(getattr(module, "norm", None), (nn.Identity, type(None))):
-        return f"norm is {type(module.norm).__name__} now"
+    if why := _why_normed(module):
+        return why
     for name in ("drop1", "drop"):
         if module.training and getattr(getattr(module, name, None), "p", 0.0):
             return f"{name}.p is {getattr(module, name).p} now"
     return _why_not_called(module) or ""
+
+
+def why_fc2_apart(module: Any) -> str:
+    """Why fc2 must be called now, and be no function with the dropout before it; empty if not."""
+    fc2 = module.fc2
+    return _why_not_plain(fc2, "fc2") or _why_normed(module) or _why_hooked(fc2, "fc2") or ""
+
+
+def _why_not_plain(child: nn.Module, name: str) -> str:
+    if type(child) not in (nn.Linear, SparseLinear):
+        return f"{name} is {type(child).__name__} now"
+    # What a hook computes, as weight_norm does and pruning, is no parameter any more. That of a
+    # replica of nn.DataParallel was one.
+    if "weight" not in {**child._parameters, **getattr(child, "_former_parameters", {})}:
+        return f"{name}.weight is computed now"
+    return ""
+
+
+def _why_normed(module: Any) -> str:
+    if isinstance(getattr(module, "norm", None), (nn.Identity, type(None))):
+        return ""
+    return f"norm is {type(module.norm).__name__} now"
 
 
 def _why_not_called(module: nn.Module) -> str | None:
@@ -87,12 +106,16 @@ def _why_not_called(module: nn.Module) -> str | None:
         return "its forward was replaced on the instance"
     for name in _BETWEEN:
         child = getattr(module, name, None)
-        if child is None:
-            continue
-        if any(getattr(child, kind, None) for kind in _HOOKS):
-            return f"{name} has hooks, which would not run"
-        if "forward" in child.__dict__:
-            return f"{name}.forward was replaced on the instance, which would not run"
+        if child is not None and (why := _why_hooked(child, name)):
+            return why
+    return None
+
+
+def _why_hooked(child: nn.Module, name: str) -> str | None:
+    if any(getattr(child, kind, None) for kind in _HOOKS):
+        return f"{name} has hooks, which would not run"
+    if "forward" in child.__dict__:
+        return f"{name}.forward was replaced on the instance, which would not run"
     return None
 
 

@@ -29,11 +29,11 @@ from sparsetrain.lightning import (
     SparsifyModel,
     read_checkpoint,
 )
-from sparsetrain.lightning.attention import leave_out_cudnn
 from sparsetrain.lightning.callbacks.compile import CompileWhereItWorks
 from sparsetrain.lightning.callbacks.config import SaveConfig
 from sparsetrain.lightning.callbacks.record import KeepRecord
 from sparsetrain.lightning.callbacks.wandb_run import WandbRun
+from sparsetrain.lightning.cudnn import leave_out_cudnn
 from sparsetrain.lightning.flavour import pl
 from sparsetrain.lightning.fsdp2 import FSDP2, ShardedClassifier, fsdp2_strategy
 from sparsetrain.lightning.report import read_run, write_report
@@ -59,8 +59,9 @@ def fit(config: DictConfig) -> None:
     data = instantiate(config.data, _convert_="all")
     data.setup("fit")
     show_lines(data.notes)
-    show_lines(leave_out_cudnn())
     module = build_module(config, data)
+    if config.model.attention == "sdpa":
+        show_lines(leave_out_cudnn(module.network, config.model.img_size))
     if saved is not None:
         check_weights(module, saved["state_dict"], str(config.checkpoint))
         show_lines(changes_since(saved, config, str(config.checkpoint)))

@@ -1,4 +1,4 @@
-"""Attention: PyTorch's own, without cuDNN where its gradients may be NaN, or xFormers'."""
+"""Memory-efficient attention from xFormers for timm's ViT blocks."""
 
 from __future__ import annotations
 
@@ -13,23 +13,6 @@ from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from sparsetrain.nn.swap import replace_module, with_class
-
-CUDNN_FIXED = 92600
-"""The cuDNN whose attention is trusted in training."""
-
-
-def leave_out_cudnn() -> tuple[str, ...]:
-    """Have PyTorch choose another attention than cuDNN's before 9.26, in this process; says so.
-
-    Its backward on H100 and H200 gives NaN where a row of scores is far below zero and the tokens
-    are not whole tiles (pytorch#196678, cudnn-frontend#1072); PyTorch prefers it from 2.11 on.
-    """
-    cuda = torch.backends.cuda
-    version = torch.backends.cudnn.version() if torch.cuda.is_available() else None
-    if version is None or version >= CUDNN_FIXED or not cuda.cudnn_sdp_enabled():
-        return ()
-    cuda.enable_cudnn_sdp(False)
-    return (f"attention without cuDNN {version}: its gradients may be NaN (pytorch#196678)",)
 
 
 class XformersAttention(Attention):

@@ -3,8 +3,8 @@
     python scripts/prune_table.py --json docs/results/prune-digits.json
 
 Trains a dense model for each seed (vit_tiny_24 with sparsity=dense), prunes all linear layers of
-its blocks by each method and selection, with and without refitting, and retrains those whose masks
-are 2:4 in both orientations (vit_tiny_retrain24). What --folder holds already is not done again.
+its blocks by each method and selection, with and without refitting, and retrains those that were
+not refitted and are 2:4 in both orientations (vit_tiny_retrain24). What --folder holds already is not done again.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
             file = pruned(dense, args.folder, seed, method, selection, refit)
             row = {"seed": seed, "method": method, "selection": selection, "refit": refit}
             row |= evaluated(file)
-            if selection == RETRAINED and args.epochs:
+            if selection == RETRAINED and not refit and args.epochs:
                 row["retrained"] = evaluated(retrained(file, args.epochs, seed))
             rows.append(row)
             print(json.dumps(row), flush=True)

@@ -4,7 +4,8 @@
 
 Trains a dense model for each seed (vit_tiny_24 with sparsity=dense), prunes all linear layers of
 its blocks by each method and selection, with and without refitting, and retrains those that were
-not refitted and are 2:4 in both orientations (vit_tiny_retrain24). What --folder holds already is not done again.
+not refitted and are 2:4 in both orientations (vit_tiny_retrain24). What --folder holds already is
+not done again.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ def prune_checkpoint(words: list[str]) -> None:
     calibration, name = _calibration(asked, trained, allowed)
     finished = FinishedLayers(out.parent / f".{out.name}.layers", name) if calibration else None
     model: Any = nn.Module()
-    model.network = densify(trained.network)
+    # What it evaluates as: a run that ended sparse has weights that nothing multiplied by.
+    model.network = densify(trained.network, apply_masks=True)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     with _told(finished), _bar() as on_layer:
         report = prune(

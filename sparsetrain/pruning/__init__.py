@@ -4,8 +4,9 @@
 """
 
 from sparsetrain.pruning.finished import FinishedLayers
+from sparsetrain.pruning.job import Method
 from sparsetrain.pruning.magnitude import Magnitude
-from sparsetrain.pruning.prune import Method, prune
+from sparsetrain.pruning.prune import prune
 from sparsetrain.pruning.report import PrunedLayer, PruneReport
 from sparsetrain.pruning.sparsegpt import SparseGPT
 from sparsetrain.pruning.wanda import Wanda

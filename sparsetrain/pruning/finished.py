@@ -6,7 +6,7 @@ import hashlib
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,15 @@ from torch import Tensor, nn
 from sparsetrain.plain import plain
 
 _OF = "of.txt"
+
+
+class Finished(TypedDict):
+    """weight: [O, I] as it was pruned. mask: bits, uint8 [O, ceil(I/8)]. error: of the output,
+    where it is known."""
+
+    weight: Tensor
+    mask: Tensor
+    error: float | None
 
 
 class FinishedLayers:
@@ -40,8 +49,8 @@ class FinishedLayers:
                 "or write elsewhere"
             )
 
-    def load(self, number: int, name: str, weight: Tensor) -> dict[str, Any] | None:
-        """A finished layer: `weight`, `mask` (bits) and `error`; None where it is not finished.
+    def load(self, number: int, name: str, weight: Tensor) -> Finished | None:
+        """A finished layer, None where it is not finished. weight: as it is before.
         Raises ValueError for a file that is not of that layer."""
         path = self._path(number)
         if not path.is_file():
@@ -61,19 +70,18 @@ class FinishedLayers:
         )
         if not right:
             raise ValueError(f"{path} is not of {name}, as it is here: delete it")
-        return saved
+        return {"weight": saved["weight"], "mask": saved["mask"], "error": saved["error"]}
 
-    def save(
-        self, number: int, name: str, weight: Tensor, mask: Tensor, error: float | None
-    ) -> None:
-        """Keep a layer. weight: [O, I] as it was pruned; mask: bits [O, ceil(I/8)]."""
+    def save(self, number: int, name: str, pruned: Finished) -> None:
+        """Keep a layer."""
         if not (self.folder / _OF).exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             _write(self.folder / _OF, self._said.encode())
         path = self._path(number)
         unfinished = path.with_name(f".{path.name}.unfinished")
-        values = {"weight": weight.detach().cpu().clone(), "mask": mask.cpu(), "error": error}
-        torch.save({"name": name, **values}, unfinished)
+        weight, mask = pruned["weight"].cpu(), pruned["mask"].cpu()
+        saved = {"name": name, "weight": weight, "mask": mask, "error": pruned["error"]}
+        torch.save(saved, unfinished)
         os.replace(unfinished, path)
 
     def delete(self) -> None:

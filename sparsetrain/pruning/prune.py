@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from sparsetrain.methods import SSTE
 from sparsetrain.nn import SparseLinear, Sparsity, densify, sparse_linears, sparsify
 from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.products import Engine
-from sparsetrain.pruning.calibrate import (
-    Calibration,
-    Forward,
-    calibrating,
-    call_model,
-    collect,
-    find_order,
-)
+from sparsetrain.pruning.calibrate import Calibration, Forward, call_model
 from sparsetrain.pruning.conv1d import put_back, replace_conv1d
 from sparsetrain.pruning.finished import FinishedLayers
-from sparsetrain.pruning.magnitude import Magnitude
-from sparsetrain.pruning.refit import output_error, refit_weights
-from sparsetrain.pruning.report import PrunedLayer, PruneReport
-from sparsetrain.pruning.sparsegpt import SparseGPT
-from sparsetrain.pruning.statistics import Inputs, Reads
-from sparsetrain.pruning.wanda import Wanda
-from sparsetrain.pruning.weight_norm import WeightNorm
-from sparsetrain.reference.masks24 import pack_bits
+from sparsetrain.pruning.job import Job, Method, OnLayer
+from sparsetrain.pruning.report import PruneReport
+from sparsetrain.pruning.statistics import Reads
 from sparsetrain.schedule import Schedule
 from sparsetrain.select import ROW
-
-Method = Magnitude | WeightNorm | Wanda | SparseGPT
 
 FROZEN = Schedule(freeze_at=0.0)
 """Of a pruned model: its masks stay, however it is trained."""
@@ -50,7 +36,7 @@ def prune(
     sequential: bool = True,
     engine: Engine | Literal["auto"] = "auto",
     finished: FinishedLayers | None = None,
-    on_layer: Callable[[PrunedLayer, int], None] | None = None,
+    on_layer: OnLayer | None = None,
 ) -> PruneReport:
     """Prune linear layers of a trained model in place: sparse layers whose masks stay.
 
@@ -87,7 +73,7 @@ def prune(
     _check_method(method, sparsity)
     reads: Reads = "gram" if refit else method.reads
     data = _calibration(method, reads, calibration, forward, sequential)
-    job = _Job(model, method, data, reads, refit, sequential)
+    job = Job(model, method, data, reads, refit, sequential, finished, on_layer)
     sparsity = Sparsity(selection=ROW) if sparsity is None else sparsity
     sparsity = replace(sparsity, schedule=FROZEN)
     if finished is not None:
@@ -96,93 +82,13 @@ def prune(
     try:
         sparsified = sparsify(model, sparsity, engine)
         layers = sparse_linears(model)
-        done = []
-        for layer in job.run(layers, finished):
-            done.append(layer)
-            if on_layer is not None:
-                on_layer(layer, len(layers))
+        done = job.run(layers)
     except BaseException:
         densify(model)
         put_back(model, convs)
         raise
     _keep_masks(layers)
     return PruneReport(tuple(done), sparsified)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One call of `prune`."""
-
-    model: nn.Module
-    method: Method
-    data: Calibration | None
-    reads: Reads
-    refit: bool
-    sequential: bool
-
-    def run(
-        self, layers: dict[str, SparseLinear], finished: FinishedLayers | None
-    ) -> Iterator[PrunedLayer]:
-        """Prune each layer, in order."""
-        numbers = {name: number for number, name in enumerate(layers)}
-        masks: dict[int, Tensor] = {}  # by weight: layers may share one
-        with calibrating(self.model):
-            for group, once in self._groups(layers):
-                saved = {
-                    name: finished and finished.load(numbers[name], name, layers[name].weight)
-                    for name in group
-                }
-                left = [name for name in group if not saved[name]]
-                inputs = self._inputs({name: layers[name] for name in left}, once)
-                for name in group:
-                    layer, kept = layers[name], saved[name]
-                    if id(layer.weight) in masks:
-                        layer.mask = masks[id(layer.weight)].clone()
-                        yield _pruned(name, layer, None)
-                        continue
-                    if kept:
-                        layer.weight.copy_(kept["weight"])
-                        layer.mask, error = kept["mask"], kept["error"]
-                    else:
-                        error = self._prune(layer, inputs.pop(name, None))
-                    assert layer.mask is not None, "pruned"
-                    masks[id(layer.weight)] = layer.mask
-                    if finished and not kept:
-                        finished.save(numbers[name], name, layer.weight, layer.mask, error)
-                    yield _pruned(name, layer, error)
-
-    def _groups(self, layers: dict[str, SparseLinear]) -> Iterator[tuple[tuple[str, ...], bool]]:
-        """Layers whose inputs are collected together, and whether no forward calls one twice."""
-        if self.data is None or not self.sequential:
-            yield tuple(layers), False
-            return
-        order = find_order(self.model, layers, self.data)
-        for group in order.groups:
-            yield group, order.once.issuperset(group)
-
-    def _inputs(self, layers: dict[str, SparseLinear], once: bool) -> dict[str, Inputs]:
-        if self.data is None or not layers:
-            return {}
-        return collect(self.model, layers, self.data, self.reads, stop=once)
-
-    def _prune(self, layer: SparseLinear, inputs: Inputs | None) -> float | None:
-        """Prune one layer; returns the error of its output, where it is known."""
-        before = layer.weight.detach().clone()
-        pruned, mask = self.method.prune(before, inputs, layer.pattern, layer.selection)
-        error = None
-        if inputs is not None and self.reads == "gram":
-            if self.refit:
-                pruned = refit_weights(before, pruned, mask, inputs.gram_II)
-            error = output_error(before, pruned, inputs.gram_II)
-        layer.weight.copy_(pruned)
-        layer.mask = pack_bits(mask)
-        return error
-
-
-def _pruned(name: str, layer: SparseLinear, error: float | None) -> PrunedLayer:
-    weight = layer.weight.detach()
-    density = int(weight.count_nonzero()) / weight.numel()
-    return PrunedLayer(name, (layer.out_features, layer.in_features), density, error)
 
 
 def _keep_masks(layers: dict[str, SparseLinear]) -> None:

@@ -205,6 +205,7 @@ def test_an_interrupted_pruning_goes_on_and_ends_as_a_whole_one(tmp_path):
     with pytest.raises(Stop):
         st.prune(model, st.SparseGPT(), on_layer=on_layer, **options)
     assert type(model[0]) is nn.Linear, "a dense model again"
+    assert all(module.training for module in model.modules())
     assert sorted(path.name for path in folder.iterdir()) == ["00000.pt", "of.txt"]
     with pytest.raises(ValueError, match="holds layers of another pruning"):
         st.prune(make(), st.Wanda(), **options)

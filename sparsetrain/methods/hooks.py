@@ -67,6 +67,9 @@ class Hooks:
     def begin(self, optimizer: Optimizer) -> None:
         """Called where a sparse phase begins, for the optimizer that holds the weights."""
 
+    def check(self, optimizer: Optimizer) -> None:
+        """Called before each sparse step; raises ValueError where the optimizer cannot make it."""
+
     def change_gradient(
         self, grad: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None
     ) -> None:

@@ -33,6 +33,15 @@ class STEP(STE):
     def begin(self, optimizer: Optimizer) -> None:
         freeze_second_moment(optimizer)
 
+    def check(self, optimizer: Optimizer) -> None:
+        for number, group in enumerate(optimizer.param_groups):
+            if group.get("betas", (0, 0))[1] != _BETA2:
+                raise ValueError(
+                    f"weight=STEP(): group {number} of {type(optimizer).__name__} was made in the "
+                    "sparse phase, and has no second moment of the dense warm-up: load the state "
+                    "of the optimizer before it"
+                )
+
     def describe(self, what: str) -> str:
         return super().describe(what).replace("STE", "STEP", 1)
 

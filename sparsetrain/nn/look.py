@@ -21,6 +21,8 @@ def look(optimizer: Optimizer, layers: Sequence[SparseLinear], scale: Tensor | N
 
     scale: the factor that gradients still carry. A step that a GradScaler skips is not seen.
     """
+    for method in dict.fromkeys(layer.method for layer in layers if layer.phase.sparse):
+        method.check(optimizer)
     layers = [layer for layer in layers if layer.weight.grad is not None]
     seeing = [m for m in layers if m.method.looks(m.phase.sparse, m.phase.due_next)]
     if seeing and not skipped(optimizer):

@@ -153,7 +153,7 @@ def _options_with(key: str, choices: dict[str, str]) -> list[str]:
 
 
 def _check_parts(values: dict[str, Any], choices: dict[str, str]) -> None:
-    """Raise ValueError for a callback or a logger that nothing can be made of."""
+    """Raise ValueError for a callback, a logger or a part that nothing can be made of."""
     for group in PARTS:
         for name, node in values[group].items():
             if node is None or (isinstance(node, dict) and "_target_" in node):
@@ -161,6 +161,14 @@ def _check_parts(values: dict[str, Any], choices: dict[str, str]) -> None:
             options = _options_with(f"{group}.{name}._target_", choices)
             fix = f"choose {' or '.join(options)}" if options else "give its class as _target_"
             raise ValueError(f"{group}.{name} has no _target_, so nothing can be made of it: {fix}")
+    for name, node in (values["sparsity"].get("parts") or {}).items():
+        if node is None:
+            raise ValueError(
+                f"sparsity.parts.{name}=null: leave the part out by ~sparsity.parts.{name}, or its "
+                f"layers dense by sparsity.parts.{name}.weight=null"
+            )
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ValueError(f"sparsity.parts.{name} has no _target_: give sparsetrain.Part")
 
 
 def _getter(config: DictConfig) -> Callable[[str], Any]:

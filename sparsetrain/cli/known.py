@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sparsetrain.cli.ranges import of_whole
 from sparsetrain.recipe import data_folder
 from sparsetrain.targets import TARGETS
 
@@ -22,7 +23,7 @@ FILES = "the recipe, or a folder of configs"
 PARTS = ("callbacks", "logger")
 """Groups whose nodes are made one by one: a recipe may add some."""
 
-_OPEN = ("model.options",)  # timm's arguments
+_OPEN = ("model.options", "sparsity.parts")  # timm's arguments, and names of the user's own
 _OFF = ("sparsity.weight", "sparsity.activation", "model.options")  # nodes that null leaves out
 
 
@@ -85,7 +86,7 @@ def odd_keys(config: Node, base: Node, path: str = "") -> Iterator[Odd]:
 
 
 def _may_be_off(path: str) -> bool:
-    return path in _OFF or (path.partition(".")[0] in PARTS and "." in path)
+    return of_whole(path) in _OFF or (path.partition(".")[0] in PARTS and "." in path)
 
 
 def parameters(target: Any) -> Collection[str] | None:

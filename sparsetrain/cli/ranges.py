@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,7 +221,7 @@ CHECKS: dict[str, Check] = {
 
 def check_value(key: str, value: Any) -> None:
     """Raise ValueError in one line for a value that its key cannot have."""
-    check = CHECKS.get(key)
+    check = CHECKS.get(of_whole(key))
     if check is None or check(value):
         return
     if value == "":
@@ -239,8 +241,28 @@ def check_values(get: Callable[[str], Any]) -> None:
         except KeyError:
             continue
         check_value(key, known[key])
+    _check_sparsity_parts(get)
     for complaint in _disagreements(known):
         raise ValueError(complaint)
+
+
+def of_whole(key: str) -> str:
+    """The key of the whole sparsity that one of a part of it is like."""
+    return re.sub(r"^sparsity\.parts\.[^.]+", "sparsity", key)
+
+
+def _check_sparsity_parts(get: Callable[[str], Any]) -> None:
+    try:
+        parts = get("sparsity.parts")
+    except KeyError:
+        return
+    for name in parts or ():
+        for key in CHECKS:
+            whole, _, rest = key.partition(".")
+            if whole == "sparsity" and not rest.startswith("schedule."):
+                place = f"sparsity.parts.{name}.{rest}"
+                with suppress(KeyError):
+                    check_value(place, get(place))
 
 
 def shown(value: Any) -> str:

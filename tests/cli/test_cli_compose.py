@@ -1,12 +1,14 @@
 """Every recipe with every sparsity: composed, built small, and run forward and backward."""
 
 import re
+from fnmatch import fnmatch
 
 import pytest
 import torch
 import torch.nn.functional as F
 from cli_helpers import ROOT
 from hydra.utils import instantiate
+from torch import nn
 
 from sparsetrain.cli.check import check
 from sparsetrain.cli.overrides import with_demo, with_recipe_file
@@ -21,16 +23,19 @@ SMALL = [f"++model.options.{o}" for o in ("depth=1", "embed_dim=64", "num_heads=
 def assert_trains(*words: str) -> None:
     """What the words compose, built small, is as sparse as it says and every parameter moves."""
     config = compose([*words, *SMALL, "model.img_size=16", "model.num_classes=5"])
-    pattern = config.sparsity.get("pattern")
-    block = None if pattern is None else pattern.get("block", pattern)
-    if block is not None and "rows" in block:
-        block.rows = block.columns = 8  # of layers as small as these
+    for part in (config.sparsity, *config.sparsity.get("parts", {}).values()):
+        pattern = part.get("pattern")
+        block = None if pattern is None else pattern.get("block", pattern)
+        if block is not None and "rows" in block:
+            block.rows = block.columns = 8  # of layers as small as these
     network = instantiate(config.model, _convert_="all")
     spec = instantiate_sparsity(config)
     report = sparsify(network, spec)
-    # Two linears in what each glob names; an MLP with sparse activations is a row beside its own.
-    linears, mlps = 2 * len(spec.include), spec.activation is not None
-    assert len(report.converted) == linears * (spec.weight is not None) + mlps
+    # An MLP with sparse activations is a row beside its own.
+    named = [n for n, m in network.named_modules() if isinstance(m, nn.Linear)]
+    globs = [glob for part in spec.rules if part.weight is not None for glob in part.include]
+    sparse = [name for name in named if any(fnmatch(name, glob) for glob in globs)]
+    assert len(report.converted) == len(sparse) + (spec.activation is not None)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     if report.converted:
         # STEP has to have a dense step behind it.
@@ -93,6 +98,32 @@ def test_keys_can_be_set_added_and_swept():
     check(["recipe=vit_tiny_24", "callbacks.masks=null", "logger.wandb=null", "run_dir=/x"])
     check(["recipe=vit_tiny_24", "optimizer.warmup_lr=${optimizer.min_lr}", "seed=range(3)"])
     check(["recipe=vit_tiny_24", "optimizer.lr_batch=null", "optimizer.layer_decay=null"])
+    check(["recipe=vit_tiny_mixed", "sparsity.parts.mlp.weight=null", "~sparsity.parts.head"])
+
+
+@pytest.mark.parametrize(
+    ("word", "complaint"),
+    [
+        ("sparsity.parts.head.pattern.density=2", "density=2: give a number in (0, 1]"),
+        ("sparsity.parts.mlp.weight.decay=x", "sparsity.parts.mlp.weight.decay=x: give a number"),
+        ("+sparsity.parts.mlp.wieght=null", "sparsity.parts.mlp.wieght is no key of this config"),
+        (
+            "+sparsity.parts.mine.include=[x]",
+            "sparsity.parts.mine has no _target_: give sparsetrain",
+        ),
+        ("sparsity.parts.head=null", "leave the part out by ~sparsity.parts.head"),
+    ],
+)
+def test_a_mistake_in_a_part_names_its_key(word, complaint):
+    store_recipes()
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        check(["recipe=vit_tiny_mixed", word])
+
+
+def test_a_part_may_be_added_and_its_keys_are_known():
+    store_recipes()
+    mine = "+sparsity.parts.mine={_target_:sparsetrain.Part,include:[x],weight:null}"
+    check(["recipe=vit_tiny_mixed", mine])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A resumed run is the uninterrupted one, bit by bit, with everything random switched on."""
 
+from dataclasses import replace
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -13,7 +15,22 @@ from lightning_helpers import (
 )
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from sparsetrain import SRSTE, SSTE, STE, Activation24, Schedule, SparsifyModel, Sparsity
+from sparsetrain import (
+    SRSTE,
+    SSTE,
+    STE,
+    Activation24,
+    ActivationDropout24,
+    Block,
+    LearnedScores,
+    Movement,
+    Part,
+    RigL,
+    Schedule,
+    SparsifyModel,
+    Sparsity,
+    Unstructured,
+)
 from sparsetrain.lightning import EMA, MaskSnapshots, Mix, SparsityMonitor, StepSeed
 from sparsetrain.nn import sparse_state
 
@@ -28,7 +45,19 @@ METHODS = {
     "sr_ste": Sparsity(("*mlp*",), weight=SRSTE(mvue=True, decay=1e-2), schedule=SCHEDULE),
     "s_ste": Sparsity(("*mlp*",), weight=SSTE(mvue=True), schedule=SCHEDULE),
     "all24": Sparsity(("*mlp*",), weight=STE(), activation=Activation24(), schedule=SCHEDULE),
+    "mixed": Sparsity(
+        parts={
+            "mlp": Part(("*mlp*",), weight=RigL(), pattern=Unstructured(0.5)),
+            "qkv": Part(("*qkv",), weight=LearnedScores(), pattern=Block(8, 8, 0.5)),
+            "proj": Part(("*attn.proj",), weight=Movement(), pattern=Block(8, 8, 0.5)),
+        },
+        schedule=replace(SCHEDULE, mask_every=2, ramp=0.3),
+    ),
+    "dropout24": Sparsity(
+        ("*mlp*",), weight=None, activation=ActivationDropout24(), schedule=SCHEDULE
+    ),
 }
+OTHERS = [method for method in METHODS if method != "sr_ste"]
 
 
 class Recorder(pl.Callback):
@@ -118,13 +147,13 @@ def assert_resumes(folder, method, steps):
         assert_same(whole, rest, 2 * step)
 
 
-@pytest.mark.parametrize("method", ["s_ste", "all24"])
+@pytest.mark.parametrize("method", ["s_ste", "all24", "mixed"])
 def test_a_run_of_another_method_resumed_ends_in_the_same_bits(tmp_path, method):
     assert_resumes(tmp_path, method, STEPS[:1])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["s_ste", "all24"])
+@pytest.mark.parametrize("method", OTHERS)
 def test_a_run_of_another_method_resumed_later_ends_in_the_same_bits(tmp_path, method):
     assert_resumes(tmp_path, method, STEPS[1:])
 

@@ -1,10 +1,15 @@
 """Several rules: the first part whose globs name a layer holds for it."""
 
+from typing import Any
+
 import pytest
 import torch
+from nn_checks import Mlp
 from torch import nn
 
 import sparsetrain as st
+from sparsetrain.patterns import NM
+from sparsetrain.recipe import compose, instantiate_sparsity
 
 
 def model():
@@ -53,3 +58,36 @@ def test_a_glob_of_any_part_that_matches_nothing_is_an_error():
     parts = {"mlp": st.Part(("mlp",)), "typo": st.Part(("hed",))}
     with pytest.raises(ValueError, match="include: 'hed' matches no linear layer"):
         st.sparsify(model(), st.Sparsity(parts=parts))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse (BSR|CSR) tensor support is in beta")
+def test_the_mixed_recipe_is_in_every_layer_what_its_part_says():
+    torch.manual_seed(0)
+    blocks: Any = nn.ModuleDict({"mlp": Mlp(16, 32), "attn": nn.Linear(16, 32)})
+    network: Any = nn.ModuleDict({"blocks": blocks, "head": nn.Linear(32, 12)})
+    words = [f"sparsity.parts.attention.pattern.{side}=4" for side in ("rows", "columns")]
+    sparsity = instantiate_sparsity(compose(["recipe=vit_tiny_mixed", *words]))
+    report = st.sparsify(network, sparsity)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    st.attach(network, optimizer, total_steps=20)
+    x = torch.randn(8, 16)
+    for _ in range(20):
+        network.head(blocks.attn(blocks.mlp(x))).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    stats = {row.name: row for row in st.inspect(network)}
+    assert {row.name: row.runs for row in report.converted} == {
+        "blocks.mlp.fc1": "2:4 weight, exact, SR-STE 0.0002",
+        "blocks.mlp.fc2": "2:4 weight, exact, SR-STE 0.0002",
+        "blocks.attn": "4×4-block 0.5 weight, STE",
+        "head": "unstructured 0.2 weight, STE",
+    }
+    assert stats["blocks.mlp.fc1"].density == stats["blocks.mlp.fc2"].density == 0.5
+    assert stats["blocks.attn"].density == 0.5
+    assert stats["head"].density == round(0.2 * 12 * 32) / (12 * 32)
+    st.densify(network, apply_masks=True)
+    for name, row in stats.items():
+        weight = network.get_submodule(name).weight.detach()
+        assert weight.count_nonzero() == round(row.density * weight.numel())
+    assert blocks.attn.weight.detach().to_sparse_bsr((4, 4)).values().shape[0] == 16
+    assert NM(2, 4).holds(blocks.mlp.fc1.weight.detach().T)

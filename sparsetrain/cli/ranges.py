@@ -128,6 +128,7 @@ CHECKS: dict[str, Check] = {
     "mix.cutmix": NOT_NEGATIVE,
     "mix.prob": SHARE,
     "mix.switch_prob": SHARE,
+    "mix.off_after": SHARE,
     "model.name": Text("the name of a timm model"),
     "model.img_size": COUNT,
     "model.num_classes": Number(1, whole=True, null=True),

@@ -46,7 +46,8 @@ class Mix:
     """Label smoothing, mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019), as timm's.
 
     mixup, cutmix: alpha of the Beta distribution, 0 for off. prob: chance that a batch is
-    mixed; switch_prob: chance of cutmix where both are on.
+    mixed; switch_prob: chance of cutmix where both are on. off_after: the share of the optimizer
+    steps that mix (timm's mixup_off_epoch); after it only labels are smoothed.
     """
 
     label_smoothing: float = 0.0
@@ -54,6 +55,7 @@ class Mix:
     cutmix: float = 0.0
     prob: float = 1.0
     switch_prob: float = 0.5
+    off_after: float = 1.0
 
     @property
     def active(self) -> bool:
@@ -69,6 +71,7 @@ class Classifier(pl.LightningModule):
         self.adamw = optimizer
         self.mix = mix
         self.mixup = _make_mixup(mix, num_classes) if mix.active else None
+        self.mixed_steps = math.inf
         self.top1 = MulticlassAccuracy(num_classes, average="micro")
         self.top5 = MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes))
 
@@ -77,7 +80,7 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        if self.mixup is not None:
+        if self.mixup is not None and self.trainer.global_step < self.mixed_steps:
             if len(images) % 2:
                 raise ValueError(
                     f"data.batch_size={len(images)}: mixup and cutmix mix pairs; make it even, "
@@ -133,6 +136,8 @@ class Classifier(pl.LightningModule):
         if not math.isfinite(total):
             raise ValueError("trainer.max_epochs=-1: the cosine schedule needs an end; set it")
         total = int(total)
+        if self.mix.off_after < 1:
+            self.mixed_steps = self.mix.off_after * total
         warmup = min(round(spec.warmup_epochs * self._steps_per_epoch()), total)
         if trainer.ckpt_path is not None or trainer.strategy.restore_checkpoint_after_setup:
             # To count the steps Lightning has made the training loader, before it restores where

@@ -139,6 +139,27 @@ def test_label_smoothing_is_torchs_with_and_without_mixing(tmp_path, mixup):
     torch.testing.assert_close(look.got, look.expected)
 
 
+class Mixed(pl.Callback):
+    """Counts the steps that mix."""
+
+    def on_train_start(self, trainer, pl_module: Any):
+        self.steps, mixup = [], pl_module.mixup
+
+        def counted(images, labels):
+            self.steps.append(trainer.global_step)
+            return mixup(images, labels)
+
+        pl_module.mixup = counted
+
+
+@pytest.mark.parametrize(("off_after", "expected"), [(1.0, 4), (0.5, 2), (0.0, 0)])
+def test_mixing_ends_after_its_share_of_the_steps(tmp_path, off_after, expected):
+    module = make_classifier(Mix(label_smoothing=0.1, mixup=0.8, off_after=off_after))
+    mixed = Mixed()
+    make_trainer(tmp_path, mixed, max_steps=4).fit(module, datamodule=AugmentedDigits())
+    assert mixed.steps == list(range(expected))
+
+
 def test_mixup_of_an_odd_batch_says_how_to_go_on(tmp_path):
     with pytest.raises(
         ValueError, match=r"data\.batch_size=3: mixup .* mix\.mixup=0 mix\.cutmix=0"
@@ -185,7 +206,7 @@ class Norms(pl.Callback):
     def __init__(self):
         self.seen = []
 
-    def on_train_start(self, trainer, pl_module):
+    def on_train_start(self, trainer, pl_module: Any):
         trainer.optimizers[0].register_step_post_hook(lambda *_: self.look(pl_module))
 
     def look(self, module):

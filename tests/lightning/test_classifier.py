@@ -1,6 +1,7 @@
 """The classifier: parameter groups, learning rates, losses, accuracy."""
 
 import math
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl

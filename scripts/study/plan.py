@@ -14,7 +14,8 @@ TABLE = Path(__file__).with_name("variants.yaml")
 
 @dataclass(frozen=True)
 class Variant:
-    """words: overrides. twin: the dense variant it is compared with. goal: points it may lose."""
+    """words: overrides. twin: the dense variant it is compared with. goal: points it may lose,
+    None where nothing is promised."""
 
     words: tuple[str, ...]
     twin: str | None = None

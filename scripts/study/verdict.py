@@ -75,13 +75,15 @@ def table(rows: list[dict[str, Any]], known: dict[str, Variant]) -> str:
 
 def against(own: dict[int, float], twin: dict[int, float] | None, variant: Variant) -> str:
     """The part of a line that compares; empty for a variant that is a twin itself."""
-    if variant.twin is None or variant.goal is None:
+    if variant.twin is None:
         return ""
     difference = paired(own, twin or {})
     if difference is None:
         return f"  no seed in common with {variant.twin}"
     half = "one seed" if math.isinf(difference.half) else f"± {difference.half:.2f}"
     words = f"{round(difference.delta, 2) + 0.0:+.2f} {half} to {variant.twin}"
+    if variant.goal is None:
+        return f"  {words:25}"
     return f"  {words:25} {variant.goal:4.1f}  {judge(difference, variant.goal)}"
 
 

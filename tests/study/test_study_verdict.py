@@ -87,7 +87,7 @@ def test_runs_that_choose_are_never_mixed_with_those_that_read_the_test_images()
 def test_every_variant_names_a_dense_twin_that_there_is():
     known = variants()
     for name, variant in known.items():
-        assert (variant.twin is None) == (variant.goal is None), name
+        assert variant.goal is None or variant.twin is not None, name
         if variant.twin is not None:
             assert known[variant.twin].twin is None, name
     assert {"cifar10", "tiny100"} <= set(data_sets())

@@ -56,12 +56,13 @@ class Block:
     def misfit(self, rows: int, columns: int) -> str:
         """Why a matrix of that size cannot have the pattern; empty if it can."""
         if rows % self.rows or columns % self.columns:
-            return f"{rows}×{columns} is not whole blocks of {self.rows}×{self.columns}"
+            fix = f"give rows that divide {rows} and columns that divide {columns}"
+            return f"{rows}×{columns} is not whole blocks of {self.rows}×{self.columns}: {fix}"
         blocks = columns // self.columns * (1 if self.balanced else rows // self.rows)
         if round(self.density * blocks) < 1:
             what = "a block row" if self.balanced else "it"
             few = f"{blocks} blocks of {self.rows}×{self.columns}, too few to keep"
-            return f"{what} has {few} {self.density:g} of them"
+            return f"{what} has {few} {self.density:g} of them: give smaller blocks, or keep more"
         return ""
 
     def why_not(self, mask_RC: Tensor) -> str:

@@ -62,7 +62,9 @@ class VNM:
     def misfit(self, rows: int, columns: int) -> str:
         """Why a matrix of that size cannot have the pattern; empty if it can."""
         if rows % self.v or columns % self.m:
-            return f"{rows}×{columns} is not whole blocks of {self.v} rows and {self.m} columns"
+            whole = f"whole blocks of {self.v} rows and {self.m} columns"
+            fix = f"give a v that divides {rows} and an m that divides {columns}"
+            return f"{rows}×{columns} is not {whole}: {fix}"
         return ""
 
     def why_not(self, mask_RC: Tensor) -> str:

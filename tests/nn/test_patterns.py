@@ -136,7 +136,9 @@ def test_masks_of_another_pattern_are_refused_by_the_name_of_the_layer():
 def test_a_layer_that_is_not_whole_blocks_stays_dense_with_that_reason():
     model = nn.Sequential(nn.Linear(32, 64), nn.Linear(64, 12))
     report = st.sparsify(model, st.Sparsity(pattern=PATTERNS[0]))
-    assert [row.reason for row in report.skipped] == ["12×64 is not whole blocks of 8×8"]
+    [row] = report.skipped
+    fix = "give rows that divide 12 and columns that divide 64"
+    assert row.reason == f"12×64 is not whole blocks of 8×8: {fix}"
 
 
 @pytest.mark.parametrize(

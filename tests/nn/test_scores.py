@@ -146,10 +146,11 @@ def test_saved_scores_of_another_shape_or_method_are_refused():
         st.load_sparse_state(other, state)
 
 
-@pytest.mark.parametrize("method", [st.Movement(), st.LearnedScores()], ids=str)
-def test_a_pattern_without_units_to_score_is_refused_with_the_fix(method):
-    with pytest.raises(ValueError, match=r"pattern=2:4: .* scores blocks or single values; give"):
-        st.Sparsity(weight=method)
+@pytest.mark.parametrize("pattern", [st.NM(2, 4), st.VNM(), st.Combined()], ids=str)
+@pytest.mark.parametrize("method", [st.Movement(), st.LearnedScores(), st.RigL()], ids=str)
+def test_a_pattern_without_units_to_score_is_refused_with_the_fix(method, pattern):
+    with pytest.raises(ValueError, match=rf"pattern={pattern}: .* single values; give pattern=Bl"):
+        st.Sparsity(weight=method, pattern=pattern)
 
 
 def test_a_step_size_that_is_none_is_refused():

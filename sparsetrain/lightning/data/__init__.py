@@ -8,7 +8,8 @@ number of workers, on how a global batch is split over processes, or on a restar
     loader.py       where a resumed run goes on          position in Lightning's progress counters
     base.py         the LightningDataModule around them
     imagenet.py parquet.py hf.py digits.py synthetic.py  where the images are
-    files.py folders.py shards.py arrow.py held_out.py   how they are found, read and split
+    files.py folders.py shards.py parquet_rows.py        how they are found and read
+    arrow.py held_out.py                                 errors that name the file; splits
     decode.py                                            bytes -> RGB
     augmented.py transforms.py                           how they are augmented
     cached.py batch_augment.py batch_ops.py draws.py     the same for small sets on the device

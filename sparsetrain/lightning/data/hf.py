@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsetrain.lightning.data.arrow import named
 from sparsetrain.lightning.data.augmented import AugmentedData
 from sparsetrain.lightning.data.base import Splits, check_class_count, check_labels
 from sparsetrain.lightning.data.decode import WHITE, Encoded
@@ -153,6 +152,8 @@ def saved_splits(root: Path) -> "dict[str, Dataset]":
         )
     try:
         from datasets import DatasetDict, load_from_disk
+
+        from sparsetrain.lightning.data.arrow import named
     except ModuleNotFoundError as error:
         raise ValueError(f"data=hf needs {error.name}: pip install 'sparsetrain[hf]'") from error
     check_names(root)

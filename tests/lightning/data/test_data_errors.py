@@ -1,11 +1,12 @@
 """Every mistake with a data set is one line that names the argument and what to do."""
 
+import sys
 import tarfile
 
 import pytest
 from data_helpers import COMMON, encoded, write_parquet, write_shard
 
-from sparsetrain.lightning.data import Digits, ImageNet, Parquet, Synthetic
+from sparsetrain.lightning.data import Digits, HuggingFace, ImageNet, Parquet, Synthetic
 
 
 def refuses(data, error, *said):
@@ -229,3 +230,17 @@ def test_a_synthetic_set_without_images_is_refused():
     common = {key: value for key, value in COMMON.items() if key not in ("mean", "std")}
     with pytest.raises(ValueError, match=r"data\.val_length=0 must be at least 1"):
         Synthetic(length=4, val_length=0, **common)
+
+
+@pytest.mark.parametrize(
+    ("kind", "home", "package", "extra"),
+    [(Parquet, "parquet_rows", "pyarrow", "parquet"), (HuggingFace, "arrow", "datasets", "hf")],
+)
+def test_a_package_that_is_not_installed_says_which_extra_brings_it(
+    tmp_path, monkeypatch, kind, home, package, extra
+):
+    (tmp_path / "state.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"sparsetrain.lightning.data.{home}", raising=False)
+    with pytest.raises(ValueError, match=rf"data=(parquet|hf) needs .*{package}.*\[{extra}\]"):
+        kind(tmp_path, **COMMON).setup("fit")

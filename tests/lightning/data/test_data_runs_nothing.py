@@ -14,7 +14,7 @@ from PIL import Image
 
 from sparsetrain.lightning.data.decode import Decode, Encoded
 from sparsetrain.lightning.data.hf import RowSource, saved_splits
-from sparsetrain.lightning.data.parquet import ParquetSource, read_class_names
+from sparsetrain.lightning.data.parquet_rows import ParquetSource, read_class_names
 from sparsetrain.lightning.data.shards import ShardSource
 
 

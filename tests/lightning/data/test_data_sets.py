@@ -11,7 +11,7 @@ import torch
 from data_helpers import COMMON, encoded, write_parquet
 
 from sparsetrain.lightning.data import Augment, Digits, ImageNet, Parquet, Synthetic
-from sparsetrain.lightning.data.parquet import ParquetSource
+from sparsetrain.lightning.data.parquet_rows import ParquetSource
 
 AUGMENT = Augment("rand-m9-mstd0.5-inc1", reprob=0.5, hflip=0.5, scale=(0.2, 1.0))
 CIFAR = Path(__file__).parents[4] / "shared" / "data"

@@ -10,7 +10,7 @@ _OVERVIEW = """\
   python -m sparsetrain fit recipe=vit_tiny_24        train; about a minute on a CPU
   python -m sparsetrain validate checkpoint=…         accuracy, density, throughput
   python -m sparsetrain export checkpoint=… format=safetensors
-  python -m sparsetrain prune checkpoint=… method=wanda   after training, layer by layer
+  python -m sparsetrain prune checkpoint=… method=wanda     after training, without retraining or with
   python -m sparsetrain report runs/A runs/B          dense and sparse side by side, one page
   python -m sparsetrain dashboard                     Weights & Biases: a workspace and a report
   python -m sparsetrain doctor                        what this machine can run, and why not
@@ -79,9 +79,9 @@ Prune a trained checkpoint, layer by layer, into one that validates, exports and
 
   python -m sparsetrain prune checkpoint=runs/…/best.ckpt method=magnitude
   python -m sparsetrain prune checkpoint=… method=wanda data.root=/data/imagenet
-  python -m sparsetrain prune checkpoint=… method=sparsegpt refit=true images=1024 out=pruned.ckpt
+  python -m sparsetrain prune checkpoint=… method=sparsegpt refit=true images=1024
   python -m sparsetrain prune checkpoint=… method=magnitude pattern=block:64x64 density=0.2
-  python -m sparsetrain prune checkpoint=… method=magnitude selection=exact
+  python -m sparsetrain prune checkpoint=… method=magnitude selection=exact out=pruned.ckpt
   python -m sparsetrain fit recipe=vit_tiny_retrain24 checkpoint=pruned.ckpt      and retrain
 
 method= magnitude, weightnorm (torch.ao's), wanda or sparsegpt; refit=true fits the kept weights to

@@ -10,7 +10,7 @@ _OVERVIEW = """\
   python -m sparsetrain fit recipe=vit_tiny_24        train; about a minute on a CPU
   python -m sparsetrain validate checkpoint=…         accuracy, density, throughput
   python -m sparsetrain export checkpoint=… format=safetensors
-  python -m sparsetrain prune checkpoint=… method=wanda     after training, without retraining or with
+  python -m sparsetrain prune checkpoint=… method=wanda   prune after training, layer by layer
   python -m sparsetrain report runs/A runs/B          dense and sparse side by side, one page
   python -m sparsetrain dashboard                     Weights & Biases: a workspace and a report
   python -m sparsetrain doctor                        what this machine can run, and why not

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         update_masks,
     )
     from sparsetrain.patterns import NM, VNM, Block, Combined, Unstructured
+    from sparsetrain.permutation import permute
     from sparsetrain.products import Engine
     from sparsetrain.pruning import FinishedLayers, Magnitude, SparseGPT, Wanda, WeightNorm, prune
     from sparsetrain.schedule import Schedule
@@ -97,6 +98,7 @@ __all__ = [
     "load_sparse_state",
     "ops",
     "packed_once",
+    "permute",
     "prune",
     "set_sparse",
     "sparse_state",
@@ -140,6 +142,7 @@ _HOMES = {
     ),
     "pruning": ("FinishedLayers", "Magnitude", "SparseGPT", "Wanda", "WeightNorm", "prune"),
     "patterns": ("NM", "VNM", "Block", "Combined", "Unstructured"),
+    "permutation": ("permute",),
     "schedule": ("Schedule",),
     "select": ("Selection",),
 }

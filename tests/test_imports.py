@@ -24,6 +24,7 @@ LAYERS = (
     {"methods"},
     {"nn"},
     {"pruning"},
+    {"permutation"},
     {"targets", "upgrade"},
     {"recipe"},
     {"lightning"},

@@ -36,7 +36,7 @@ _WORDS = {
     "prune": "checkpoint= method=magnitude method=weightnorm method=wanda method=sparsegpt "
     "pattern=2:4 pattern=block:64x64 pattern=block:64x64+2:4 "
     "pattern=vnm:64:2:8 pattern=unstructured density= selection=row selection=exact "
-    "include= exclude= refit=true sequential=false images= data= out=",
+    "include= exclude= refit=true permute=true sequential=false images= data= out=",
     "report": "out=",
     "dashboard": "entity= project= runs= out=",
     "doctor": "",

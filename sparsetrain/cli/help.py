@@ -88,7 +88,8 @@ method= magnitude, weightnorm (torch.ao's), wanda or sparsegpt; refit=true fits 
 each layer's output again. pattern= 2:4 (the default), block:64x64, block:64x64+2:4, vnm:64:2:8 or
 unstructured; density= the share kept (of blocks, where there are some). selection= row, or exact:
 2:4 in both orientations, to train on sparse products. include=, exclude= globs over layers,
-those of the run if not given.
+those of the run if not given. permute=true reorders hidden units and channels of heads before, so
+that 2:4 masks keep more.
 wanda, sparsegpt and refit read images= (512) training images of the run's data, or of what data=
 and data.root= say. sequential=false collects all layers' inputs in one pass: faster, less exact.
 Finished layers are kept beside out= until it is written: the same command goes on from them."""

@@ -25,6 +25,7 @@ from sparsetrain.file_format import CHECKPOINT_KEY, FORMAT
 from sparsetrain.lightning import AtomicCheckpointIO, read_checkpoint
 from sparsetrain.lightning.data.dataset import SeededImages
 from sparsetrain.nn import densify, sparse_state
+from sparsetrain.permutation import PermuteReport, permute
 from sparsetrain.pruning import (
     FinishedLayers,
     Magnitude,
@@ -68,6 +69,7 @@ def prune_checkpoint(words: list[str]) -> None:
     # What it evaluates as: a run that ended sparse has weights that nothing multiplied by.
     model.network = densify(trained.network, apply_masks=True)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+    permuted = permute(model, sparsity) if asked.permute else None
     with _told(finished), _bar() as on_layer:
         report = prune(
             model,
@@ -85,7 +87,7 @@ def prune_checkpoint(words: list[str]) -> None:
     _write(model.to("cpu"), asked, trained, node, words, out)
     if finished is not None:
         finished.delete()
-    _show(report, asked, name, words, out)
+    _show(report, permuted, asked, name, words, out)
 
 
 _GLOBS = (("include", ("*",)), ("exclude", ()))
@@ -97,8 +99,8 @@ def _forward(model: Any, images: Tensor) -> Tensor:
 
 def _out(asked: Words) -> Path:
     source = Path(asked.checkpoint)
-    refit = "-refit" if asked.refit else ""
-    out = Path(asked.out or source.with_name(f"{source.stem}-{asked.method}{refit}.ckpt"))
+    name = f"{source.stem}{'-permuted' * asked.permute}-{asked.method}{'-refit' * asked.refit}"
+    out = Path(asked.out or source.with_name(f"{name}.ckpt"))
     if out.is_dir():
         raise ValueError(f"out={out} is a folder: give a file in it, as {out}/pruned.ckpt")
     if out.resolve() == source.resolve():
@@ -200,12 +202,21 @@ def _write(
 _REPLACED = ("sparsity", "checkpoint")
 
 
-def _show(report: PruneReport, asked: Words, data: str, words: list[str], out: Path) -> None:
+def _show(
+    report: PruneReport,
+    permuted: PermuteReport | None,
+    asked: Words,
+    data: str,
+    words: list[str],
+    out: Path,
+) -> None:
     errors = [layer.error for layer in report.layers if layer.error is not None]
     rows = [
         ("written", f"{relative(out)} ({out.stat().st_size / 1e6:.1f} MB)"),
         ("layers", f"{len(report.layers)}, density {report.density:.3f}"),
     ]
+    if permuted is not None:
+        rows.append(("permuted", permuted.summary()))
     if data:
         rows.append(("calibration", data))
     if errors:

@@ -14,7 +14,7 @@ METHODS = ("magnitude", "weightnorm", "wanda", "sparsegpt")
 
 _KEYS = (
     "checkpoint", "method", "pattern", "density", "balanced", "selection", "include", "exclude",
-    "refit", "sequential", "images", "out",
+    "refit", "sequential", "images", "out", "permute",
 )  # fmt: skip
 _DATA = ("data", "demo", "recipe")
 
@@ -33,6 +33,7 @@ class Words:
     exclude: list[str] | None
     refit: bool
     sequential: bool
+    permute: bool
     images: int
     out: str | None
     data: list[str]
@@ -94,6 +95,7 @@ def prune_words(words: list[str]) -> Words:
         exclude=_globs(options, "exclude"),
         refit=flag(options, "refit", "false"),
         sequential=flag(options, "sequential", "true"),
+        permute=_permute(options),
         images=_count(options, "images", 512),
         out=options.get("out"),
         data=data,
@@ -106,6 +108,15 @@ def prune_words(words: list[str]) -> Words:
         raise ValueError(
             f"{unused[0]} with method={method}, which looks at weights alone: leave it away, or "
             "give refit=true"
+        )
+    return asked
+
+
+def _permute(options: dict[str, str]) -> bool:
+    asked, pattern = flag(options, "permute", "false"), options.get("pattern", "2:4")
+    if asked and pattern != "2:4":
+        raise ValueError(
+            f"permute=true with pattern={pattern}: fours of units are of 2:4; leave it away"
         )
     return asked
 

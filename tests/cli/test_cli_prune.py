@@ -1,5 +1,7 @@
 """`prune`: checkpoints that validate, export and retrain; errors of one line."""
 
+from typing import Any
+
 import pytest
 import torch
 from cli_helpers import TINY, call, shown
@@ -34,6 +36,17 @@ def test_two_of_four_in_both_orientations_validates_and_exports(trained, tmp_pat
     weights = load_file(out.with_suffix(".safetensors"))
     for name, layer in sparse_linears(network).items():
         assert torch.equal(weights[f"{name}.weight"], layer.weight)
+
+
+def test_a_permuted_checkpoint_loads_and_the_command_says_what_was_won(dense_tail, tmp_path):
+    words = ["method=magnitude", "selection=exact", "permute=true"]
+    ended = pruned(dense_tail, tmp_path / "p.ckpt", *words)
+    assert "of the difference won back" in shown(ended.out, "permuted")
+    before: Any = load_trained(str(dense_tail.last)).network
+    network: Any = load_trained(str(tmp_path / "p.ckpt")).network
+    assert not torch.equal(network.blocks[0].mlp.fc1.bias, before.blocks[0].mlp.fc1.bias)
+    for layer in sparse_linears(network).values():
+        assert NM(2, 4).holds(layer.used_weight())
 
 
 KINDS = [
@@ -125,6 +138,10 @@ MISTAKES = [
     (
         ["checkpoint=C", "method=wanda", "densty=1"],
         "densty= is no option of prune: did you mean de",
+    ),
+    (
+        ["checkpoint=C", "method=magnitude", "pattern=unstructured", "density=0.3", "permute=true"],
+        "permute=true with pattern=unstructured: fours of units are of 2:4; leave it away",
     ),
     (
         ["checkpoint=C", "method=magnitude", "density=0.3"],

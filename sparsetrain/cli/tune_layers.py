@@ -20,7 +20,7 @@ from sparsetrain.nn import (
     sparsify,
 )
 from sparsetrain.nn.recorded import Products, linear_products, mlp_products
-from sparsetrain.patterns import Selected
+from sparsetrain.patterns import NM
 from sparsetrain.recipe import instantiate_sparsity
 from sparsetrain.select import EXACT
 
@@ -69,7 +69,7 @@ def layer_products(model: nn.Module, images: torch.Tensor, sparsity: Sparsity) -
         shapes.append(Shape(count, sizes[2], hidden))
         found += _named(mlp_products(count, sizes, mlp.activation, method, selection), shapes)
     for name, layer in sparse_linears(model).items():
-        if name.rpartition(".")[0] not in mlps and isinstance(layer.pattern, Selected):
+        if name.rpartition(".")[0] not in mlps and isinstance(layer.pattern, NM):
             sizes = layer.out_features, layer.in_features
             products = linear_products(tokens[name], sizes, layer.method, layer.selection)
             found += _named(products, [Shape(tokens[name], *reversed(sizes))])

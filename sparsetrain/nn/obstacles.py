@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from sparsetrain.methods import STE
 from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.nn.sparsity import Part
-from sparsetrain.patterns import Selected
+from sparsetrain.patterns import NM
 
 _HARMLESS = "dtype|device|shape|size|requires_grad|is_cuda|ndim|numel"
 _LEAST_FEATURES = 4  # of the input of an MLP; coordinates have two or three
@@ -105,9 +105,7 @@ def _not_plain(linear: nn.Linear) -> str | None:
 
 
 def _both(part: Part) -> bool:
-    return (
-        isinstance(part.weight, STE) and isinstance(part.pattern, Selected) and part.selection.both
-    )
+    return isinstance(part.weight, STE) and isinstance(part.pattern, NM) and part.selection.both
 
 
 def _bypass(model: nn.Module, name: str) -> str | None:

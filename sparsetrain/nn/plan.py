@@ -16,7 +16,7 @@ from sparsetrain.nn.obstacles import tied_weights, weight_obstacle
 from sparsetrain.nn.recorded import Products, linear_products, mlp_products
 from sparsetrain.nn.sparsity import Part, Sparsity
 from sparsetrain.nn.structure import is_mlp, why_not
-from sparsetrain.patterns import Selected
+from sparsetrain.patterns import NM
 from sparsetrain.products import Engine
 
 Engined = tuple[Engine, str]
@@ -78,7 +78,7 @@ def _engine(
     engines: Engines,
     tokens: Mapping[str, int],
 ) -> Engined:
-    if not isinstance(part.pattern, Selected):  # 2:4, if only in its blocks
+    if not isinstance(part.pattern, NM):
         return engines.of_pattern(name, part.pattern)
     products: Products = {}
     if name in tokens:

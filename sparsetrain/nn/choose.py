@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sparsetrain.ops import select24
-from sparsetrain.patterns import NM, Combined, Pattern, Selected
+from sparsetrain.patterns import NM, Combined, Pattern, Scored, Selected
 from sparsetrain.reference.masks24 import pack_bits, unpack_bits
 from sparsetrain.select import Selection
 
@@ -28,7 +28,7 @@ def choose_mask(
     if isinstance(pattern, Combined):
         inner = unpack_bits(select24(weight, selection.rule), weight.shape[1])
         return pack_bits(pattern.combine(inner, weight.detach().abs(), density))
-    if scores is not None:
+    if isinstance(pattern, Scored) and scores is not None:
         return pack_bits(pattern.mask_of(scores, density))
     return pack_bits(pattern.mask(weight.detach().abs(), density))
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import transformers as hf
 from torch import nn
 from torchvision import models as tv
 
@@ -123,28 +122,28 @@ IDS = {"input_ids": torch.arange(3, 19).reshape(2, 8)}
 PAIRS = {**IDS, "decoder_input_ids": torch.arange(3, 11).reshape(2, 4)}
 PIXELS = {"pixel_values": torch.linspace(-1, 1, 6144).reshape(2, 3, 32, 32)}
 
-# Class, its config, arguments of that, inputs.
-HUGGING_FACE: dict[str, tuple[Any, Any, dict[str, Any], dict[str, Any]]] = {
-    "llama": (hf.LlamaForCausalLM, hf.LlamaConfig, LLM, IDS),
-    "qwen3": (hf.Qwen3ForCausalLM, hf.Qwen3Config, {**LLM, "head_dim": 8}, IDS),
-    "gemma2": (hf.Gemma2ForCausalLM, hf.Gemma2Config, {**LLM, "head_dim": 8}, IDS),
-    "phi3": (hf.Phi3ForCausalLM, hf.Phi3Config, LLM, IDS),
-    "gpt_neox": (hf.GPTNeoXForCausalLM, hf.GPTNeoXConfig, TEXT, IDS),
-    "opt": (hf.OPTForCausalLM, hf.OPTConfig, OPT, IDS),
-    "mixtral": (hf.MixtralForCausalLM, hf.MixtralConfig, MOE, IDS),
-    "phimoe": (hf.PhimoeForCausalLM, hf.PhimoeConfig, MOE, IDS),
-    "mamba2": (hf.Mamba2ForCausalLM, hf.Mamba2Config, MAMBA2, IDS),
-    "rwkv": (hf.RwkvForCausalLM, hf.RwkvConfig, TEXT, IDS),
-    "bert": (hf.BertForMaskedLM, hf.BertConfig, TEXT, IDS),
-    "deberta_v2": (hf.DebertaV2ForMaskedLM, hf.DebertaV2Config, TEXT, IDS),
-    "albert": (hf.AlbertForMaskedLM, hf.AlbertConfig, TEXT, IDS),
-    "electra": (hf.ElectraForPreTraining, hf.ElectraConfig, TEXT, IDS),
-    "t5": (hf.T5ForConditionalGeneration, hf.T5Config, T5, PAIRS),
-    "bart": (hf.BartForConditionalGeneration, hf.BartConfig, SEQ2SEQ, PAIRS),
-    "vit": (hf.ViTForImageClassification, hf.ViTConfig, IMAGE, PIXELS),
-    "dinov2": (hf.Dinov2Model, hf.Dinov2Config, IMAGE, PIXELS),
-    "siglip": (hf.SiglipVisionModel, hf.SiglipVisionConfig, IMAGE, PIXELS),
-    "swin": (hf.SwinForImageClassification, hf.SwinConfig, HF_SWIN, PIXELS),
-    "swinv2": (hf.Swinv2ForImageClassification, hf.Swinv2Config, HF_SWIN, PIXELS),
-    "segformer": (hf.SegformerForSemanticSegmentation, hf.SegformerConfig, SEGFORMER, PIXELS),
+# Names of the class and of its config, arguments of that, inputs.
+HUGGING_FACE: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", "LlamaConfig", LLM, IDS),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", {**LLM, "head_dim": 8}, IDS),
+    "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", {**LLM, "head_dim": 8}, IDS),
+    "phi3": ("Phi3ForCausalLM", "Phi3Config", LLM, IDS),
+    "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", TEXT, IDS),
+    "opt": ("OPTForCausalLM", "OPTConfig", OPT, IDS),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", MOE, IDS),
+    "phimoe": ("PhimoeForCausalLM", "PhimoeConfig", MOE, IDS),
+    "mamba2": ("Mamba2ForCausalLM", "Mamba2Config", MAMBA2, IDS),
+    "rwkv": ("RwkvForCausalLM", "RwkvConfig", TEXT, IDS),
+    "bert": ("BertForMaskedLM", "BertConfig", TEXT, IDS),
+    "deberta_v2": ("DebertaV2ForMaskedLM", "DebertaV2Config", TEXT, IDS),
+    "albert": ("AlbertForMaskedLM", "AlbertConfig", TEXT, IDS),
+    "electra": ("ElectraForPreTraining", "ElectraConfig", TEXT, IDS),
+    "t5": ("T5ForConditionalGeneration", "T5Config", T5, PAIRS),
+    "bart": ("BartForConditionalGeneration", "BartConfig", SEQ2SEQ, PAIRS),
+    "vit": ("ViTForImageClassification", "ViTConfig", IMAGE, PIXELS),
+    "dinov2": ("Dinov2Model", "Dinov2Config", IMAGE, PIXELS),
+    "siglip": ("SiglipVisionModel", "SiglipVisionConfig", IMAGE, PIXELS),
+    "swin": ("SwinForImageClassification", "SwinConfig", HF_SWIN, PIXELS),
+    "swinv2": ("Swinv2ForImageClassification", "Swinv2Config", HF_SWIN, PIXELS),
+    "segformer": ("SegformerForSemanticSegmentation", "SegformerConfig", SEGFORMER, PIXELS),
 }

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from sparsetrain.lightning.data.base import ImageData, Splits, check_labels
 from sparsetrain.lightning.data.cached import Fixed
@@ -78,6 +76,10 @@ class Digits(ImageData):
         return Fixed(whole, whole, Augment())
 
     def load(self) -> Splits:
+        # Here, because other data sets need not wait seconds for them.
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
         images, labels = map(np.asarray, load_digits(return_X_y=True))
         check_labels(labels, self.wanted_classes or CLASSES, "digits")
         pixels = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sparsetrain import ops
     from sparsetrain.autograd import linear24
+    from sparsetrain.export import check_tensorrt, load_weights, save_pretrained
     from sparsetrain.lightning import SparsifyModel, SparsityMonitor
     from sparsetrain.methods import (
         SRSTE,
@@ -89,6 +90,7 @@ __all__ = [
     "Wanda",
     "WeightNorm",
     "attach",
+    "check_tensorrt",
     "count_tokens",
     "densify",
     "density",
@@ -96,10 +98,12 @@ __all__ = [
     "inspect",
     "linear24",
     "load_sparse_state",
+    "load_weights",
     "ops",
     "packed_once",
     "permute",
     "prune",
+    "save_pretrained",
     "set_sparse",
     "sparse_state",
     "sparsify",
@@ -109,6 +113,7 @@ __all__ = [
 
 _HOMES = {
     "autograd": ("linear24",),
+    "export": ("check_tensorrt", "load_weights", "save_pretrained"),
     "lightning": ("SparsifyModel", "SparsityMonitor"),
     "methods": (
         "SRSTE",

@@ -24,7 +24,7 @@ LAYERS = (
     {"methods"},
     {"nn"},
     {"pruning"},
-    {"permutation"},
+    {"permutation", "export"},
     {"targets", "upgrade"},
     {"recipe"},
     {"lightning"},

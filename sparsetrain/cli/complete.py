@@ -32,7 +32,8 @@ complete -o nospace -F _sparsetrain_complete sparsetrain"""
 _WORDS = {
     "fit": "",
     "validate": "checkpoint=",
-    "export": "checkpoint= format=safetensors format=onnx out= prune=true",
+    "export": "checkpoint= format=safetensors format=onnx format=dense format=coo "
+    "format=csr format=bsr format=semi_structured block= dtype= out= prune=true tensorrt=true",
     "prune": "checkpoint= method=magnitude method=weightnorm method=wanda method=sparsegpt "
     "pattern=2:4 pattern=block:64x64 pattern=block:64x64+2:4 "
     "pattern=vnm:64:2:8 pattern=unstructured density= selection=row selection=exact "

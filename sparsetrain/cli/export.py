@@ -11,20 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.cli.console import relative, show_values
+from sparsetrain.cli.export_folder import export_folder
 from sparsetrain.cli.folder import make_folder
 from sparsetrain.cli.load import Trained, load_trained
 from sparsetrain.cli.overrides import split_word, take_allowed
 from sparsetrain.cli.quiet import quiet_lightning
+from sparsetrain.export import FORMATS, check_tensorrt
 from sparsetrain.nn import SparseLinear, SquaredReLU, densify, set_sparse, sparse_linears
 from sparsetrain.patterns import Pattern
 from sparsetrain.recipe import nearest
 
-_KEYS = ("checkpoint", "format", "out", "prune")
+_OF_FOLDERS = ("block", "dtype")
+_KEYS = ("checkpoint", "format", "out", "prune", "tensorrt", *_OF_FOLDERS)
 _ENDINGS = {"safetensors": ".safetensors", "onnx": ".onnx"}
 
 
 def export(words: list[str]) -> None:
-    """Write `checkpoint=…` as `format=safetensors` or `onnx`, read it back, verify it."""
+    """Write `checkpoint=…` as a file or a folder of `format=`, read it back, verify it."""
     quiet_lightning()
     allowed, words = take_allowed(words)
     options = _options(words)
@@ -33,6 +36,11 @@ def export(words: list[str]) -> None:
     trained = load_trained(options["checkpoint"], allowed)
     if options.get("prune") == "true":
         set_sparse(trained.network, True)
+    if options.get("tensorrt") == "true":
+        check_tensorrt(trained.network)
+    if options["format"] in FORMATS:
+        export_folder(trained, options)
+        return
     layers, relu2 = _sparse(trained), _has_squared_relu(trained.network)
     used = {name: layer.used_weight().clone() for name, layer in layers.items()}
     patterns = {name: layer.pattern for name, layer in layers.items()}
@@ -157,13 +165,21 @@ def _options(words: list[str]) -> dict[str, str]:
     ending = Path(options.get("out", "")).suffix.lower()
     kinds = {ending: kind for kind, ending in _ENDINGS.items()}
     options.setdefault("format", kinds.get(ending, "safetensors"))
-    if options["format"] not in _ENDINGS:
-        raise ValueError(f"format={options['format']!r}: choose one of {', '.join(_ENDINGS)}")
+    if options["format"] not in (*_ENDINGS, *FORMATS):
+        known = ", ".join((*_ENDINGS, *FORMATS))
+        raise ValueError(f"format={options['format']!r}: choose one of {known}")
+    for key in _OF_FOLDERS:
+        if key in options and options["format"] not in FORMATS:
+            raise ValueError(
+                f"{key}={options[key]} with format={options['format']}: it is of folders "
+                f"({', '.join(FORMATS)}); leave it away"
+            )
     if kinds.get(ending, options["format"]) != options["format"]:
         raise ValueError(
             f"format={options['format']} and out={options['out']}: the file would say it is "
             f"{kinds[ending]}; leave one of them out"
         )
-    if options.get("prune", "false") not in ("true", "false"):
-        raise ValueError(f"prune={options['prune']!r}: give true or false")
+    for key in ("prune", "tensorrt"):
+        if options.get(key, "false") not in ("true", "false"):
+            raise ValueError(f"{key}={options[key]!r}: give true or false")
     return options

@@ -69,6 +69,11 @@ Write a checkpoint's model as any tool reads it: dense, with exact zeros where i
 
   python -m sparsetrain export checkpoint=runs/…/checkpoints/best.ckpt format=safetensors
   python -m sparsetrain export checkpoint=runs/…/checkpoints/best.ckpt format=onnx out=vit.onnx
+  python -m sparsetrain export checkpoint=runs/…/checkpoints/best.ckpt format=bsr block=64x64
+
+format= safetensors or onnx: a file; dense, coo, csr, bsr or semi_structured: a folder with weights,
+config.json and sparsity.json (docs/export.md). dtype=bfloat16 rounds a folder's weights.
+tensorrt=true first checks that TensorRT's sparse kernels take every sparse layer.
 
 The file is read back, and every group of four of every sparse layer is verified. `out` defaults
 to the checkpoint's name with another ending. A run that ended in its dense tail has dense weights;

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from typing import Any
 
 import numpy as np
 import onnx
@@ -110,3 +111,32 @@ def test_a_file_that_is_no_checkpoint_is_named(verb, tmp_path, trained):
     missing = call(verb, f"checkpoint={trained.last.parent}/lst.ckpt").complaint
     assert "does not exist" in missing
     assert "last.ckpt" in missing
+
+
+def test_folders_are_built_by_timm_and_read_back(trained, tmp_path):
+    import timm
+
+    network: Any = load_trained(str(trained.last)).network
+    images = torch.randn(2, 3, *network.patch_embed.img_size)
+    ended = call("export", f"checkpoint={trained.last}", "format=dense", f"out={tmp_path / 'd'}")
+    assert ended.status == 0, ended.err
+    again = timm.create_model(f"local-dir:{tmp_path / 'd'}", pretrained=True).eval()
+    torch.testing.assert_close(again(images), network(images))
+    words = ["format=csr", f"out={tmp_path / 'c'}", "tensorrt=true"]
+    ended = call("export", f"checkpoint={trained.last}", *words)
+    assert shown(ended.out, "layers") == "4 as csr, density 0.500: values verified"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["format=bsr"], "format=bsr: blocks.0.mlp.fc1 has no blocks of its own: give block="),
+        (["format=bsr", "block=64"], "block='64': give rows and columns, as block=64x64"),
+        (["format=csr", "block=64x64"], "block=(64, 64) with format=csr: blocks are of bsr"),
+        (["format=semi_structured"], "blocks.0.mlp.fc1.weight is float32, and torch's semi"),
+        (["dtype=float16"], "dtype=float16 with format=safetensors: it is of folders"),
+    ],
+)
+def test_words_that_do_not_fit_a_folder_are_one_line(trained, tmp_path, words, complaint):
+    ended = call("export", f"checkpoint={trained.last}", f"out={tmp_path / 'o'}", *words)
+    assert complaint in ended.complaint

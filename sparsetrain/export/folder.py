@@ -1,0 +1,188 @@
+"""A folder that holds a model: `model.safetensors`, `config.json` and `sparsity.json`.
+
+Sparse weights are stored as their parts (`parts.py`), because safetensors holds dense arrays alone
+and any reader of it then reads them: `NAME.weight.values`, `NAME.weight.crow_indices`, … The header
+`sparsity.json` says which they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sparsetrain.export.parts import PARTS, from_parts, to_parts
+from sparsetrain.export.two_of_four import check_semi_structured, half_zero
+from sparsetrain.nn import densify, sparse_linears
+from sparsetrain.patterns import Block, Combined, Pattern
+
+Format = Literal["dense", "coo", "csr", "bsr", "semi_structured"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+_WEIGHTS, _CONFIG, _HEADER = "model.safetensors", "config.json", "sparsity.json"
+
+
+def save_pretrained(
+    model: nn.Module,
+    folder: str | Path,
+    format: Format = "dense",
+    *,
+    block: tuple[int, int] | None = None,
+    dtype: torch.dtype | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Write a model of any library into a folder, and compare what is read back.
+
+        st.save_pretrained(model, "out")                    # zeros in dense weights
+        st.save_pretrained(model, "out-csr", "csr")         # weights = st.load_weights("out-csr")
+
+    The model stays as it is. Weights are those that an evaluation multiplies by. Sparse ones are
+    those of the sparse layers, or, where there are none, of linear layers and convolutions that are
+    zero in half or more.
+
+    format: `dense` has zeros; with transformers' or timm's `config.json` their own loaders read it.
+        `coo`, `csr` and `bsr` are the parts of such tensors of torch.sparse. `semi_structured` is
+        dense, checked to be what `torch.sparse.to_sparse_semi_structured` takes: that packs for the
+        GPU at hand, so it runs where the weights are loaded.
+    block: of bsr; the layer's own where its pattern has blocks.
+    dtype: floating-point weights are rounded to it. config: of `config.json`, where the model has
+        no `config` that saves itself, as transformers' have.
+
+    Returns the density of each sparse weight. Raises ValueError, naming the layer, for a weight
+    that the format does not take, and for a folder that is not empty.
+    """
+    folder = Path(folder)
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r}: choose one of {', '.join(FORMATS)}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"folder={folder} is not an empty folder: give another name")
+    if block is not None and format != "bsr":
+        raise ValueError(f"block={block} with format={format}: blocks are of bsr; leave it away")
+    patterns: dict[str, Pattern | None] = {n: m.pattern for n, m in sparse_linears(model).items()}
+    plain = densify(copy.deepcopy(model), apply_masks=True)
+    if dtype is not None:
+        plain.to(dtype)
+    patterns = patterns or dict.fromkeys(half_zero(plain))
+    state, tied = _untied(plain.state_dict())
+    sparse: dict[str, dict[str, Any]] = {}
+    tensors = dict(state)
+    for name, pattern in patterns.items():
+        key = f"{name}.weight"
+        if key not in state:
+            continue  # tied to one that is written
+        weight = state[key]
+        layer: Any = plain.get_submodule(name)
+        transposed = weight.data_ptr() != layer.weight.data_ptr()  # a Conv1D's, [in, out]
+        if format == "semi_structured":
+            check_semi_structured(name, layer.weight.detach())
+        sparse[key] = {"shape": list(weight.shape), "density": _density(weight)}
+        if format in PARTS:
+            size = _block(name, weight, pattern, block, transposed) if format == "bsr" else None
+            flat = weight if weight.ndim == 2 else weight.flatten(1)
+            parts = to_parts(flat, format, size)
+            del tensors[key]
+            tensors |= {f"{key}.{part}": tensor for part, tensor in parts.items()}
+    header = {"format": format, "weights": sparse, "tied": tied}
+    _write(folder, tensors, header, model, config)
+    _compare(load_weights(folder), state)
+    return {key.removesuffix(".weight"): each["density"] for key, each in sparse.items()}
+
+
+def load_weights(folder: str | Path) -> dict[str, Tensor]:
+    """The state dict of a folder that `save_pretrained` wrote, on the CPU.
+
+    Weights that were written as coo, csr or bsr are tensors of torch.sparse: multiply by them, or
+    call `to_dense()` for `load_state_dict`. Those of convolutions are [out, in · height · width].
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    header = json.loads((folder / _HEADER).read_text("utf-8"))
+    state = load_file(folder / _WEIGHTS)
+    form = header["format"]
+    for key, each in header["weights"].items() if form in PARTS else ():
+        parts = {part: state.pop(f"{key}.{part}") for part in PARTS[form]}
+        first, *rest = each["shape"]
+        state[key] = from_parts(parts, form, (first, torch.Size(rest).numel()))
+    for key, other in header["tied"].items():
+        state[key] = state[other]
+    return state
+
+
+def _untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors that share memory once, under their first name, and the other names: safetensors
+    holds no memory twice."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    kept, tied = {}, {}
+    for key, tensor in state.items():
+        place = tensor.data_ptr(), tensor.shape
+        if tensor.numel() and place in first:
+            tied[key] = first[place]
+        else:
+            first[place] = key
+            kept[key] = tensor.detach()
+    return kept, tied
+
+
+def _block(
+    name: str,
+    weight: Tensor,
+    pattern: Pattern | None,
+    asked: tuple[int, int] | None,
+    transposed: bool,
+) -> tuple[int, int]:
+    blocks = pattern.block if isinstance(pattern, Combined) else pattern
+    own = (blocks.rows, blocks.columns) if isinstance(blocks, Block) else None
+    size = asked or own
+    if size is None:
+        raise ValueError(f"format=bsr: {name} has no blocks of its own: give block=(rows, columns)")
+    size = (size[1], size[0]) if transposed else size
+    rows, columns = weight.shape[0], weight[0].numel()
+    if rows % size[0] or columns % size[1]:
+        raise ValueError(
+            f"format=bsr: {name}.weight is {rows}×{columns}, not whole blocks of "
+            f"{size[0]}×{size[1]}: give another block"
+        )
+    return size
+
+
+def _write(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    model: Any,
+    config: Mapping[str, Any] | None,
+) -> None:
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    own: Any = getattr(model, "config", None)
+    if config is None and hasattr(own, "save_pretrained"):
+        own.save_pretrained(folder)
+    else:
+        kind = type(model)
+        said = {"class": f"{kind.__module__}.{kind.__qualname__}"} if config is None else config
+        (folder / _CONFIG).write_text(json.dumps(dict(said), indent=2) + "\n", "utf-8")
+    (folder / _HEADER).write_text(json.dumps(header, indent=2) + "\n", "utf-8")
+    unfinished = folder / f".{_WEIGHTS}.unfinished"
+    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    # Not save_file: its files are readable by their owner alone.
+    unfinished.write_bytes(save(plain, metadata={"format": "pt"}))
+    os.replace(unfinished, folder / _WEIGHTS)
+
+
+def _compare(written: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    for key, expected in state.items():
+        found = written[key]
+        found = found if found.layout == torch.strided else found.to_dense()
+        if not torch.equal(found.reshape(expected.shape), expected.cpu()):
+            raise ValueError(f"{key} was read back different from what the model multiplies by")
+
+
+def _density(weight: Tensor) -> float:
+    return int(weight.count_nonzero()) / max(weight.numel(), 1)

@@ -1,0 +1,137 @@
+"""Folders that are read back by torch.sparse, safetensors, transformers and timm alone."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import sparsetrain as st
+from sparsetrain.export import FORMATS
+
+
+def block_model() -> Any:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64), nn.LayerNorm(64))
+    st.prune(model, st.Magnitude(), st.Sparsity(pattern=st.Block(16, 16, 0.25)))
+    return model.eval()
+
+
+def two_of_four_model() -> Any:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64)).bfloat16()
+    st.prune(model, st.Magnitude())
+    return model.eval()
+
+
+def fresh() -> Any:
+    return nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64), nn.LayerNorm(64))
+
+
+@pytest.mark.parametrize("form", [form for form in FORMATS if form != "semi_structured"])
+def test_weights_are_read_back_and_compute_the_same(tmp_path, form):
+    model = block_model()
+    x = torch.randn(3, 64)
+    y = model(x)
+    densities = st.save_pretrained(model, tmp_path / "out", form)
+    assert densities == {"0": 0.25, "2": 0.25}
+    assert torch.equal(model(x), y), "the model stays as it is"
+    weights = st.load_weights(tmp_path / "out")
+    torch.testing.assert_close(weights["0.weight"] @ x.T, model[0](x).T - model[0].bias[:, None])
+    other = fresh()
+    other.load_state_dict({name: tensor.to_dense() for name, tensor in weights.items()})
+    assert torch.equal(other(x), y)
+
+
+def test_the_files_hold_the_kept_values_alone(tmp_path):
+    st.save_pretrained(block_model(), tmp_path / "out", "bsr")
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert tensors["0.weight.values"].shape == (8, 16, 16)
+    header = json.loads((tmp_path / "out" / "sparsity.json").read_text())
+    assert header["weights"]["0.weight"] == {"shape": [128, 64], "density": 0.25}
+
+
+def test_densified_models_are_sparse_where_half_of_a_weight_is_zero(tmp_path):
+    model = st.densify(block_model(), apply_masks=True)
+    st.save_pretrained(model, tmp_path / "out", "bsr", block=(16, 16))
+    assert load_file(tmp_path / "out" / "model.safetensors")["2.weight.values"].shape[1:] == (
+        16,
+        16,
+    )
+    with pytest.raises(ValueError, match=r"format=bsr: 0 has no blocks of its own: give block="):
+        st.save_pretrained(model, tmp_path / "other", "bsr")
+    with pytest.raises(ValueError, match=r"0.weight is 128×64, not whole blocks of 48×16"):
+        st.save_pretrained(model, tmp_path / "other", "bsr", block=(48, 16))
+
+
+def test_semi_structured_folders_hold_what_torch_packs(tmp_path):
+    model = two_of_four_model()
+    st.save_pretrained(model, tmp_path / "out", "semi_structured")
+    weights = st.load_weights(tmp_path / "out")
+    assert torch.equal(weights["0.weight"], model[0].used_weight())
+    with pytest.raises(ValueError, match=r"0.weight is float32, and torch's semi-structured"):
+        st.save_pretrained(model.float(), tmp_path / "b", "semi_structured")
+    st.save_pretrained(model, tmp_path / "c", "semi_structured", dtype=torch.float16)
+    assert st.load_weights(tmp_path / "c")["2.weight"].dtype == torch.float16
+    with pytest.raises(ValueError, match=r"0.weight is not 2:4 along its rows in \d+ places"):
+        st.save_pretrained(block_model(), tmp_path / "d", "semi_structured", dtype=torch.float16)
+
+
+def test_a_folder_that_is_in_use_and_unknown_formats_are_refused(tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    with pytest.raises(ValueError, match="is not an empty folder: give another name"):
+        st.save_pretrained(block_model(), tmp_path)
+    form: Any = "csc"
+    with pytest.raises(ValueError, match="format='csc': choose one of dense, coo, csr, bsr"):
+        st.save_pretrained(block_model(), tmp_path / "out", form)
+
+
+@pytest.mark.slow  # transformers' imports
+@pytest.mark.parametrize("form", ["dense", "csr"])
+def test_gpt2_is_read_by_transformers_and_by_load_weights(tmp_path, form):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=32,
+        n_positions=16,
+        n_embd=32,
+        n_layer=1,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = transformers.GPT2LMHeadModel(config).eval()
+    st.prune(model, st.Magnitude(), st.Sparsity(include=("*mlp*",)))
+    ids = torch.arange(8)[None]
+    y = model(ids).logits
+    st.save_pretrained(model, tmp_path / "out", form)
+    if form == "dense":
+        again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "out").eval()
+    else:
+        again = transformers.GPT2LMHeadModel(config).eval()
+        weights = st.load_weights(tmp_path / "out")
+        again.load_state_dict({name: tensor.to_dense() for name, tensor in weights.items()})
+    torch.testing.assert_close(again(ids).logits, y)
+
+
+def test_tensorrt_takes_weights_that_are_two_of_four_along_input_channels():
+    model = two_of_four_model()
+    assert st.check_tensorrt(model) == ("0", "2")
+    with pytest.raises(ValueError, match=r"0: \d+ of 2048 fours along the input channels"):
+        st.check_tensorrt(block_model())
+    with pytest.raises(ValueError, match="no sparse layer, and none whose weight is half zero"):
+        st.check_tensorrt(fresh())
+
+
+def test_tensorrt_looks_at_convolutions_along_their_input_channels():
+    model: Any = nn.Sequential(nn.Conv2d(8, 4, 4))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].weight[:, ::2] = 0
+    assert st.check_tensorrt(model) == ("0",)
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].weight[..., ::2] = 0  # along the width
+    with pytest.raises(ValueError, match=r"^0: 64 of 128 fours along the input channels"):
+        st.check_tensorrt(model)

@@ -4,7 +4,8 @@ Dimension key:  R rows   C columns
 
 The native one is sm90's for 16-bit values with atoms of K = 64 columns: it is our metadata
 (reference/pack24.py) as it lies. Every other keeps the nibbles in another order, written below as
-reference/nibbles24.py says; "8-bit" and "16-bit" are values, which stay row by row, [R, C/2].
+reference/nibbles24.py says; "8-bit" and "16-bit" are values, which stay row by row, [R, C/2]. Our
+metadata of 8-bit values has an order of its own, META_ORDER_8BIT.
 
 K, the width of an sm90 atom, is min(tile K, 128) of the product: products that share packed weights
 must share it.
@@ -26,7 +27,13 @@ import torch
 from torch import Tensor
 
 from sparsetrain.reference.nibbles24 import block24, read_nibbles, write_nibbles
-from sparsetrain.reference.pack24 import META_ORDER, meta_shape24, nibbles24
+from sparsetrain.reference.pack24 import (
+    META_ORDER,
+    META_ORDER_8BIT,
+    meta_order24,
+    meta_shape24,
+    nibbles24,
+)
 
 # CUTLASS's on sm90, by the columns K of an atom.
 SM90_16BIT = {
@@ -72,15 +79,18 @@ def from_sm90_16bit(packed: Tensor, rows: int, columns: int, atom_k: int) -> Ten
 def to_sm90_8bit(meta: Tensor, rows: int, columns: int, atom_k: int) -> Tensor:
     """Reorder metadata for CUTLASS sm90 products of 8-bit values (fp8, int8).
 
-    A group is four consecutive values and a nibble the two positions, as for 16-bit values.
-    atom_k is 64 or 128; the rest is that of `to_sm90_16bit`.
+    meta     uint8 [ceil(C/128), ceil(R/64), 1024], of 8-bit values (reference/pack24.py)
+    atom_k   64 or 128
+
+    A group is four consecutive values and a nibble the two positions, as for 16-bit values. The
+    rest is that of `to_sm90_16bit`.
     """
-    return _write(meta, rows, columns, _of_atom(SM90_8BIT, atom_k))
+    return _write(meta, rows, columns, _of_atom(SM90_8BIT, atom_k), META_ORDER_8BIT)
 
 
 def from_sm90_8bit(packed: Tensor, rows: int, columns: int, atom_k: int) -> Tensor:
     """Undo `to_sm90_8bit`: our metadata of the [rows, columns] matrix."""
-    return _read(packed, rows, columns, _of_atom(SM90_8BIT, atom_k))
+    return _read(packed, rows, columns, _of_atom(SM90_8BIT, atom_k), META_ORDER_8BIT)
 
 
 def to_aten_cutlass(meta: Tensor, rows: int, columns: int) -> Tensor:
@@ -138,7 +148,7 @@ def to_cusparselt_sm90(values: Tensor, meta: Tensor) -> Tensor:
     """Join values and metadata to the one tensor of cuSPARSELt's products on sm90.
 
     values   float16, bfloat16, int8 or float8_e4m3fn [R, C/2]
-    meta     uint8 [ceil(C/64), ceil(R/64), 512]
+    meta     theirs (reference/pack24.py)
 
     Returns what torch._cslt_compress returns and torch._cslt_sparse_mm wants there, in the dtype of
     values: [R, 9/16 C], of 8-bit values [R, 5/8 C]. Byte for byte where two values of each group
@@ -164,27 +174,28 @@ def from_cusparselt_sm90(packed: Tensor, rows: int, columns: int) -> tuple[Tenso
     return _split(packed, rows, columns, order)
 
 
-def _write(meta: Tensor, rows: int, columns: int, order: str) -> Tensor:
-    shape = meta_shape24(rows, columns)
+def _write(meta: Tensor, rows: int, columns: int, order: str, ours: str = META_ORDER) -> Tensor:
+    shape = meta_shape24(rows, columns, ours)
     if meta.shape != shape:
         raise ValueError(
             f"meta: shape {tuple(meta.shape)} should be {shape} for a {rows} x {columns} matrix"
         )
-    return write_nibbles(nibbles24(meta, rows, columns // 4), order)
+    return write_nibbles(nibbles24(meta, rows, columns // 4, ours), order)
 
 
-def _read(packed: Tensor, rows: int, columns: int, order: str) -> Tensor:
+def _read(packed: Tensor, rows: int, columns: int, order: str, ours: str = META_ORDER) -> Tensor:
     block_rows, block_groups = block24(order)
     expected = (rows + -rows % block_rows) * (columns + -columns % (4 * block_groups)) // 8
     _check_bytes(packed.numel(), expected, rows, columns)
     nibble_RG = read_nibbles(packed, order, rows, columns // 4)
-    return write_nibbles(nibble_RG, META_ORDER).reshape(meta_shape24(rows, columns))
+    return write_nibbles(nibble_RG, ours).reshape(meta_shape24(rows, columns, ours))
 
 
 def _join(values: Tensor, meta: Tensor, order: str) -> Tensor:
     R, C = values.shape[0], 2 * values.shape[1]
     size = values.dtype.itemsize
-    both = torch.cat([values.contiguous().flatten().view(torch.uint8), _write(meta, R, C, order)])
+    words = _write(meta, R, C, order, meta_order24(values.dtype))
+    both = torch.cat([values.contiguous().flatten().view(torch.uint8), words])
     return both.view(values.dtype).reshape(R, C * (4 * size + 1) // (8 * size))
 
 
@@ -193,7 +204,8 @@ def _split(packed: Tensor, rows: int, columns: int, order: str) -> tuple[Tensor,
     size = packed.dtype.itemsize
     _check_bytes(packed.numel() * size, rows * columns // 8 * (4 * size + 1), rows, columns)
     values, words = packed.split([rows * columns // 2, rows * columns // 8 // size])
-    meta = _read(words.view(torch.uint8), rows, columns, order)
+    ours = meta_order24(packed.dtype)
+    meta = _read(words.view(torch.uint8), rows, columns, order, ours)
     return values.reshape(rows, columns // 2), meta
 
 

@@ -21,7 +21,14 @@ from sparsetrain.reference.layouts24 import (
 )
 from sparsetrain.reference.masks24 import mask_row24
 from sparsetrain.reference.nibbles24 import read_nibbles, write_nibbles
-from sparsetrain.reference.pack24 import META_ORDER, meta_shape24, nibbles24, pack_rows24
+from sparsetrain.reference.pack24 import (
+    META_ORDER,
+    META_ORDER_8BIT,
+    meta_order24,
+    meta_shape24,
+    nibbles24,
+    pack_rows24,
+)
 
 SIZES = [(64, 128), (128, 256), (192, 384)]
 
@@ -36,6 +43,7 @@ CUTE_LAYOUTS = {
     ("8bit", 64): ((64,), (64, 4096), (64,), (1,)),
     ("8bit", 128): ((64,), (128, 8192), (128,), (1,)),
 }
+ORDERS = {"16bit": META_ORDER, "8bit": META_ORDER_8BIT}
 PACK = {"16bit": to_sm90_16bit, "8bit": to_sm90_8bit}
 UNPACK = {"16bit": from_sm90_16bit, "8bit": from_sm90_8bit}
 
@@ -49,9 +57,9 @@ def offset(index, shape, strides):
     return total + index * strides[-1]
 
 
-def bytes_by_row(meta, rows, columns):
+def bytes_by_row(meta, rows, columns, order):
     """Give the metadata of a matrix row by row, uint8 [R, ceil(C/8)], two groups a byte."""
-    return write_nibbles(nibbles24(meta, rows, columns // 4), "R G g0").reshape(rows, -1)
+    return write_nibbles(nibbles24(meta, rows, columns // 4, order), "R G g0").reshape(rows, -1)
 
 
 def sm90_by_hand(meta, rows, columns, width, atom_k):
@@ -59,7 +67,7 @@ def sm90_by_hand(meta, rows, columns, width, atom_k):
     row_shape, row_strides, column_shape, column_strides = CUTE_LAYOUTS[width, atom_k]
     column_strides = (*column_strides, atom_k * rows)
     packed = torch.zeros(rows * columns // 8, dtype=torch.uint8)
-    by_row = bytes_by_row(meta, rows, columns)
+    by_row = bytes_by_row(meta, rows, columns, ORDERS[width])
     for row, byte in product(range(rows), range(columns // 8)):
         place = offset(row, row_shape, row_strides)
         place += offset(8 * byte, column_shape, column_strides)
@@ -67,11 +75,11 @@ def sm90_by_hand(meta, rows, columns, width, atom_k):
     return packed
 
 
-def random_meta(rows, columns):
+def random_meta(rows, columns, order=META_ORDER):
     """Give metadata of any nibbles."""
     generator = torch.Generator().manual_seed(rows + columns)
     nibble = torch.randint(0, 16, (rows, columns // 4), generator=generator, dtype=torch.uint8)
-    return write_nibbles(nibble, META_ORDER).reshape(meta_shape24(rows, columns))
+    return write_nibbles(nibble, order).reshape(meta_shape24(rows, columns, order))
 
 
 def packed_matrix(rows, columns, dtype=torch.bfloat16):
@@ -105,7 +113,7 @@ def test_our_metadata_is_sm90s_for_16_bit_values_with_atoms_of_64():
 @pytest.mark.parametrize(("rows", "columns"), SIZES)
 @pytest.mark.parametrize(("width", "atom_k"), CUTE_LAYOUTS)
 def test_sm90_bytes_lie_where_cute_says(width, atom_k, rows, columns):
-    meta = random_meta(rows, columns)
+    meta = random_meta(rows, columns, ORDERS[width])
     packed = PACK[width](meta, rows, columns, atom_k)
     assert torch.equal(packed, sm90_by_hand(meta, rows, columns, width, atom_k))
     assert torch.equal(UNPACK[width](packed, rows, columns, atom_k), meta)
@@ -122,12 +130,13 @@ def test_sm90_words_of_rows_r_and_r_plus_8_are_neighbours():
 @pytest.mark.parametrize(("rows", "columns"), [(0, 8), (1, 4), (65, 132), (100, 320)])
 @pytest.mark.parametrize(("width", "atom_k"), CUTE_LAYOUTS)
 def test_sm90_layouts_are_padded_with_zeros_to_whole_atoms(width, atom_k, rows, columns):
-    meta = random_meta(rows, columns)
+    order = ORDERS[width]
+    meta = random_meta(rows, columns, order)
     padded_rows, padded_columns = rows + -rows % 64, columns + -columns % atom_k
     padded = torch.zeros(padded_rows, padded_columns // 4, dtype=torch.uint8)
-    padded[:rows, : columns // 4] = nibbles24(meta, rows, columns // 4)
-    padded_shape = meta_shape24(padded_rows, padded_columns)
-    padded_meta = write_nibbles(padded, META_ORDER).reshape(padded_shape)
+    padded[:rows, : columns // 4] = nibbles24(meta, rows, columns // 4, order)
+    padded_shape = meta_shape24(padded_rows, padded_columns, order)
+    padded_meta = write_nibbles(padded, order).reshape(padded_shape)
     packed = PACK[width](meta, rows, columns, atom_k)
     assert torch.equal(packed, PACK[width](padded_meta, padded_rows, padded_columns, atom_k))
     assert torch.equal(UNPACK[width](packed, rows, columns, atom_k), meta)
@@ -206,13 +215,14 @@ def nibbles_of(words):
 @pytest.mark.parametrize(("dtype", "rows", "columns"), CUSPARSELT_STRIDES)
 def test_cusparselts_nibbles_on_sm90_lie_where_it_was_seen_to_put_them(dtype, rows, columns):
     row_strides, group_strides = CUSPARSELT_STRIDES[dtype, rows, columns]
-    meta = random_meta(rows, columns)
+    order = meta_order24(dtype)
+    meta = random_meta(rows, columns, order)
     values = torch.ones(rows, columns // 2, dtype=dtype)
     got = nibbles_of(to_cusparselt_sm90(values, meta).flatten()[rows * columns // 2 :])
     row, group = torch.arange(rows)[:, None], torch.arange(columns // 4)
     place = sum((row >> bit & 1) * stride for bit, stride in enumerate(row_strides))
     place = place + sum((group >> bit & 1) * stride for bit, stride in enumerate(group_strides))
-    assert torch.equal(got[place], nibbles24(meta, rows, columns // 4))
+    assert torch.equal(got[place], nibbles24(meta, rows, columns // 4, order))
 
 
 def test_cusparselts_blocks_on_sm90_are_64_rows_of_any_width():
@@ -226,8 +236,8 @@ def test_cusparselts_blocks_on_sm90_are_64_rows_of_any_width():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn])
 def test_cusparselt_on_sm90_is_values_then_metadata(dtype):
-    values, meta, _ = packed_matrix(64, 256, torch.float32)
-    values = (100 * values).clamp(-100, 100).to(dtype)
+    x = (100 * gaussian(64, 256)).clamp(-100, 100)
+    values, meta = pack_rows24(x.to(dtype), mask_row24(x))
     packed = to_cusparselt_sm90(values, meta)
     assert packed.dtype == dtype
     assert packed.shape == (64, 160 if dtype.itemsize == 1 else 144)
@@ -262,7 +272,7 @@ def test_what_cannot_be_packed_is_named():
     with pytest.raises(ValueError, match="atom_k: 96 should be one of 32, 64, 128"):
         to_sm90_16bit(meta, 64, 128, 96)
     with pytest.raises(ValueError, match="atom_k: 32 should be one of 64, 128"):
-        to_sm90_8bit(meta, 64, 128, 32)
+        to_sm90_8bit(meta.reshape(1, 1, 1024), 64, 128, 32)
     with pytest.raises(ValueError, match=r"meta: shape \(2, 1, 512\) should be \(2, 2, 512\)"):
         to_sm90_16bit(meta, 65, 128, 64)
     with pytest.raises(ValueError, match="packed: 1024 bytes should be 2048"):
@@ -278,6 +288,8 @@ def test_what_cannot_be_packed_is_named():
     with pytest.raises(ValueError, match="multiple of 128 x 128"):
         to_aten_cusparselt(values.bfloat16(), meta)
     with pytest.raises(ValueError, match="64 x 192 matrix, which is not a multiple of 64 x 128"):
-        to_cusparselt_sm90(torch.zeros(64, 96, dtype=torch.int8), random_meta(64, 192))
+        to_cusparselt_sm90(
+            torch.zeros(64, 96, dtype=torch.int8), random_meta(64, 192, META_ORDER_8BIT)
+        )
     with pytest.raises(ValueError, match="packed: 18432 bytes should be 9216"):
         from_cusparselt_sm90(torch.zeros(64, 144, dtype=torch.half), 64, 128)

@@ -107,8 +107,7 @@ def test_cusparselt_compresses_8_bit_values_to_our_bytes(rows, columns, dtype):
     x = gaussian(rows, columns).mul(20).round().clamp(-100, 100)
     x[x == 0] = 1
     mask = mask_row24(x)
-    values, meta = pack_rows24(x, mask)
-    packed = pack_for_cusparselt(values.to(dtype), meta)
+    packed = pack_for_cusparselt(*pack_rows24(x.to(dtype), mask))
     compressed = torch.ops.aten._cslt_compress((x * mask).to(dtype).cuda())
     assert torch.equal(bits(compressed), bits(packed))
 

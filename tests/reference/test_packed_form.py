@@ -1,5 +1,7 @@
 """The packed form, byte by byte, against a packer in plain Python."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -22,8 +24,19 @@ def place_in_atom(row, column):
     return byte, 4 * (column // 4 % 2)
 
 
-def pack_by_hand(rows, masks):
-    """Pack lists of numbers; masks are lists of 0 and 1. Metadata is {(c // 64, r // 64, byte)}."""
+def place_in_atom_of_8_bit_values(row, column):
+    """Find the lane of a warpgroup that holds a group, by CuTe's layout of the fragment."""
+    for lane, value in product(range(128), range(32)):
+        # ELayout_64x64 of CUTLASS, Shape ((2, 2, 8, 4), 32): Stride ((8, 2048, 1, 16), 64), the
+        # place in a 64 x 64 matrix column by column
+        place = lane % 2 * 8 + lane // 2 % 2 * 2048 + lane // 4 % 8 + lane // 32 * 16 + value * 64
+        if place == row % 64 + column % 64 * 64:
+            return lane * 8 + column // 64 % 2 * 4 + value // 8, value // 4 % 2 * 4
+    raise AssertionError
+
+
+def pack_by_hand(rows, masks, atom=64, place_in_atom=place_in_atom):
+    """Pack lists of numbers; masks are lists of 0 and 1. Metadata: {(c // atom, r // 64, byte)}."""
     values, meta = [], {}
     for r, (row, mask) in enumerate(zip(rows, masks, strict=True)):
         row_values = []
@@ -33,7 +46,7 @@ def pack_by_hand(rows, masks):
             first, second = sorted(kept + free[: 2 - len(kept)])
             row_values += [row[start + i] if i in kept else 0 for i in (first, second)]
             byte, shift = place_in_atom(r, start)
-            place = start // 64, r // 64, byte
+            place = start // atom, r // 64, byte
             meta[place] = meta.get(place, 0) | (first | second << 2) << shift
         values.append(row_values)
     return values, meta
@@ -106,6 +119,49 @@ def test_packing_agrees_with_the_packer_in_plain_python(rows, columns):
         everywhere[place] = byte
     assert torch.equal(meta, everywhere)
     assert torch.equal(unpack24(values, meta), x * mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+@pytest.mark.parametrize(("rows", "columns"), [(7, 4), (66, 132), (20, 256)])
+def test_8_bit_values_pack_with_metadata_in_the_order_of_their_tensor_cores(rows, columns, dtype):
+    generator = torch.Generator().manual_seed(columns)
+    x = torch.randint(1, 16, (rows, columns), generator=generator).float()
+    mask = mask_row24(torch.rand(rows, columns, generator=generator))
+    mask &= torch.rand(rows, columns, generator=generator) < 0.7
+    values, meta = pack_rows24(x.to(dtype), mask)
+    hand = x.tolist(), mask.int().tolist()
+    expected_values, places = pack_by_hand(*hand, 128, place_in_atom_of_8_bit_values)
+    assert values.dtype == dtype
+    assert values.float().tolist() == expected_values
+    everywhere = torch.zeros((columns + 127) // 128, (rows + 63) // 64, 1024, dtype=torch.uint8)
+    for place, byte in places.items():
+        everywhere[place] = byte
+    assert torch.equal(meta, everywhere)
+    assert torch.equal(unpack24(values, meta).float(), x * mask)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "atom", "byte"),
+    [
+        (0, 8, (0, 0), 1),
+        (0, 64, (0, 0), 4),
+        (8, 0, (0, 0), 8),
+        (0, 32, (0, 0), 16),
+        (1, 0, (0, 0), 32),
+        (16, 0, (0, 0), 256),
+        (63, 120, (0, 0), 1023),
+        (64, 128, (1, 1), 0),
+    ],
+)
+def test_where_two_groups_of_8_bit_values_have_their_byte(row, column, atom, byte):
+    x = torch.ones(66, 136, dtype=torch.int8)
+    mask = torch.zeros(66, 136, dtype=torch.bool)
+    mask[:, 0::4], mask[:, 1::4] = True, True
+    _, plain = pack_rows24(x, mask)
+    mask[row, column : column + 8] = torch.tensor([0, 0, 1, 1, 0, 1, 0, 1]).bool()
+    _, meta = pack_rows24(x, mask)
+    assert (meta != plain).nonzero().tolist() == [[*atom, byte]]
+    assert meta[(*atom, byte)] == (2 | 3 << 2) | (1 | 3 << 2) << 4
 
 
 @pytest.mark.parametrize("rows", [0, 3])

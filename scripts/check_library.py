@@ -22,7 +22,14 @@ import torch
 
 from sparsetrain import native, ops
 
-REFERENCE_ONLY = ("pack24", "unpack24")
+REFERENCE_ONLY = (
+    "pack24",
+    "unpack24",
+    "quantize",
+    "quantize24",
+    "quantize_both24",
+    "scaled_matmul24",
+)
 """Ops that have no kernel: the reference serves CUDA tensors too."""
 
 SPILLED = {"product": 32}

@@ -6,7 +6,8 @@ are in sparsetrain/autograd.
 One file per op: check, schema, fake, kernel, documented function (register.py). The kernel here is
 the reference and serves every device; a kernel built for CUDA takes the place of it there (csrc/).
 Matrices are 2-D, strides are free, results are contiguous. Values are float32, bfloat16, float16 or
-float64; kernels for CUDA have no float64. The packed form is described in reference/pack24.py.
+float64; kernels for CUDA have no float64. The packed form is described in reference/pack24.py, that
+of float8_e4m3fn and int8, which have scales, in reference/quantize24.py too.
 """
 
 from sparsetrain import native
@@ -23,7 +24,11 @@ from sparsetrain.ops.matmul24_sums import matmul24_sums
 from sparsetrain.ops.mvue24 import mvue24
 from sparsetrain.ops.pack24 import pack24
 from sparsetrain.ops.pack_into24 import Forms24, empty_forms24, pack_into24
+from sparsetrain.ops.quantize import quantize
+from sparsetrain.ops.quantize24 import quantize24
+from sparsetrain.ops.quantize_both24 import quantize_both24
 from sparsetrain.ops.random24 import random24
+from sparsetrain.ops.scaled_matmul24 import scaled_matmul24
 from sparsetrain.ops.select24 import select24
 from sparsetrain.ops.soft_threshold24 import soft_threshold24
 from sparsetrain.ops.sparsify24 import sparsify24
@@ -49,7 +54,11 @@ __all__ = [
     "mvue24",
     "pack24",
     "pack_into24",
+    "quantize",
+    "quantize24",
+    "quantize_both24",
     "random24",
+    "scaled_matmul24",
     "select24",
     "soft_threshold24",
     "sparsify24",

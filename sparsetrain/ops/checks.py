@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from sparsetrain import native
-from sparsetrain.reference.pack24 import PADDED, meta_shape24, padded_rows
+from sparsetrain.reference.pack24 import (
+    EIGHT_BITS,
+    PADDED,
+    meta_order24,
+    meta_shape24,
+    padded_rows,
+)
 from sparsetrain.select import RULES
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -79,10 +85,23 @@ def check_packed(
 ) -> None:
     """Refuse a packed form that is not that of a [rows, columns] matrix."""
     reason = "as pack24 makes it for this matrix"  # no sizes: they may be symbolic
-    check_dtype(values_name, values.dtype)
+    if values.dtype not in EIGHT_BITS:
+        check_dtype(values_name, values.dtype)
     check_shape(values_name, values, (rows, columns // 2), reason)
-    check_bytes(meta_name, meta, meta_shape24(rows, columns), reason)
+    shape = meta_shape24(rows, columns, meta_order24(values.dtype))
+    check_bytes(meta_name, meta, shape, reason)
     check_device(meta_name, meta, values_name, values)
+
+
+def check_pairs(values: Tensor) -> tuple[int, int]:
+    """Refuse packed values that are not two per group; give the size of the matrix."""
+    if values.dim() != 2:
+        check_matrix("values", values)
+    if values.shape[1] % 2 != 0:
+        raise ValueError(
+            f"values: {values.shape[1]} columns are not two per group; pass what pack24 returns"
+        )
+    return values.shape[0], 2 * values.shape[1]
 
 
 def check_product(values: Tensor, meta: Tensor, b: Tensor) -> None:
@@ -90,19 +109,20 @@ def check_product(values: Tensor, meta: Tensor, b: Tensor) -> None:
     check_matrix("values", values)
     check_cuda("values", values)
     check_matrix("b", b)
-    rows, columns = values.shape[0], 2 * values.shape[1]
-    if columns % 4 != 0:
-        raise ValueError(
-            f"values: {values.shape[1]} columns are not two per group; pass what pack24 returns"
-        )
+    rows, columns = check_pairs(values)
     check_packed("values", values, "meta", meta, rows, columns)
+    check_contracts(b, columns)
+    check_alike("b", b, "values", values)
+
+
+def check_contracts(b: Tensor, columns: int) -> None:
+    """Refuse a b whose rows are not the columns of a packed matrix."""
     # In this order torch.compile keeps no guard on tokens that are a multiple of 128.
     if padded_rows(b.shape[0]) != columns and b.shape[0] != columns:
         raise ValueError(
             f"b: {b.shape[0]} rows do not fit a packed matrix of {columns} columns; pass {columns},"
             f" or the rows of the matrix whose transpose was padded to a multiple of {PADDED}"
         )
-    check_alike("b", b, "values", values)
 
 
 def product_shape(values: Tensor, b: Tensor, transpose_out: bool) -> tuple[int, int]:

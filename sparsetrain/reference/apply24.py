@@ -19,13 +19,19 @@ def apply24(
     Raises ValueError for the first 4x4 tile with a row, or else a column, that keeps more than two.
     """
     mask_RC = unpack_bits(mask, x_RC.shape[1])
+    check_mask_both24(mask_RC)
+    return pack_both24(x_RC, mask_RC, dtype)
+
+
+def check_mask_both24(mask_RC: Tensor) -> None:
+    """Raise ValueError for the first 4x4 tile of a bool mask [R, C] with a row, or else a column,
+    that keeps more than two."""
     row, group = first_crowded_group(mask_RC)
     if row >= 0:
         raise ValueError(_complaint("row", row // 4, group))
     column, group = first_crowded_group(pad_rows24(mask_RC).T)
     if column >= 0:
         raise ValueError(_complaint("column", group, column // 4))
-    return pack_both24(x_RC, mask_RC, dtype)
 
 
 def pack_both24(

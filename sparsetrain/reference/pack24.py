@@ -70,12 +70,7 @@ def pack24(x_RC: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     Raises ValueError for the first group where the mask keeps more than two.
     """
     mask_RC = unpack_bits(mask, x_RC.shape[1])
-    row, group = first_crowded_group(mask_RC)
-    if row >= 0:
-        raise ValueError(
-            f"mask: keeps more than two of row {row}, columns {4 * group} to {4 * group + 3};"
-            " make the mask with select24"
-        )
+    check_mask24(mask_RC)
     return pack_rows24(x_RC, mask_RC)
 
 
@@ -139,6 +134,16 @@ def pad_rows24(x_RC: Tensor) -> Tensor:
     """Add rows of zeros (False) up to `padded_rows`."""
     R = x_RC.shape[0]
     return F.pad(x_RC, (0, 0, 0, padded_rows(R) - R))
+
+
+def check_mask24(mask_RC: Tensor) -> None:
+    """Raise ValueError for the first group of a bool mask [R, C] that keeps more than two."""
+    row, group = first_crowded_group(mask_RC)
+    if row >= 0:
+        raise ValueError(
+            f"mask: keeps more than two of row {row}, columns {4 * group} to {4 * group + 3};"
+            " make the mask with select24"
+        )
 
 
 def first_crowded_group(mask_RC: Tensor) -> tuple[int, int]:

@@ -28,8 +28,8 @@ def gaussian(rows: int, columns: int, dtype: torch.dtype = torch.float32, seed: 
 
 
 def within_nan(x: Tensor) -> Tensor:
-    """Give a non-contiguous view equal to x, at an odd offset of a NaN-filled (255) buffer."""
-    fill = float("nan") if x.is_floating_point() else 255
+    """Give a non-contiguous view equal to x, at an odd offset of a buffer full of NaN or 255."""
+    fill = float("nan") if x.is_floating_point() else torch.iinfo(x.dtype).max
     rows, columns = x.flatten(1).shape
     buffer = torch.full((2 * columns + 3, rows + 3), fill, dtype=x.dtype)
     view = buffer[1 : 1 + 2 * columns : 2, 3:].T.unflatten(1, x.shape[1:])

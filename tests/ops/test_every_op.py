@@ -20,6 +20,8 @@ def calls(rows: int, columns: int, dtype: torch.dtype) -> dict[str, tuple[Any, t
     # From float32 the values may be narrower; other dtypes stay theirs, as kernels for CUDA want.
     bfloat16, float16 = (torch.bfloat16, torch.float16) if dtype == torch.float32 else (None, None)
     b = gaussian(columns, 6, dtype, seed=1)
+    narrow = ops.quantize24(x, mask, torch.int8)
+    narrow_b, scales_b = ops.quantize(b.T, torch.int8)
     bias = gaussian(1, 6, dtype, seed=2)[0]
     return {
         "select24": (ops.select24, (x, "row")),
@@ -66,6 +68,13 @@ def calls(rows: int, columns: int, dtype: torch.dtype) -> dict[str, tuple[Any, t
                 "transposable",
             ),
         ),
+        "quantize": (ops.quantize, (x, torch.float8_e4m3fn, "block", True)),
+        "quantize24": (ops.quantize24, (x, mask, torch.float8_e4m3fn)),
+        "quantize_both24": (ops.quantize_both24, (x, mask, torch.int8, "tensor")),
+        "scaled_matmul24": (
+            ops.scaled_matmul24,
+            (*narrow, narrow_b.T, scales_b.T, bias.float(), False, torch.float16),
+        ),
         "mvue24": (ops.mvue24, (x, torch.tensor([5]))),
         "random24": (ops.random24, (rows, columns, torch.tensor([5]))),
         "soft_threshold24": (ops.soft_threshold24, (x, torch.tensor([1.5]))),
@@ -80,7 +89,7 @@ def columns_and_dense(x: Tensor, dtype: torch.dtype | None) -> ops.Forms24:
 
 
 NAMES = list(calls(4, 4, torch.float32))
-PRODUCTS = ["matmul24", "add_matmul24_", "matmul24_sums"]
+PRODUCTS = ["matmul24", "add_matmul24_", "matmul24_sums", "scaled_matmul24"]
 PURE = [name for name in NAMES if not name.endswith("_") and name != "pack_into24"]
 
 
@@ -174,6 +183,8 @@ def test_more_than_two_dimensions_are_refused(name):
         "pack_into24",
         "squared_relu24",
         "mvue24",
+        "quantize24",
+        "quantize_both24",
         "soft_threshold24",
     ],
 )

@@ -1,0 +1,48 @@
+"""quantize: a matrix in 8 bits, with scales."""
+
+import torch
+from torch import Tensor
+
+from sparsetrain.ops.checks import check_matrix
+from sparsetrain.ops.register import register
+from sparsetrain.ops.scale_checks import check_quantizing
+from sparsetrain.reference.quantize import Scaling, scale_shape
+from sparsetrain.reference.quantize import quantize as reference
+
+
+def _check(x: Tensor, dtype: torch.dtype, scaling: str, power_of_two: bool) -> None:
+    check_matrix("x", x)
+    check_quantizing("quantize", x, dtype, scaling)
+
+
+def _fake(
+    x: Tensor, dtype: torch.dtype, scaling: Scaling, power_of_two: bool
+) -> tuple[Tensor, Tensor]:
+    scales = x.new_empty(scale_shape(scaling, *x.shape), dtype=torch.float32)
+    return x.new_empty(x.shape, dtype=dtype), scales
+
+
+_op = register(
+    "quantize(Tensor x, ScalarType dtype, str scaling='row', bool power_of_two=False)"
+    " -> (Tensor q, Tensor scales)",
+    check=_check,
+    fake=_fake,
+    kernel=reference,
+)
+
+
+def quantize(
+    x: Tensor, dtype: torch.dtype, scaling: Scaling = "row", power_of_two: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Quantize x, with scales from its own values; x is about q * scale.
+
+    x              [R, C], any strides
+    dtype          torch.float8_e4m3fn or torch.int8
+    scaling        what shares a scale: "row", "block", 128 x 128, or "tensor"
+    power_of_two   round scales up to powers of two
+
+    Returns q [R, C] in dtype and float32 scales: [R, 1], [ceil(R/128), ceil(C/128)] or [1, 1].
+    Rows of zeros, NaN, infinities and saturation: reference/quantize.py. Raises ValueError for what
+    it does not take. It has no CUDA kernel yet: on CUDA tensors it warns once, and runs in PyTorch.
+    """
+    return _op(x, dtype, scaling, power_of_two)

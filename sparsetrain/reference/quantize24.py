@@ -1,0 +1,60 @@
+"""Quantize a matrix under a 2:4 mask and pack it, along its rows or in both orientations.
+
+Dimension key:  R rows   C columns   R128 = padded_rows(R)
+
+Values and metadata lie as reference/pack24.py says of 8-bit values, scales as
+reference/quantize.py does. Scales are those of what the mask keeps: a value that is pruned, NaN and
+infinities too, has no part in them.
+"""
+
+import torch
+from torch import Tensor
+
+from sparsetrain.reference.apply24 import check_mask_both24
+from sparsetrain.reference.masks24 import unpack_bits
+from sparsetrain.reference.pack24 import check_mask24, pack_rows24, pad_rows24, unpack24
+from sparsetrain.reference.quantize import Scaling, dequantize, quantize
+
+
+def quantize24(
+    x_RC: Tensor, mask: Tensor, dtype: torch.dtype, scaling: Scaling, power_of_two: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Quantize and pack along the rows with a given mask of bits.
+
+    Returns values, meta and scales. Raises ValueError for the first group where the mask keeps more
+    than two.
+    """
+    mask_RC = unpack_bits(mask, x_RC.shape[1])
+    check_mask24(mask_RC)
+    return _quantize_rows24(x_RC, mask_RC, dtype, scaling, power_of_two)
+
+
+def quantize_both24(
+    x_RC: Tensor, mask: Tensor, dtype: torch.dtype, scaling: Scaling, power_of_two: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`quantize24` of x and of its transpose, padded to [C, R128], with one mask for both.
+
+    By "row" each orientation has scales of its own rows, and so other numbers; by "block" and
+    "tensor" both have the same, transposed.
+    Returns values, meta, scales, values_t, meta_t, scales_t. Raises ValueError for the first 4x4
+    tile with a row, or else a column, that keeps more than two.
+    """
+    mask_RC = unpack_bits(mask, x_RC.shape[1])
+    check_mask_both24(mask_RC)
+    given = dtype, scaling, power_of_two
+    rows = _quantize_rows24(x_RC, mask_RC, *given)
+    columns = _quantize_rows24(pad_rows24(x_RC).T, pad_rows24(mask_RC).T, *given)
+    return *rows, *columns
+
+
+def dequantize24(values: Tensor, meta: Tensor, scales: Tensor) -> Tensor:
+    """Give the dense float32 matrix [R, C] that packed values and their scales stand for."""
+    return dequantize(unpack24(values, meta), scales)
+
+
+def _quantize_rows24(
+    x_RC: Tensor, mask_RC: Tensor, dtype: torch.dtype, scaling: Scaling, power_of_two: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    q_RC, scales = quantize(torch.where(mask_RC, x_RC, 0), dtype, scaling, power_of_two)
+    values, meta = pack_rows24(q_RC, mask_RC)
+    return values, meta, scales

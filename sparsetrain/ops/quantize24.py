@@ -32,7 +32,9 @@ _op = register(
     "quantize24(Tensor x, Tensor mask, ScalarType dtype, str scaling='row',"
     " bool power_of_two=False) -> (Tensor values, Tensor meta, Tensor scales)",
     check=_check,
-    fake=lambda x, mask, dtype, scaling, _: empty_scaled24(x, *x.shape, dtype, scaling),
+    fake=lambda x, mask, dtype, scaling, _: empty_scaled24(
+        x, x.shape[0], x.shape[1], dtype, scaling
+    ),
     kernel=reference,
 )
 

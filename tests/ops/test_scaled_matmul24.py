@@ -101,7 +101,7 @@ def test_as_accurate_as_pytorchs_scaled_mm_of_one_scale(scaling):
     b, scales_b = quantized(512, 16, scaling="tensor")
     a = unpacked(values, meta).to(E4M3)
     scale_b = scales_b if scaling == "tensor" else scales_b.expand(1, 16).contiguous()
-    plain = torch._scaled_mm(a, b, scales, scales_b, out_dtype=torch.bfloat16)
+    plain = torch.ops.aten._scaled_mm(a, b, scales, scales_b, out_dtype=torch.bfloat16)
     got = scaled_matmul24(values, meta, scales, b, scale_b)
     expected = oracle(values, meta, scales, b, scale_b)
     assert_as_accurate_as_torch(got, plain, expected, floor=1e-7)

@@ -55,11 +55,17 @@ def look(layers: Collection[nn.Module], names: Mapping[nn.Module, str]) -> None:
     Raises RuntimeError where they are reported sparse and are not.
     """
     seen, past, beside, unknown = [], [], [], []
+    linears = [layer for layer in layers if isinstance(layer, SparseLinear)]
     for layer in [layer for layer in idle(layers) if layer.phase.sparse]:
         watch = layer.watch
         assert watch is not None, "it is idle"
+        # Layers on one weight receive one gradient.
+        others = [m.watch for m in linears if m is not layer and m.weight is layer.weight]
+        told = all(other is not None for other in others)
         if watch.ran:
-            (beside if watch.read_beside() else seen).append(layer)
+            (beside if told and watch.read_beside(others) else seen).append(layer)
+        elif not told or any(other.ran for other in others if other is not None):
+            continue  # the gradient is of the others
         elif _received(layer, watch):
             # Compiled code is not watched: look again, without it. What imports dynamo after
             # `begin` compiles in spite of it.

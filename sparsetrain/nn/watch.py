@@ -10,6 +10,7 @@ Compiled code is not watched: `attach` runs the first sparse step without it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,11 +51,14 @@ class Watch:
             self._hook.remove()
         self._hook = self.ours = self.total = None
 
-    def read_beside(self) -> bool:
-        """Whether the weight received more than its products gave."""
+    def read_beside(self, others: Iterable[Watch | None] = ()) -> bool:
+        """Whether the weight received more than its products gave. others: of the layers that have
+        the same weight."""
         if self.total is None or self.ours is None:
             return False
-        return bool((self.total - self.ours).norm() > _TOLERANCE * self.total.norm())
+        ours = [w.ours for w in others if w is not None and w.ours is not None]
+        rest = self.total - sum(ours, self.ours)
+        return bool(rest.norm() > _TOLERANCE * self.total.norm())
 
     def _own(self, grad: Tensor) -> None:
         self.ours = _sum(self.ours, grad)

@@ -182,3 +182,42 @@ def test_a_resumed_run_is_not_checked_again():
     run.load_state_dict(state)
     st.attach(again, optimizer, total_steps=8)
     assert again[0].watch is None
+
+
+class Tied(nn.Module):
+    """Three uses of one weight: two layers and, if it is to, a product past them."""
+
+    def __init__(self, reads=False):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.b.weight = self.a.weight
+        self.reads, self.calls_b = reads, True
+
+    def forward(self, x):
+        x = self.a(x)
+        x = self.b(x) if self.calls_b else x
+        weight: Any = self.a._parameters["weight"]
+        return self.c(F.linear(x, weight) if self.reads else x)
+
+
+def test_layers_on_one_weight_pass_together():
+    model, optimizer, handle = attached(Tied())
+    for _ in range(2):
+        step(model, optimizer)
+    assert handle.idle == []
+
+
+def test_a_weight_of_two_layers_that_is_read_beside_them_is_an_error():
+    model, optimizer, _ = attached(Tied(reads=True))
+    with pytest.raises(RuntimeError, match=r"0\.a, 0\.b: Tied read the dense weight beside"):
+        step(model, optimizer)
+
+
+def test_a_layer_whose_weight_another_layer_trains_is_idle_until_it_is_called():
+    model, optimizer, handle = attached(Tied())
+    model[0].calls_b = False
+    step(model, optimizer)
+    assert handle.idle == ["0.b"]
+    model[0].calls_b = True
+    step(model, optimizer)
+    assert handle.idle == []

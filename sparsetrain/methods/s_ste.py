@@ -12,7 +12,7 @@ Source          Hu et al., NeurIPS 2024, arXiv 2409.09099
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from sparsetrain.select import ROW, Selection
 class SSTE(Hooks):
     """Soft-thresholded 2:4 weights. mvue: sample grad weight instead of computing it exactly."""
 
-    mvue: bool = True
+    mvue: bool = field(default=True, kw_only=True)
 
     def pack(
         self,

@@ -10,7 +10,7 @@ Source          Bengio et al. 2013, arXiv 1308.3432; for 2:4, Zhou et al., ICLR 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class STE(Hooks):
     mvue: grad weight from an unbiased 2:4 sample of the output gradient along tokens.
     """
 
-    mvue: bool = False
+    mvue: bool = field(default=False, kw_only=True)
 
     def pack(
         self,

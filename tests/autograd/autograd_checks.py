@@ -129,5 +129,5 @@ def soft_linear24(
 ) -> Tensor:
     """The layer of S-STE, whose weight is scale · S(weight)."""
     dtype, product = compute_dtype(x, weight), product_of(engine)
-    packed = SSTE(mvue).pack(weight.detach(), None, scale, ROW, product, dtype)
+    packed = SSTE(mvue=mvue).pack(weight.detach(), None, scale, ROW, product, dtype)
     return packed_linear(x, weight, bias, packed, mvue=mvue)

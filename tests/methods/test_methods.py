@@ -90,3 +90,10 @@ def test_s_ste_packs_rows_whatever_mask_and_selection_say():
     assert packed.spec.selection == ROW
     assert packed.dense is not None
     assert torch.equal(packed.dense, SSTE().weight24(W, W, scale))
+
+
+def test_the_only_argument_without_a_name_is_the_decay():
+    assert SRSTE(0.01) == SRSTE(decay=0.01)
+    for kind in (STE, SSTE, STEP):
+        with pytest.raises(TypeError, match="positional"):
+            kind(True)

@@ -134,6 +134,8 @@ class Attached:
         if optimizer not in self._phases:
             self._phases[optimizer] = phase = Phase(old.schedule, self.total)
             phase.attached = True
+            # Frozen from the start, and trained before: as pruning chose them, or the run before.
+            phase.keeps = old.frozen and old.schedule.freeze_at == 0 and old.step > 0
             if old.attached or old.loaded:
                 phase.load(old.state())
         for layer in new:
@@ -213,6 +215,7 @@ class Attached:
 
     def _choose(self, optimizer: Optimizer, layers: list[Layer], first: bool) -> None:
         linears, phase = [m for m in layers if isinstance(m, SparseLinear)], layers[0].phase
+        linears = [m for m in linears if not phase.keeps or m.mask is None]
         if not linears or not phase.mask_due:
             return
         if torch.is_anomaly_enabled():

@@ -22,7 +22,8 @@ class Phase:
         last step done, in which an evaluation runs.
     frozen: masks stay as they are. masks_step: before which masks were chosen last, -1 without one.
     attached: an optimizer advances it (`attach`). loaded: it was restored, and the next `attach`
-        goes on from it. checked: its first sparse step was watched.
+        goes on from it. checked: its first sparse step was watched. keeps: frozen masks are of a
+        run before this one.
 
     A copy of a model shares the phase of its original, so that an average of weights is evaluated
     in the phase that the weights are trained in. Attaching an optimizer to the copy gives it its
@@ -35,7 +36,7 @@ class Phase:
         self.trained: schedules.Phase = "sparse"
         self.masks_step = -1
         self._entered = False
-        self.frozen = self.attached = self.loaded = self.checked = False
+        self.frozen = self.attached = self.loaded = self.checked = self.keeps = False
 
     @property
     def sparse(self) -> bool:

@@ -4,6 +4,7 @@
     python -m scripts.bench.matmul      2:4 products, against cuBLAS and the peers
     python -m scripts.bench.images      images/s from JPEG files to batches, with and without a GPU
     python -m scripts.bench.mlp         an MLP and its backward, against dense and the peers
+    python -m scripts.bench.curve       COO, CSR, BSR and 2:4 over density, on a CPU or a GPU
     python -m scripts.bench.fit         whole runs of `fit`, recipe against recipe
 
 Run them in the root of a checkout. Each has a --help. Clocks, rounds, energy and the variants of a
@@ -17,6 +18,7 @@ sparsify_measure.py sparsify_report.py                  one matrix after the oth
 matmul_measure.py matmul_peers.py matmul_report.py      one product after the other
 matmul_auto.py        random products: what `choose` picks against dense
 images.py photos.py augment.py       the data: from files to augmented batches
+curve.py curve_picture.py            speed over density; its picture
 roofline.py           products under their roofline, as a picture
 mlp_measure.py mlp_step.py mlp_rows.py mlp_report.py mlp_peers.py   one MLP after the other
 """

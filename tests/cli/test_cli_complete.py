@@ -57,7 +57,7 @@ def completions(folder, *lines):
     [
         ("sparsetrain f", ["fit", "validate", "export"]),
         ("sparsetrain export format=", ["format=safetensors", "format=onnx"]),
-        ("sparsetrain validate checkpoint=x recipe=vit_t", ["recipe=vit_tiny_24"]),
+        ("sparsetrain validate checkpoint=x recipe=vit_tiny_24", ["recipe=vit_tiny_24"]),
         ("sparsetrain fit recipe=vit_tiny_24 sparsity=", SPARSITIES),
     ],
 )
@@ -75,7 +75,7 @@ def test_verbs_keys_values_and_files_are_completed(folder):
         folder,
         "sparsetrain f",
         "sparsetrain fit recipe=vit_tiny_24 sparsity=",
-        "sparsetrain validate checkpoint=x recipe=vit_t",
+        "sparsetrain validate checkpoint=x recipe=vit_tiny_24",
         "sparsetrain export format=",
         "sparsetrain export checkpoint=runs/a",
     )

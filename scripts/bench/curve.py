@@ -37,7 +37,7 @@ ROWS, COLUMNS, TOKENS_OF_AN_IMAGE = 3072, 768, 197
 DENSITIES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5)
 BLOCKS = (16, 32, 64, 128)
 LARGEST_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-_LEAST, _MOST, _ENOUGH = 2, 25, 200  # times of a candidate, and milliseconds
+_LEAST, _MOST, _ENOUGH = 2, 25, 150  # times of a candidate, and milliseconds
 
 Product = Callable[[], Tensor]
 
@@ -64,12 +64,13 @@ def main(words: list[str]) -> None:
     print(f"{about['hardware']}, torch {about['torch']}: {tokens} tokens, {dtype}", flush=True)
     random = torch.Generator(device).manual_seed(0)
     x = torch.randn(tokens, COLUMNS, generator=random, device=device, dtype=dtype)
+    seconds = int(options.get("seconds", 16))
     points: list[Point] = []
     for point in (each for density in DENSITIES for each in measure_density(x, density, random)):
         points.append(point)
         print(_line(point), flush=True)
-        if time.perf_counter() - started > float(options.get("seconds", 16)):
-            print(f"the rest is skipped: {options.get('seconds', 20)} s are over", flush=True)
+        if time.perf_counter() - started > seconds:
+            print(f"the rest is skipped: {seconds} s are over", flush=True)
             break
     content = {"about": about, "tokens": tokens, "weight": [ROWS, COLUMNS], "dtype": str(dtype)}
     if "json" in options:

@@ -3,9 +3,9 @@
     python scripts/prune_table.py --json docs/results/prune-digits.json
 
 Trains a dense model for each seed (vit_tiny_24 with sparsity=dense), prunes all linear layers of
-its blocks by each method and selection, with and without refitting, and retrains those that were
-not refitted and are 2:4 in both orientations (vit_tiny_retrain24). What --folder holds already is
-not done again.
+its blocks by each method and selection, with and without refitting or a permutation before, and
+retrains those that had neither and are 2:4 in both orientations (vit_tiny_retrain24). What --folder
+holds already is not done again.
 """
 
 from __future__ import annotations
@@ -57,6 +57,11 @@ def main() -> None:
             file = pruned(dense, args.folder, seed, method, selection, refit)
             row = {"seed": seed, "method": method, "selection": selection, "refit": refit}
             row |= evaluated(file)
+            if not refit:
+                words = ("permute=true",)
+                row["permuted"] = evaluated(
+                    pruned(dense, args.folder, seed, method, selection, refit, *words)
+                )
             if selection == RETRAINED and not refit and args.epochs:
                 row["retrained"] = evaluated(retrained(file, args.epochs, seed))
             rows.append(row)
@@ -87,13 +92,15 @@ def train(folder: Path, seed: int, *words: str) -> Path:
     return last
 
 
-def pruned(dense: Path, folder: Path, seed: int, method: str, selection: str, refit: bool) -> Path:
-    """The pruned checkpoint of a dense one."""
-    kind = "-refit" if refit else ""
+def pruned(
+    dense: Path, folder: Path, seed: int, method: str, selection: str, refit: bool, *more: str
+) -> Path:
+    """The pruned checkpoint of a dense one. more: further words of `prune`."""
+    kind = "-refit" * refit + "-permuted" * bool(more)
     out = folder / f"{method}-{selection}{kind}-{seed}.ckpt"
     if not out.exists():
         words = [f"checkpoint={dense}", f"method={method}", f"selection={selection}", INCLUDE]
-        words += [f"out={out}", *(["refit=true"] if refit else [])]
+        words += [f"out={out}", *(["refit=true"] if refit else []), *more]
         with contextlib.redirect_stdout(io.StringIO()):
             prune_checkpoint(words)
     return out
@@ -136,15 +143,14 @@ def table(rows: Sequence[Row]) -> str:
             mean_and_error([r[key] - d[key] for r, d in zip(mine, before, strict=True)], digits)
             for key, digits in (("top1", 2), ("loss", 3))
         )
-        again = [
-            row["retrained"]["top1"] - d["top1"]
-            for row, d in zip(mine, before, strict=True)
-            if "retrained" in row
-        ]
+        permuted, again = (
+            [r[key]["top1"] - d["top1"] for r, d in zip(mine, before, strict=True) if key in r]
+            for key in ("permuted", "retrained")
+        )
         method, selection, refit = kind
         cells = (
-            method, selection, "yes" if refit else "", lost, loss, "–",
-            mean_and_error(again) if again else "",
+            method, selection, "yes" if refit else "", lost, loss,
+            *(mean_and_error(each) if each else "–" for each in (permuted, again)),
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     )
     from sparsetrain.patterns import NM, VNM, Block, Combined, Unstructured
     from sparsetrain.permutation import permute
-    from sparsetrain.products import Engine
+    from sparsetrain.products import FP8, Engine
     from sparsetrain.pruning import FinishedLayers, Magnitude, SparseGPT, Wanda, WeightNorm, prune
     from sparsetrain.schedule import Schedule
     from sparsetrain.select import Selection
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "FP8",
     "NM",
     "SRSTE",
     "SSTE",
@@ -148,12 +149,13 @@ _HOMES = {
     "pruning": ("FinishedLayers", "Magnitude", "SparseGPT", "Wanda", "WeightNorm", "prune"),
     "patterns": ("NM", "VNM", "Block", "Combined", "Unstructured"),
     "permutation": ("permute",),
+    "products": ("FP8",),
     "schedule": ("Schedule",),
     "select": ("Selection",),
 }
 """The part that each name is imported from."""
 
-_PARTS = (*_HOMES, "native", "ops", "products", "recipe", "reference")
+_PARTS = (*_HOMES, "native", "ops", "recipe", "reference")
 
 
 def sparsify(

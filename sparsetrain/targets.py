@@ -24,6 +24,7 @@ TARGETS = frozenset(
         "sparsetrain.ActivationDropout24",
         "sparsetrain.Block",
         "sparsetrain.Combined",
+        "sparsetrain.FP8",
         "sparsetrain.LearnedScores",
         "sparsetrain.Movement",
         "sparsetrain.NM",

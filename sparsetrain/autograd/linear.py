@@ -4,7 +4,9 @@
     grad input   grad_x_TI = grad_TO   @ w24_OI      sparse: w24.T, where its columns are packed
     grad weight  grad_w_OI = grad_TO.T @ x_TI        dense, or grad.T sparse along tokens (MVUE)
 
-The gradient of the weight is that of w24, passed straight through to all of the weight.
+The gradient of the weight is that of w24, passed straight through to all of the weight. In fp8
+forward and grad input multiply w24 and w24.T, x and grad as they are quantized; grad weight stays
+in the dtype of x.
 
 Dimension key:  T tokens   I input features   O output features
 """
@@ -19,7 +21,16 @@ from torch.autograd.function import once_differentiable
 
 from sparsetrain.autograd.inputs import autocast_device, check_weight, compute_dtype, rows_of
 from sparsetrain.ops import column_sums, mvue24
-from sparsetrain.products import Engine, Packed, Product, dense_mm, pack, pack_columns, product_of
+from sparsetrain.products import (
+    FP8,
+    Engine,
+    Packed,
+    Product,
+    dense_mm,
+    pack,
+    pack_columns,
+    product_of,
+)
 from sparsetrain.select import EXACT, Selection
 
 
@@ -32,6 +43,7 @@ def linear24(
     selection: Selection = EXACT,
     mvue: bool = False,
     engine: Engine = "masked",
+    format: FP8 | None = None,
 ) -> Tensor:
     """`F.linear` with a weight that is 2:4, and the straight-through gradient for it.
 
@@ -42,6 +54,8 @@ def linear24(
         (Chmiel et al., ICLR 2023) instead of exactly.
     engine: `masked` (dense products with zeros), `native` (packed operands) or `aten` (packed,
         PyTorch's own products: compute capability 8.x); see `products.product`.
+    format: FP8 for a forward and grad input in 8 bits, with engine="native"; no GPU has kernels for
+        it yet.
 
     Under autocast the mask is chosen from the master weight and the products run in the autocast
     dtype; float64 stays float64, as in `F.linear`. float32, float64, bfloat16, float16. Raises
@@ -49,7 +63,7 @@ def linear24(
     dtypes that differ outside autocast.
     """
     check_linear(x, weight, mvue)
-    dtype, product = compute_dtype(x, weight), product_of(engine)
+    dtype, product = compute_dtype(x, weight), product_of(engine, format)
     w24 = pack(weight.detach(), mask, selection, product, dtype)
     return packed_linear(x, weight, bias, w24, mvue=mvue)
 

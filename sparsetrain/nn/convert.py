@@ -107,7 +107,7 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear), "as planned"
         assert part.weight is not None, "as planned"
-        product = product_of(engine)
+        product = product_of(engine, part.format)
         layer = SparseLinear.from_dense(
             linear, part.weight, part.selection, product, phase, part.pattern
         )

@@ -24,6 +24,7 @@ from sparsetrain.nn.recorded import Products
 from sparsetrain.patterns import Pattern
 from sparsetrain.products import (
     ENGINES,
+    FP8,
     Engine,
     Entry,
     Problem,
@@ -85,6 +86,21 @@ class Engines:
                 "multiplies 2:4 weights alone; use engine='auto'"
             )
         return "masked", f"masked: {pattern} has no product of its own"
+
+    def of_format(self, name: str, format: FP8) -> tuple[Engine, str]:
+        """The engine of a layer with products in 8 bits: the definition, on a CPU. Raises
+        ValueError where another was asked for, and on a GPU."""
+        if self.asked not in ("auto", "native"):
+            raise ValueError(
+                f"engine={self.asked!r}: {name} has format={format}, which engine='native' "
+                "multiplies; use that or 'auto'"
+            )
+        if self.gpu is not None:
+            raise ValueError(
+                f"format={format}: {name} would run on {sm(self.gpu)}, and products in fp8 have no "
+                "GPU kernels yet; leave the format away, or run on a CPU"
+            )
+        return "native", "native: fp8, its definition in plain PyTorch"
 
     def _by_gain(self, products: Products) -> tuple[Engine, str]:
         sms = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count

@@ -199,7 +199,7 @@ class SparseLinear(nn.Linear):
     def extra_repr(self) -> str:
         state = "" if self.sparse else ", now dense"
         what = self.method.describe(describe(self.pattern, self.selection))
-        return f"{super().extra_repr()}, {what}, engine={self.product.name}{state}"
+        return f"{super().extra_repr()}, {what}, engine={self.product}{state}"
 
     def expect_step(self) -> None:
         """Warn where a method trains without the part of it that lives in the optimizer step."""

@@ -80,6 +80,8 @@ def _engine(
 ) -> Engined:
     if not isinstance(part.pattern, NM):
         return engines.of_pattern(name, part.pattern)
+    if part.format is not None:
+        return engines.of_format(name, part.format)
     products: Products = {}
     if name in tokens:
         assert part.weight is not None, "it is sparse"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from sparsetrain.methods import SSTE, STE, ActivationMethod
 from sparsetrain.patterns import NM, Fixed, Pattern, Selected
+from sparsetrain.products import FP8
 from sparsetrain.schedule import Schedule
 from sparsetrain.select import EXACT, ROW, Selection
 
@@ -22,6 +23,7 @@ class Part:
         included, or None.
     pattern: what may be non-zero in a weight. selection: how a 2:4 mask is chosen, alone
         or in blocks; other patterns keep the largest magnitudes.
+    format: FP8 multiplies 2:4 weights, and what they are multiplied with, in 8 bits; None in 16.
 
     Raises ValueError for what does not go together.
     """
@@ -32,6 +34,7 @@ class Part:
     activation: ActivationMethod | None = None
     pattern: Pattern = field(default_factory=NM)
     selection: Selection = EXACT
+    format: FP8 | None = None
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
@@ -51,6 +54,8 @@ class Part:
             raise ValueError(f"pattern={self.pattern}: n:m weights can be 2:4; use NM(2, 4)")
         if not isinstance(self.pattern, NM):
             self._check_other_pattern()
+        if self.format is not None:
+            self._check_format(self.format)
         if self.activation is None or self.weight is None:
             return
         if isinstance(self.weight, SSTE) or self.weight.mvue or not self.selection.both:
@@ -59,6 +64,19 @@ class Part:
                 f"activation={self.activation}: all six products of an MLP need 2:4 masks in both "
                 "orientations and take grad weight from the activations; use STE or SRSTE with "
                 "mvue=False and the exact selection"
+            )
+
+    def _check_format(self, format: FP8) -> None:
+        """Products in 8 bits are of 2:4 weights alone."""
+        if not isinstance(self.weight, STE) or not isinstance(self.pattern, NM):
+            raise ValueError(
+                f"format={format} with weight={self.weight}, pattern={self.pattern}: products in "
+                "fp8 are of 2:4 weights; use STE, SRSTE or another method of masks with NM(2, 4)"
+            )
+        if self.activation is not None:
+            raise ValueError(
+                f"format={format} with activation={self.activation}: 2:4 activations are not "
+                "packed in fp8 yet; leave the activation away"
             )
 
     def _check_other_pattern(self) -> None:

@@ -3,6 +3,7 @@ each on this machine."""
 
 from sparsetrain.products.activation import squared_relu_gradient, squared_relu_packed
 from sparsetrain.products.dense import dense_mm
+from sparsetrain.products.fp8 import FP8
 from sparsetrain.products.packed import BOTH, Forms, Packed, Spec, pack, pack_columns, unpruned
 from sparsetrain.products.problem import (
     BLayout,
@@ -41,6 +42,7 @@ __all__ = [
     "ATEN",
     "BOTH",
     "ENGINES",
+    "FP8",
     "MASKED",
     "NATIVE",
     "PORTABLE",

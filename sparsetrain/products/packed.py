@@ -20,17 +20,20 @@ from torch import Tensor
 
 from sparsetrain.ops import empty_forms24, mask24, pack_into24, select24, unpack24
 from sparsetrain.products.dense import dense_product
+from sparsetrain.products.fp8 import FP8
 from sparsetrain.products.product import Product
+from sparsetrain.reference.quantize import dequantize
 from sparsetrain.select import Selection
 
 
 @dataclass(frozen=True)
 class Spec:
     """What a packed value is, apart from its numbers: how its zeros were chosen (None where there
-    are none), and what multiplies it."""
+    are none), what multiplies it, and the dtype of its products where its values are 8-bit."""
 
     selection: Selection | None
     product: Product
+    dtype: torch.dtype | None = None
 
 
 class Forms(NamedTuple):
@@ -51,6 +54,7 @@ class Packed(NamedTuple):
     values_t, meta_t    packed along its columns, for `t_mm`
     dense               [R, C], zeros included
     dense_t             [R, C] under the mask of the columns, where that is another
+    scales, scales_t    of 8-bit values and values_t (reference/quantize.py); dense is not 8-bit
     """
 
     spec: Spec
@@ -60,6 +64,8 @@ class Packed(NamedTuple):
     meta_t: Tensor | None = None
     dense: Tensor | None = None
     dense_t: Tensor | None = None
+    scales: Tensor | None = None
+    scales_t: Tensor | None = None
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
@@ -68,7 +74,8 @@ class Packed(NamedTuple):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._numbers.dtype
+        """That of its products."""
+        return self.spec.dtype or self._numbers.dtype
 
     @property
     def device(self) -> torch.device:
@@ -89,30 +96,50 @@ class Packed(NamedTuple):
         if self.values is None or self.meta is None:
             assert self.dense is not None, "packed for t_mm alone"
             return dense_product(self.dense, b_CN, bias, transpose_out, dtype)
-        return self.spec.product.mm(self.values, self.meta, b_CN, bias, transpose_out, dtype)
+        return self._sparse(self.values, self.meta, self.scales, b_CN, bias, transpose_out, dtype)
 
     def t_mm(
         self, b_RN: Tensor, transpose_out: bool = False, dtype: torch.dtype | None = None
     ) -> Tensor:
         """x24.T @ b [C, N], or its transpose; sparse where the columns are packed."""
         if self.values_t is not None and self.meta_t is not None:
-            mm = self.spec.product.mm
-            return mm(self.values_t, self.meta_t, b_RN, None, transpose_out, dtype)
+            values_t, meta_t, scales_t = self.values_t, self.meta_t, self.scales_t
+            return self._sparse(values_t, meta_t, scales_t, b_RN, None, transpose_out, dtype)
         dense = self.dense if self.dense_t is None else self.dense_t
         if dense is None:
             assert self.values is not None, "nothing is packed"
             assert self.meta is not None, "values have metadata"
             dense = unpack24(self.values, self.meta)
+            if self.scales is not None:
+                dense = dequantize(dense, self.scales).to(self.dtype)
         return dense_product(dense.T, b_RN, None, transpose_out, dtype)
+
+    def _sparse(
+        self,
+        values: Tensor,
+        meta: Tensor,
+        scales: Tensor | None,
+        b: Tensor,
+        bias: Tensor | None,
+        transpose_out: bool,
+        dtype: torch.dtype | None,
+    ) -> Tensor:
+        product = self.spec.product
+        if scales is None:
+            return product.mm(values, meta, b, bias, transpose_out, dtype)
+        assert product.format is not None, "8-bit values have a format"
+        dtype = dtype or self.dtype
+        return product.format.mm(values, meta, scales, b, bias, transpose_out, dtype)
 
     def for_t_mm(self) -> Packed:
         """The forms that `t_mm` reads, no more."""
         if self.values_t is not None:
-            return Packed(self.spec, values_t=self.values_t, meta_t=self.meta_t)
+            kept = {"values_t": self.values_t, "meta_t": self.meta_t, "scales_t": self.scales_t}
+            return Packed(self.spec, **kept)
         if self.dense is not None or self.dense_t is not None:
             dense = self.dense if self.dense_t is None else self.dense_t
             return Packed(self.spec, dense=dense)
-        return Packed(self.spec, self.values, self.meta)
+        return Packed(self.spec, self.values, self.meta, scales=self.scales)
 
 
 def pack(
@@ -127,9 +154,12 @@ def pack(
 
     mask: bits as `ops.select24` gives them, chosen by `selection`; None chooses it here, in the
     pass that packs where there is one. Where `product` reads a dense tensor, that is the only form.
-    Columns of a selection for rows alone are not 2:4: their products are dense.
+    Columns of a selection for rows alone are not 2:4: their products are dense. With a format the
+    values are 8-bit, quantized from x as it is.
     """
     product = product.in_dtype(dtype, x_RC.is_cuda)
+    if product.format is not None:
+        return _pack_8bit(x_RC, mask, selection, product, product.format, dtype, forms)
     spec, rule = Spec(selection, product), selection.rule
     known = x_RC.dtype in (dtype, torch.float32)  # kernels round float32 alone
     if mask is None and not (product.packs and known):
@@ -143,6 +173,26 @@ def pack(
     new = empty_forms24(x_RC, dtype, rows=forms.rows, columns=columns, dense=dense)
     pack_into24(x_RC, mask, rule if mask is None else "transposable", *new)
     return Packed(spec, *new)
+
+
+def _pack_8bit(
+    x_RC: Tensor,
+    mask: Tensor | None,
+    selection: Selection,
+    product: Product,
+    format: FP8,
+    dtype: torch.dtype,
+    forms: Forms,
+) -> Packed:
+    mask = select24(x_RC, selection.rule) if mask is None else mask
+    columns = forms.columns and selection.both
+    packed = format.pack_both(x_RC, mask) if columns else format.pack_rows(x_RC, mask)
+    values, meta, scales = packed[:3] if forms.rows else (None, None, None)
+    values_t, meta_t, scales_t = packed[3:] if columns else (None, None, None)
+    needs_dense = forms.dense or columns != forms.columns
+    dense = mask24(x_RC, mask, dtype=dtype) if needs_dense else None
+    spec = Spec(selection, product, dtype)
+    return Packed(spec, values, meta, values_t, meta_t, dense, None, scales, scales_t)
 
 
 def unpruned(x_RC: Tensor, product: Product, dtype: torch.dtype) -> Packed:

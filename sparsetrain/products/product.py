@@ -4,6 +4,8 @@ masked    a dense tensor with zeros, through dense products: every device and dt
 native    2:4 values and metadata through ops.matmul24: sparse tensor cores of compute capability
           9.0 where the kernels are loaded, the plain-PyTorch definition on a CPU
 aten      the same packed form through PyTorch's own 2:4 product: compute capability 8.x
+
+`native` with the format FP8 multiplies 8-bit values with scales through ops.scaled_matmul24.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Tensor
 from sparsetrain.ops import matmul24
 from sparsetrain.products.aten import aten_mm
 from sparsetrain.products.dense import HALVES
+from sparsetrain.products.fp8 import FP8
 
 Engine = Literal["masked", "native", "aten"]
 """A product as users name it: `engine=` of `sparsify`, recipes and `linear24`."""
@@ -24,16 +27,29 @@ Engine = Literal["masked", "native", "aten"]
 
 @dataclass(frozen=True)
 class Product:
-    """One of MASKED, NATIVE and ATEN. packs: it reads packed values, not a dense tensor."""
+    """One of MASKED, NATIVE and ATEN. packs: it reads packed values, not a dense tensor.
+
+    format: of the values of weights, 8-bit with scales; None: their own 16 bits, or float32.
+    """
 
     name: Engine
+    format: FP8 | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.format is None else f"{self.name}, {self.format}"
 
     @property
     def packs(self) -> bool:
         return self.name != "masked"
 
     def in_dtype(self, dtype: torch.dtype, on_gpu: bool) -> Product:
-        """This product, or MASKED where it has none in that dtype: GPUs multiply 2:4 in 16 bits."""
+        """This product, or MASKED where it has none in that dtype: GPUs multiply 2:4 in 16 bits.
+
+        With a format, this product; raises ValueError where it has no results in that dtype.
+        """
+        if self.format is not None:
+            self.format.check_results(dtype)
+            return self
         narrow = dtype in HALVES
         return self if narrow or (self.name == "native" and not on_gpu) else MASKED
 
@@ -60,13 +76,16 @@ PORTABLE = (MASKED, NATIVE)
 """Those that run on a CPU too: `native` as its definition in plain PyTorch."""
 
 
-def product_of(engine: Engine | Product) -> Product:
-    """The product of that name. Raises ValueError for an unknown one."""
+def product_of(engine: Engine | Product, format: FP8 | None = None) -> Product:
+    """The product of that name. Raises ValueError for an unknown one, and for one that does not
+    multiply the format."""
     if isinstance(engine, Product):
         return engine
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r}: choose one of {', '.join(ENGINES)}")
-    return Product(engine)
+    if format is not None and engine != "native":
+        raise ValueError(f"engine={engine!r}: format={format} is multiplied by engine='native'")
+    return Product(engine, format)
 
 
 def _in(out: Tensor, dtype: torch.dtype | None) -> Tensor:

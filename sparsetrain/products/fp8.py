@@ -1,0 +1,71 @@
+"""The format of 8-bit 2:4 weights, and their product with a dense operand quantized on the way.
+
+Dimension key:  M rows of the packed matrix   K its columns   N columns of b
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsetrain.ops import quantize, quantize24, quantize_both24, scaled_matmul24
+from sparsetrain.reference.quantize import SCALINGS, Scaling
+
+E4M3 = torch.float8_e4m3fn
+RESULTS = (torch.float32, torch.bfloat16, torch.float16)
+"""Dtypes that products in fp8 have results in."""
+
+
+@dataclass(frozen=True)
+class FP8:
+    """2:4 weights in float8_e4m3fn, and what they are multiplied with too; results stay wide.
+
+    scaling: what of a weight shares a scale: `row`, each orientation by its own rows, `block`, 128
+        × 128, or `tensor`. The dense operand has a scale for each of its rows (tokens).
+    power_of_two: scales are powers of two.
+
+    Products of columns that are not 2:4 (selection `row`) stay dense and wide. All scales are of
+    the numbers as they are in that forward or backward (reference/quantize.py).
+    Raises ValueError for an unknown scaling.
+    """
+
+    scaling: Scaling = "row"
+    power_of_two: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scaling not in SCALINGS:
+            known = ", ".join(SCALINGS)
+            raise ValueError(f"scaling={self.scaling!r}: choose one of {known}")
+
+    def check_results(self, dtype: torch.dtype) -> None:
+        """Refuse a dtype that its products have no results in."""
+        if dtype not in RESULTS:
+            raise ValueError(
+                f"format={self}: products in fp8 have no results in {dtype}; use float32, or "
+                "torch.autocast"
+            )
+
+    def pack_rows(self, x_MK: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values, meta and scales of x under a mask of bits, along its rows."""
+        return quantize24(x_MK, mask, E4M3, self.scaling, self.power_of_two)
+
+    def pack_both(self, x_MK: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """`pack_rows` of x and of its transpose: six tensors."""
+        return quantize_both24(x_MK, mask, E4M3, self.scaling, self.power_of_two)
+
+    def mm(
+        self,
+        values: Tensor,
+        meta: Tensor,
+        scales: Tensor,
+        b_KN: Tensor,
+        bias: Tensor | None,
+        transpose_out: bool,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """A b + bias of a packed A, or its transpose, in `dtype`; b has a scale for each column."""
+        q_NK, scales_b = quantize(b_KN.T, E4M3, "row", self.power_of_two)
+        given = values, meta, scales, q_NK.T, scales_b.T, bias, transpose_out
+        return scaled_matmul24(*given, dtype)

@@ -1,0 +1,124 @@
+"""Sparsity(format=FP8()): layers train in fp8 on a CPU, and what cannot is refused in one line."""
+
+import pytest
+import torch
+from op_calls import OpCalls
+from torch import nn
+
+import sparsetrain as st
+from sparsetrain.native import Library
+from sparsetrain.nn.engine import Engines
+from sparsetrain.nn.mlp import SparseMlp
+
+
+class Mlp(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(16, 32)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(32, 16)
+
+    def forward(self, x):
+        return self.fc2(self.act(self.fc1(x)))
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(Mlp(), nn.LayerNorm(16), nn.Linear(16, 8))
+
+
+def made_sparse(format=None, weight=None, **words):
+    net = model()
+    weight = st.STE() if weight is None else weight
+    report = st.sparsify(net, st.Sparsity(weight=weight, format=format, **words))
+    return net, report
+
+
+def test_forward_and_grad_input_run_in_fp8_and_the_report_says_so():
+    net, report = made_sparse(st.FP8())
+    assert {row.engine for row in report.converted} == {
+        "native: fp8, its definition in plain PyTorch"
+    }
+    assert "engine=native, FP8(scaling='row', power_of_two=False)" in str(net)
+    assert isinstance(net[0], SparseMlp)
+    x = torch.randn(5, 16, requires_grad=True)
+    with OpCalls() as calls:
+        y = net(x)
+        forward = calls.count("scaled_matmul24")
+        y.sum().backward()
+    assert forward == 3
+    assert calls.count("scaled_matmul24") == 6, "and the grad input of each"
+    assert calls.count("matmul24", "matmul24_sums", "add_matmul24_") == 0
+
+
+def test_outputs_are_near_those_in_16_bits_and_the_state_dict_is_the_dense_models():
+    net, _ = made_sparse(st.FP8("block", power_of_two=True))
+    plain, _ = made_sparse()
+    x = torch.randn(64, 16)
+    y, exact = net(x), plain(x)
+    error = (y - exact).norm() / exact.norm()
+    assert 1e-3 < error < 0.1
+    assert net.state_dict().keys() == model().state_dict().keys()
+
+
+def losses(format, steps=20):
+    net, _ = made_sparse(format, st.SRSTE(decay=2e-4))
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
+    st.attach(net, optimizer, total_steps=steps)
+    generator = torch.Generator().manual_seed(1)
+    x, target = torch.randn(128, 16, generator=generator), torch.arange(128) % 8
+    seen = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = nn.functional.cross_entropy(net(x).float(), target)
+        loss.backward()
+        optimizer.step()
+        seen.append(loss.item())
+    return seen
+
+
+def test_training_falls_as_in_16_bits_and_repeats_bit_for_bit():
+    in_fp8, in_16 = losses(st.FP8()), losses(None)
+    assert in_fp8[-1] < 0.7 * in_fp8[0]
+    assert abs(in_fp8[-1] - in_16[-1]) < 0.1 * in_16[0]
+    assert in_fp8 == losses(st.FP8())
+
+
+def test_micro_batches_share_the_packed_weights():
+    net, _ = made_sparse(st.FP8())
+    x = torch.randn(6, 16)
+    expected = net(x)
+    with OpCalls() as calls, st.packed_once(net):
+        for _ in range(3):
+            got = net(x)
+    assert torch.equal(got, expected)
+    assert calls.count("quantize_both24") == 3, "one for each layer"
+
+
+def test_to_dense_gives_the_master_weights_back():
+    net, _ = made_sparse(st.FP8())
+    dense = model()
+    st.densify(net)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), dense.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ({"weight": st.SSTE()}, r"weight=SSTE.*: products in fp8 are of 2:4 weights; use STE"),
+        ({"pattern": st.Unstructured(0.1)}, r"pattern=.*: products in fp8 are of 2:4 weights"),
+        ({"activation": st.Activation24()}, r"activation=.*not packed in fp8 yet; leave the act"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(words, complaint):
+    with pytest.raises(ValueError, match=rf"^format=FP8\(.*{complaint}"):
+        st.Sparsity(format=st.FP8(), **words)
+
+
+def test_another_engine_and_a_gpu_are_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"^engine='masked': 0.fc1 has format=FP8.* use that"):
+        st.sparsify(model(), st.Sparsity(format=st.FP8()), engine="masked")
+    on_gpu = Engines("auto", (9, 0), Library())
+    with pytest.raises(ValueError, match=r"^format=FP8\(.*fc would run on sm.*no GPU k"):
+        on_gpu.of_format("fc", st.FP8())

@@ -176,6 +176,8 @@ CHECKS: dict[str, Check] = {
     "sparsity.weight.drop": Number(0, 1, above=True, below=True),
     "sparsity.selection.solver": OneOf(("exact", "row", "greedy")),
     "sparsity.selection.score": OneOf(("magnitude", "squared")),
+    "sparsity.format.scaling": OneOf(("row", "block", "tensor")),
+    "sparsity.format.power_of_two": FLAG,
     "sparsity.activation.selection.solver": OneOf(("exact", "row", "greedy")),
     "sparsity.activation.selection.score": OneOf(("magnitude", "squared")),
     "sparsity.pattern.v": COUNT,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops import quantize, quantize24, quantize_both24, scaled_matmul24
+from sparsetrain.ops.quantize_both24 import Scaled24
 from sparsetrain.reference.quantize import SCALINGS, Scaling
 
 E4M3 = torch.float8_e4m3fn
@@ -51,8 +52,8 @@ class FP8:
         """Values, meta and scales of x under a mask of bits, along its rows."""
         return quantize24(x_MK, mask, E4M3, self.scaling, self.power_of_two)
 
-    def pack_both(self, x_MK: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """`pack_rows` of x and of its transpose: six tensors."""
+    def pack_both(self, x_MK: Tensor, mask: Tensor) -> Scaled24:
+        """`pack_rows` of x and of its transpose."""
         return quantize_both24(x_MK, mask, E4M3, self.scaling, self.power_of_two)
 
     def mm(

@@ -186,13 +186,15 @@ def _pack_8bit(
 ) -> Packed:
     mask = select24(x_RC, selection.rule) if mask is None else mask
     columns = forms.columns and selection.both
-    packed = format.pack_both(x_RC, mask) if columns else format.pack_rows(x_RC, mask)
-    values, meta, scales = packed[:3] if forms.rows else (None, None, None)
-    values_t, meta_t, scales_t = packed[3:] if columns else (None, None, None)
     needs_dense = forms.dense or columns != forms.columns
     dense = mask24(x_RC, mask, dtype=dtype) if needs_dense else None
-    spec = Spec(selection, product, dtype)
-    return Packed(spec, values, meta, values_t, meta_t, dense, None, scales, scales_t)
+    spec, values_t, meta_t, scales_t = Spec(selection, product, dtype), None, None, None
+    if columns:
+        values, meta, scales, values_t, meta_t, scales_t = format.pack_both(x_RC, mask)
+    else:
+        values, meta, scales = format.pack_rows(x_RC, mask)
+    packed = Packed(spec, values, meta, values_t, meta_t, dense, None, scales, scales_t)
+    return packed if forms.rows else packed._replace(values=None, meta=None, scales=None)
 
 
 def unpruned(x_RC: Tensor, product: Product, dtype: torch.dtype) -> Packed:

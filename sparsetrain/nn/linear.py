@@ -163,7 +163,8 @@ class SparseLinear(nn.Linear):
 
     @torch.no_grad()
     def used_weight(self) -> Tensor:
-        """[O, I] in the weight's dtype: what the products multiply by, zeros included."""
+        """[O, I] in the weight's dtype: what the products multiply by, zeros included, before a
+        format rounds it."""
         if not self.sparse:
             return whole(self.weight)
         return self.method.weight24(whole(self.weight), self.current_mask(), self.scale)

@@ -25,6 +25,7 @@ from sparsetrain import native, ops
 REFERENCE_ONLY = (
     "pack24",
     "unpack24",
+    "narrow24",
     "quantize",
     "quantize24",
     "quantize_both24",

@@ -12,7 +12,8 @@
 Four of the six are sparse with dense weights ("activations"), all six with 2:4 weights ("all"). A
 sparse tensor core multiplies sparse by dense, so where the activation is the sparse operand a 2:4
 weight enters as a dense tensor with zeros: w1 has its rows packed and its dense form, w2 its
-columns and its dense form.
+columns and its dense form. In fp8 those of z, y, dh and dx that have a sparse operand read both of
+theirs in 8 bits; dw2 and dw1 stay wide.
 
 Source: Haziza et al. 2025 (activation 2:4 with squared ReLU, per-orientation masks).
 
@@ -88,7 +89,7 @@ class _SquaredReluMlp(torch.autograd.Function):
         ctx.specs = w2_24.spec, h24.spec
         saved2 = w2_24.for_t_mm().tensors
         ctx.save_for_backward(x_TI, w1_24.dense, *saved2, *h24.tensors)
-        return h24.mm(w2_24.dense.T, b2_O)
+        return h24.narrowed().mm(w2_24.dense.T, b2_O)
 
     @staticmethod
     @once_differentiable
@@ -99,7 +100,7 @@ class _SquaredReluMlp(torch.autograd.Function):
         dh_TH = w2_24.t_mm(dy_TO.T, transpose_out=True)
         dz24, dz_sums_H = squared_relu_gradient(h24, dh_TH)
         needs, dtypes = ctx.needs_input_grad, ctx.dtypes
-        dx_TI = dz24.mm(dense1_HI) if needs[0] else None
+        dx_TI = dz24.narrowed().mm(dense1_HI) if needs[0] else None
         dw1_HI = dz24.t_mm(x_TI, dtype=dtypes[0]) if needs[1] else None
         db1_H = dz_sums_H.to(dtypes[1]) if needs[2] else None
         dw2_OH = h24.t_mm(dy_TO, transpose_out=True, dtype=dtypes[2]) if needs[3] else None

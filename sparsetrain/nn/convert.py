@@ -116,7 +116,8 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
         rows.append(LayerReport(name, tuple(linear.weight.shape), what, why))
     for name, (activation, (engine, why)) in plan.mlps.items():
         mlp = model.get_submodule(name)
-        replace_module(model, mlp, SparseMlp.from_dense(mlp, activation, product_of(engine), phase))
+        product = product_of(engine, plan.formats.get(name))
+        replace_module(model, mlp, SparseMlp.from_dense(mlp, activation, product, phase))
         if activation is not None:
             rows.append(LayerReport(name, _shape(mlp), activation.describe(), why))
     for name, reason in plan.dense.items():

@@ -149,7 +149,7 @@ class SparseMlp(nn.Module):
         what = "2:4 weights and GELU as one"
         what = what if self.activation is None else self.activation.describe()
         state = "" if self.sparse else ", now dense"
-        return f"{what}, engine={self.product.name}{state}"
+        return f"{what}, engine={self.product}{state}"
 
 
 def _weight(linear: nn.Linear) -> Tensor:

@@ -17,7 +17,7 @@ from sparsetrain.nn.recorded import Products, linear_products, mlp_products
 from sparsetrain.nn.sparsity import Part, Sparsity
 from sparsetrain.nn.structure import is_mlp, why_not
 from sparsetrain.patterns import NM
-from sparsetrain.products import Engine
+from sparsetrain.products import FP8, Engine
 
 Engined = tuple[Engine, str]
 """An engine, and the line that says why."""
@@ -27,13 +27,14 @@ Engined = tuple[Engine, str]
 class Plan:
     """linears, mlps: what is converted, by name. MLPs with an activation of None have 2:4 weights
     and GELU. dense: why other linear layers stay dense; dense_mlps: why MLPs' activations do;
-    apart: why MLPs with GELU are not one function."""
+    apart: why MLPs with GELU are not one function. formats: of MLPs with 2:4 activations."""
 
     linears: dict[str, tuple[Part, Engined]] = field(default_factory=dict)
     mlps: dict[str, tuple[ActivationMethod | None, Engined]] = field(default_factory=dict)
     dense: dict[str, str] = field(default_factory=dict)
     dense_mlps: dict[str, str] = field(default_factory=dict)
     apart: dict[str, str] = field(default_factory=dict)
+    formats: dict[str, FP8] = field(default_factory=dict)
     included: set[str] = field(default_factory=set)
 
 
@@ -165,7 +166,12 @@ def _choose_mlps(
         if fc1 in tokens:
             method = part.weight if fc1 in sparse and fc2 in sparse else None
             products = mlp_products(tokens[fc1], shape, part.activation, method, part.selection)
-        plan.mlps[name] = part.activation, engines.of_layer(name, *shape, products=products)
+        if part.format is not None:
+            plan.formats[name] = part.format
+            engine = engines.of_format(name, part.format)
+        else:
+            engine = engines.of_layer(name, *shape, products=products)
+        plan.mlps[name] = part.activation, engine
     if activations and not plan.mlps:
         found = "; ".join(f"{n or 'the model'}: {r}" for n, r in list(plan.dense_mlps.items())[:5])
         activation = next(iter(activations))

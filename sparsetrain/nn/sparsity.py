@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sparsetrain.methods import SSTE, STE, ActivationMethod
+from sparsetrain.methods import SSTE, STE, ActivationDropout24, ActivationMethod
 from sparsetrain.patterns import NM, Fixed, Pattern, Selected
 from sparsetrain.products import FP8
 from sparsetrain.schedule import Schedule
@@ -23,7 +23,8 @@ class Part:
         included, or None.
     pattern: what may be non-zero in a weight. selection: how a 2:4 mask is chosen, alone
         or in blocks; other patterns keep the largest magnitudes.
-    format: FP8 multiplies 2:4 weights, and what they are multiplied with, in 8 bits; None in 16.
+    format: FP8 multiplies 2:4 weights and activations, and what they are multiplied with, in 8
+        bits, but for gradients of weights; None in 16.
 
     Raises ValueError for what does not go together.
     """
@@ -67,16 +68,17 @@ class Part:
             )
 
     def _check_format(self, format: FP8) -> None:
-        """Products in 8 bits are of 2:4 weights alone."""
-        if not isinstance(self.weight, STE) or not isinstance(self.pattern, NM):
+        """Products in 8 bits are of 2:4 weights and of 2:4 activations alone."""
+        soft = isinstance(self.weight, SSTE)
+        if self.dense or soft or not isinstance(self.pattern, NM):
             raise ValueError(
                 f"format={format} with weight={self.weight}, pattern={self.pattern}: products in "
                 "fp8 are of 2:4 weights; use STE, SRSTE or another method of masks with NM(2, 4)"
             )
-        if self.activation is not None:
+        if isinstance(self.activation, ActivationDropout24):
             raise ValueError(
-                f"format={format} with activation={self.activation}: 2:4 activations are not "
-                "packed in fp8 yet; leave the activation away"
+                f"format={format} with activation={self.activation}: 2:4 dropout has no products "
+                "in fp8; leave one of them away"
             )
 
     def _check_other_pattern(self) -> None:

@@ -22,6 +22,7 @@ from sparsetrain.ops.mask24 import mask24
 from sparsetrain.ops.matmul24 import matmul24
 from sparsetrain.ops.matmul24_sums import matmul24_sums
 from sparsetrain.ops.mvue24 import mvue24
+from sparsetrain.ops.narrow24 import narrow24
 from sparsetrain.ops.pack24 import pack24
 from sparsetrain.ops.pack_into24 import Forms24, empty_forms24, pack_into24
 from sparsetrain.ops.quantize import quantize
@@ -52,6 +53,7 @@ __all__ = [
     "matmul24",
     "matmul24_sums",
     "mvue24",
+    "narrow24",
     "pack24",
     "pack_into24",
     "quantize",

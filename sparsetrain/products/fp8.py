@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsetrain.ops import quantize, quantize24, quantize_both24, scaled_matmul24
+from sparsetrain.ops import narrow24, quantize, quantize24, quantize_both24, scaled_matmul24
 from sparsetrain.ops.quantize_both24 import Scaled24
 from sparsetrain.reference.quantize import SCALINGS, Scaling
 
@@ -21,10 +21,10 @@ RESULTS = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class FP8:
-    """2:4 weights in float8_e4m3fn, and what they are multiplied with too; results stay wide.
+    """2:4 operands in float8_e4m3fn, and what they are multiplied with; results stay wide.
 
     scaling: what of a weight shares a scale: `row`, each orientation by its own rows, `block`, 128
-        × 128, or `tensor`. The dense operand has a scale for each of its rows (tokens).
+        × 128, or `tensor`. 2:4 activations and dense operands have a scale for each row.
     power_of_two: scales are powers of two.
 
     Products of columns that are not 2:4 (selection `row`) stay dense and wide. All scales are of
@@ -55,6 +55,10 @@ class FP8:
     def pack_both(self, x_MK: Tensor, mask: Tensor) -> Scaled24:
         """`pack_rows` of x and of its transpose."""
         return quantize_both24(x_MK, mask, E4M3, self.scaling, self.power_of_two)
+
+    def narrow(self, values: Tensor, meta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values, meta and scales of rows that are packed in 16 bits, a scale for each row."""
+        return narrow24(values, meta, E4M3, self.power_of_two)
 
     def mm(
         self,

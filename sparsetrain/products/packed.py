@@ -131,6 +131,15 @@ class Packed(NamedTuple):
         dtype = dtype or self.dtype
         return product.format.mm(values, meta, scales, b, bias, transpose_out, dtype)
 
+    def narrowed(self) -> Packed:
+        """The rows in the format of the product, for `mm`; itself where that has none."""
+        format, values, meta = self.spec.product.format, self.values, self.meta
+        if format is None or values is None or meta is None or self.scales is not None:
+            return self
+        values, meta, scales = format.narrow(values, meta)
+        spec = Spec(self.spec.selection, self.spec.product, self.dtype)
+        return Packed(spec, values, meta, scales=scales)
+
     def for_t_mm(self) -> Packed:
         """The forms that `t_mm` reads, no more."""
         if self.values_t is not None:

@@ -12,8 +12,15 @@ from torch import Tensor
 
 from sparsetrain.reference.apply24 import check_mask_both24
 from sparsetrain.reference.masks24 import unpack_bits
-from sparsetrain.reference.pack24 import check_mask24, pack_rows24, pad_rows24, unpack24
-from sparsetrain.reference.quantize import Scaling, dequantize, quantize
+from sparsetrain.reference.pack24 import (
+    META_ORDER_8BIT,
+    check_mask24,
+    meta24,
+    pack_rows24,
+    pad_rows24,
+    positions24,
+)
+from sparsetrain.reference.quantize import Scaling, quantize
 
 
 def quantize24(
@@ -47,9 +54,16 @@ def quantize_both24(
     return *rows, *columns
 
 
-def dequantize24(values: Tensor, meta: Tensor, scales: Tensor) -> Tensor:
-    """Give the dense float32 matrix [R, C] that packed values and their scales stand for."""
-    return dequantize(unpack24(values, meta), scales)
+def narrow24(
+    values: Tensor, meta: Tensor, dtype: torch.dtype, power_of_two: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Quantize a matrix that is packed along its rows, each row with a scale of its own.
+
+    Returns values, meta and scales: those of `quantize24` of the same matrix and mask.
+    """
+    rows, groups = values.shape[0], values.shape[1] // 2
+    q, scales = quantize(values, dtype, "row", power_of_two)
+    return q, meta24(positions24(meta, rows, groups), META_ORDER_8BIT), scales
 
 
 def _quantize_rows24(

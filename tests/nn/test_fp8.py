@@ -53,6 +53,22 @@ def test_forward_and_grad_input_run_in_fp8_and_the_report_says_so():
     assert calls.count("matmul24", "matmul24_sums", "add_matmul24_") == 0
 
 
+@pytest.mark.parametrize(
+    ("weight", "products"), [(None, (1, 1)), (st.STE(), (2, 2))], ids=["activations", "all"]
+)
+def test_2_of_4_activations_run_in_fp8_and_gradients_of_weights_in_16_bits(weight, products):
+    net = model()
+    spec = st.Sparsity(weight=weight, activation=st.Activation24(), format=st.FP8())
+    sparsify(net, spec, on_cpu=True)
+    assert "engine=native, FP8(" in str(net[0])
+    with OpCalls() as calls:
+        y = net[0](torch.randn(5, 16, requires_grad=True))
+        forward = calls.count("scaled_matmul24")
+        y.sum().backward()
+    assert (forward, calls.count("scaled_matmul24") - forward) == products
+    assert calls.count("matmul24") == 2, "dw1 and dw2"
+
+
 def test_outputs_are_near_those_in_16_bits_and_the_state_dict_is_the_dense_models():
     net, _ = made_sparse(st.FP8("block", power_of_two=True))
     plain, _ = made_sparse()
@@ -110,7 +126,11 @@ def test_to_dense_gives_the_master_weights_back():
     [
         ({"weight": st.SSTE()}, r"weight=SSTE.*: products in fp8 are of 2:4 weights; use STE"),
         ({"pattern": st.Unstructured(0.1)}, r"pattern=.*: products in fp8 are of 2:4 weights"),
-        ({"activation": st.Activation24()}, r"activation=.*not packed in fp8 yet; leave the act"),
+        ({"weight": None}, r"weight=None.*: products in fp8 are of 2:4 weights"),
+        (
+            {"activation": st.ActivationDropout24()},
+            r"activation=.*2:4 dropout has no products",
+        ),
     ],
 )
 def test_what_does_not_go_with_it_is_refused(words, complaint):

@@ -68,6 +68,7 @@ def calls(rows: int, columns: int, dtype: torch.dtype) -> dict[str, tuple[Any, t
                 "transposable",
             ),
         ),
+        "narrow24": (ops.narrow24, (values, meta, torch.float8_e4m3fn, True)),
         "quantize": (ops.quantize, (x, torch.float8_e4m3fn, "block", True)),
         "quantize24": (ops.quantize24, (x, mask, torch.float8_e4m3fn)),
         "quantize_both24": (ops.quantize_both24, (x, mask, torch.int8, "tensor")),

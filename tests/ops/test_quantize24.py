@@ -4,7 +4,16 @@ import pytest
 import torch
 from ops_checks import gaussian
 
-from sparsetrain.ops import mask24, quantize, quantize24, quantize_both24, select24, unpack24
+from sparsetrain.ops import (
+    mask24,
+    narrow24,
+    pack24,
+    quantize,
+    quantize24,
+    quantize_both24,
+    select24,
+    unpack24,
+)
 from sparsetrain.reference.quantize import SCALINGS
 
 E4M3 = torch.float8_e4m3fn
@@ -63,6 +72,17 @@ def test_the_other_orientation_is_the_transpose_quantized_with_the_same_mask(row
     assert torch.equal(scales_t, expected_scales)
     if scaling != "row":
         assert torch.equal(scales_t, both[2].T)
+
+
+@dtypes
+@pytest.mark.parametrize("power_of_two", [False, True])
+def test_packed_rows_narrow_to_what_quantize24_makes_of_the_matrix(dtype, power_of_two):
+    x = gaussian(70, 140, torch.bfloat16)
+    mask = select24(x, "greedy")  # some groups keep fewer than two
+    got = narrow24(*pack24(x, mask), dtype, power_of_two)
+    expected = quantize24(x, mask, dtype, "row", power_of_two)
+    for one, other in zip(got, expected, strict=True):
+        assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
 def test_a_crowded_group_is_refused():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from op_calls import OpCalls
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import sparsetrain as st
 from sparsetrain.native import Library
@@ -144,3 +145,27 @@ def test_another_engine_and_a_gpu_are_refused_in_one_line():
     on_gpu = Engines("auto", (9, 0), Library())
     with pytest.raises(ValueError, match=r"^format=FP8\(.*fc would run on sm.*no GPU k"):
         on_gpu.of_format("fc", st.FP8())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_a_model_in_fp8_compiles_without_breaks_for_any_number_of_tokens():
+    torch._dynamo.reset()
+    net = model()
+    spec = st.Sparsity(weight=st.STE(), activation=st.Activation24(), format=st.FP8("block"))
+    sparsify(net, spec, on_cpu=True)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(net, fullgraph=True, backend=counter, dynamic=True)
+    counts = set()
+    for tokens in (130, 300):
+        x = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(tokens))
+        results = []
+        for run in (compiled, net):
+            net.zero_grad()
+            y = run(x)
+            y.square().sum().backward()
+            results.append([y.detach(), *(p.grad for p in net.parameters())])
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other)
+        counts.add(counter.frame_count)
+    assert len(counts) == 1, "compiled once"

@@ -1,5 +1,7 @@
 """Training methods: what each type computes, describes and refuses."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -94,6 +96,7 @@ def test_s_ste_packs_rows_whatever_mask_and_selection_say():
 
 def test_the_only_argument_without_a_name_is_the_decay():
     assert SRSTE(0.01) == SRSTE(decay=0.01)
-    for kind in (STE, SSTE, STEP):
+    kinds: list[Any] = [STE, SSTE, STEP]
+    for kind in kinds:
         with pytest.raises(TypeError, match="positional"):
             kind(True)

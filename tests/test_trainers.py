@@ -79,6 +79,7 @@ def hugging_face(folder, seed=0) -> Any:
     return transformers.Trainer(model, arguments, train_dataset=data, callbacks=callbacks)
 
 
+@pytest.mark.slow
 def test_a_hugging_face_trainer_resumes_exactly(tmp_path):
     pytest.importorskip("accelerate")
     whole, resumed = hugging_face(tmp_path), hugging_face(tmp_path, seed=1)

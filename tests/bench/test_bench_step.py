@@ -61,6 +61,7 @@ def uncompiled(monkeypatch):
     monkeypatch.setattr(step, "compiled", lambda model, variant, mode: model)
 
 
+@pytest.mark.slow
 def test_every_variant_trains(uncompiled):
     result = bench_tiny()
     assert [row.variant.name for row in result.rows] == list(VARIANTS)

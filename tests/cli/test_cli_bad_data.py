@@ -35,7 +35,7 @@ def test_whole_folders_train_with_two_classes(folders):
     assert "2×96" in ended.out
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_truncated_image_is_named(folders, workers):
     image = folders / "train" / "dog" / "3.png"
     image.write_bytes(image.read_bytes()[:100])
@@ -63,6 +63,7 @@ def test_a_class_count_that_is_not_the_data_sets_says_what_to_set(folders):
     assert "set model.num_classes=2" in fit_folders(folders, "model.num_classes=5").complaint
 
 
+@pytest.mark.slow
 def test_a_label_beyond_the_classes_is_named(tmp_path):
     complaint = fit(tmp_path, "model.num_classes=7").complaint
     assert "label 7 of sample" in complaint

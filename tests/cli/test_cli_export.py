@@ -55,6 +55,7 @@ def test_an_exported_file_may_be_read_by_others(trained, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["vit.safetensors"]
 
 
+@pytest.mark.slow
 def test_onnx_computes_what_the_model_does_for_any_batch(trained, tmp_path):
     out = tmp_path / "vit.onnx"
     ended = call("export", f"checkpoint={trained.last}", "format=onnx", f"out={out}")

@@ -79,6 +79,7 @@ def test_a_recipe_for_imagenet_alone_runs_on_digits_under_a_banner(tmp_path):
     assert "No data set was given" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_dense_run_says_that_every_layer_is_dense(tmp_path):
     ended = fit(tmp_path, "sparsity=dense", *SHORT)
     assert "every layer dense" in ended.out
@@ -116,6 +117,7 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one(tmp_path):
     assert list(losses) == pytest.approx(list(metric(eager, "train/loss").values()), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sweep_makes_a_run_with_all_its_files_for_every_value(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = ("model.options.depth=1", "trainer.max_epochs=1", "trainer.limit_val_batches=1")
@@ -151,6 +153,7 @@ def test_cfg_job_prints_the_config_and_trains_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the photographs are not there")
 def test_photographs_in_parquet_train_with_as_many_classes_as_they_have(tmp_path):
     limits = ["trainer.max_epochs=1", "trainer.limit_val_batches=1", "data.num_workers=0"]

@@ -51,6 +51,7 @@ def test_it_is_exported_under_the_masks_that_it_holds(old, tmp_path):
     assert torch.equal(load_file(out)[f"{FC1.removeprefix('network.')}.weight"], weight * kept)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_it_as_from_todays(trained, old, tmp_path):
     runs = {"old": old, "new": trained.last}
     # Masks are due in the middle of the third epoch; the last step is dense.

@@ -58,6 +58,7 @@ def test_a_data_root_that_is_not_there_is_named_with_its_neighbours(trained, tmp
     assert "did you mean photographs" in complaint
 
 
+@pytest.mark.slow
 def test_a_run_of_a_recipe_file_is_validated_on_other_data_when_the_file_is_given(
     tmp_path, monkeypatch
 ):

@@ -125,6 +125,7 @@ def test_a_refused_key_stops_nothing(tmp_path, monkeypatch):
     assert read_wandb(tmp_path).history
 
 
+@pytest.mark.slow
 def test_without_wandb_nothing_is_asked_of_it(tmp_path):
     ended = fit(tmp_path, *SHORT, "logger=csv")
     assert ended.status == 0, ended.err

@@ -147,7 +147,9 @@ def assert_resumes(folder, method, steps):
         assert_same(whole, rest, 2 * step)
 
 
-@pytest.mark.parametrize("method", ["s_ste", "all24", "mixed"])
+@pytest.mark.parametrize(
+    "method", ["all24", *(pytest.param(m, marks=pytest.mark.slow) for m in ("s_ste", "mixed"))]
+)
 def test_a_run_of_another_method_resumed_ends_in_the_same_bits(tmp_path, method):
     assert_resumes(tmp_path, method, STEPS[:1])
 

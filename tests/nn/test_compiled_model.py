@@ -55,7 +55,12 @@ class Run:
 
 
 @pytest.mark.parametrize(
-    ("kind", "engine"), [("weights", "masked"), ("S-STE", "native"), ("all", "native")]
+    ("kind", "engine"),
+    [
+        ("weights", "masked"),
+        pytest.param("S-STE", "native", marks=pytest.mark.slow),
+        ("all", "native"),
+    ],
 )
 def test_attached_steps_run_one_graph_and_are_the_eager_ones(kind, engine):
     assert_one_graph(kind, engine)

@@ -191,6 +191,7 @@ def test_a_truncated_file_is_named_also_from_a_worker(folders, workers):
         list(data.train_dataloader())
 
 
+@pytest.mark.slow
 def test_a_truncated_shard_image_is_found_by_its_byte(shards):
     write_shard(shards / "in-train-2.tar", [("a.jpg", encoded(0)[:300]), ("a.cls", b"1")])
     data = ImageNet(shards, **COMMON)

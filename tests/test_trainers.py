@@ -23,8 +23,13 @@ STEPS = 8
 
 @pytest.fixture(autouse=True)
 def new_accelerator():
-    """Accelerate keeps one state a process."""
+    """Accelerate keeps one state a process, which the documents' examples leave behind too."""
+    forget_accelerate()
     yield
+    forget_accelerate()
+
+
+def forget_accelerate():
     if "accelerate" in sys.modules:
         sys.modules["accelerate"].state.AcceleratorState._reset_state(True)
 

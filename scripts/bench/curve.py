@@ -4,8 +4,8 @@
 
     words    json=FILE picture=FILE (needs matplotlib) tokens=N seconds=16
 
-y = x @ w.T with x [tokens, 768] and w [3072, 768]; random weights, of which the largest magnitudes
-are kept (of blocks: random ones). On a GPU, if there is one, in bfloat16 with the tokens of 128
+y = x @ w.T with x [tokens, 768] and w [3072, 768]. The weights are random; the mask keeps the
+largest magnitudes, or random blocks. On a GPU, if there is one, in bfloat16 with the tokens of 128
 images, BSR by PyTorch's Triton kernels and 2:4 by this package's; on a CPU in float32 with those of
 one image, all by PyTorch, no 2:4: nothing there multiplies it faster than dense.
 

@@ -41,7 +41,7 @@ def no_larger_than(weights: Mapping[str, Any], path: str) -> Iterator[None]:
 
 
 class _Refuse(TorchDispatchMode):
-    """Raises ValueError where a tensor of more than `most` values is asked for, or was made."""
+    """Refuses tensors of more than `most` values, before and after an op makes them."""
 
     def __init__(self, most: int, path: str) -> None:
         super().__init__()

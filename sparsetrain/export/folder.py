@@ -41,9 +41,9 @@ def save_pretrained(
         st.save_pretrained(model, "out")                    # zeros in dense weights
         st.save_pretrained(model, "out-csr", "csr")         # weights = st.load_weights("out-csr")
 
-    The model stays as it is. Weights are those that an evaluation multiplies by. Sparse ones are
-    those of the sparse layers, or, where there are none, of linear layers and convolutions that are
-    zero in half or more.
+    The model stays as it is. Weights are those that an evaluation multiplies by. The sparse
+    weights are those of the sparse layers. A model without sparse layers has them in linear layers
+    and convolutions of which half or more is zero.
 
     format: `dense` has zeros; with transformers' or timm's `config.json` their own loaders read it.
         `coo`, `csr` and `bsr` are the parts of such tensors of torch.sparse. `semi_structured` is

@@ -3,7 +3,8 @@
 Before 9.26 its backward on H100 and H200 gives NaN for the queries where the tokens are half a
 tile over whole ones (64, 192, 320, …) and a row of scores is far below zero: the other half of the
 tile counts as scores of 0, whose exponential overflows (pytorch#196678). PyTorch prefers cuDNN
-there, from 2.11 on with CUDA 13. Here a ViT of 64 tokens on CIFAR-10 met it in two of six runs.
+there, from 2.11 on with CUDA 13. Two of six runs of a ViT of 64 tokens stopped
+at gradients of queries, keys and values that were not finite; none of six did without cuDNN.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ TILE = 128
 
 
 class _Lengths(TorchFunctionMode):
-    """Numbers of queries and keys that attention is asked for."""
+    """Records how many queries and keys each call of PyTorch's attention has."""
 
     def __init__(self) -> None:
         self.found: set[int] = set()

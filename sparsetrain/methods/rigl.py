@@ -1,4 +1,4 @@
-"""RigL: sparse from the first step; what is small is dropped, what has a large gradient grows.
+"""RigL: sparse from the first step; drops small weights, grows pruned ones with large gradients.
 
 What it does    before every choice of masks drops the share α(t) = α/2 (1 + cos πt) of the kept
                 values (or blocks) with the smallest magnitudes, and grows as many pruned ones with

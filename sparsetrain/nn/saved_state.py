@@ -33,7 +33,7 @@ def check_state(modules: Mapping[str, nn.Module], state: Any) -> None:
     """Raise ValueError naming the layer unless `state` is as `sparse_state` gives it.
 
     modules: SparseLinear, with a mask (bits, uint8 [O, ceil(I/8)]) and β (float32 [1], S-STE
-    alone) each, some with scores, and others, of which only the phase is saved.
+    alone) each, and scores where the method keeps some; of other modules only the phase is saved.
     """
     if not isinstance(state, Mapping):
         raise ValueError(f"the sparse state is a {type(state).__name__}: give that of sparse_state")

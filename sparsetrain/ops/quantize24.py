@@ -11,10 +11,13 @@ from sparsetrain.reference.quantize import Scaling, scale_shape
 from sparsetrain.reference.quantize24 import quantize24 as reference
 
 
-def _check(x: Tensor, mask: Tensor, dtype: torch.dtype, scaling: str, power_of_two: bool) -> None:
+def check_masked(
+    op: str, x: Tensor, mask: Tensor, dtype: torch.dtype, scaling: str, power_of_two: bool
+) -> None:
+    """Refuse what an op that quantizes x under a mask does not take."""
     check_groups("x", x)
     check_mask("mask", mask, x)
-    check_quantizing("quantize24", x, dtype, scaling)
+    check_quantizing(op, x, dtype, scaling)
 
 
 def empty_scaled24(
@@ -31,7 +34,7 @@ def empty_scaled24(
 _op = register(
     "quantize24(Tensor x, Tensor mask, ScalarType dtype, str scaling='row',"
     " bool power_of_two=False) -> (Tensor values, Tensor meta, Tensor scales)",
-    check=_check,
+    check=lambda *given: check_masked("quantize24", *given),
     fake=lambda x, mask, dtype, scaling, _: empty_scaled24(
         x, x.shape[0], x.shape[1], dtype, scaling
     ),

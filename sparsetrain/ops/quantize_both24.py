@@ -3,21 +3,13 @@
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.checks import check_groups, check_mask
-from sparsetrain.ops.quantize24 import empty_scaled24
+from sparsetrain.ops.quantize24 import check_masked, empty_scaled24
 from sparsetrain.ops.register import register
-from sparsetrain.ops.scale_checks import check_quantizing
 from sparsetrain.reference.pack24 import padded_rows
 from sparsetrain.reference.quantize import Scaling
 from sparsetrain.reference.quantize24 import quantize_both24 as reference
 
 Scaled24 = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-def _check(x: Tensor, mask: Tensor, dtype: torch.dtype, scaling: str, power_of_two: bool) -> None:
-    check_groups("x", x)
-    check_mask("mask", mask, x)
-    check_quantizing("quantize_both24", x, dtype, scaling)
 
 
 def _fake(
@@ -32,7 +24,7 @@ _op = register(
     "quantize_both24(Tensor x, Tensor mask, ScalarType dtype, str scaling='row',"
     " bool power_of_two=False) -> (Tensor values, Tensor meta, Tensor scales,"
     " Tensor values_t, Tensor meta_t, Tensor scales_t)",
-    check=_check,
+    check=lambda *given: check_masked("quantize_both24", *given),
     fake=_fake,
     kernel=reference,
 )

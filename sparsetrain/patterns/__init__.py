@@ -17,9 +17,9 @@ Scored = Block | Unstructured
 Selected = NM | Combined
 """Those whose 2:4 masks are chosen by a selection."""
 TwoLevel = Combined | VNM
-"""Those with an `outer` level, of which the inner one keeps a part."""
+"""Patterns of two levels: `outer` keeps blocks or columns, and the inner level a part of those."""
 Fixed = NM | VNM
-"""Those whose density cannot fall over a run."""
+"""Patterns whose density cannot fall over a run."""
 
 __all__ = [
     "NM",

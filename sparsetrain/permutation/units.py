@@ -1,4 +1,4 @@
-"""Units that may change places: which rows and columns of which layers go together."""
+"""Units of a permutation: the rows and columns of layers that move together."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Digits(ImageData):
         return Fixed(whole, whole, Augment())
 
     def load(self) -> Splits:
-        # Here, because other data sets need not wait seconds for them.
+        # Imported here: it takes seconds, and no other data set needs it.
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 

@@ -28,14 +28,16 @@ def about(
     trainer: pl.Trainer,
     data: Any,
     notes: tuple[str, ...],
+    permuted: str,
 ) -> Run:
-    """What is known of a run before it trains. values: the config, plain."""
+    """What is known of a run before it trains. values: the config, plain. permuted: what a
+    permutation won, empty without one."""
     job = HydraConfig.get()
     choices, words = job.runtime.choices, list(job.overrides.task)
     return Run(
         title=f"{choices['recipe']}: {config.model.name}",
         label="",
-        facts=facts(config, trainer, data, words),
+        facts=facts(config, trainer, data, words, permuted),
         notes=notes,
         overrides=tuple(words),
         config=values,
@@ -43,7 +45,7 @@ def about(
 
 
 def facts(
-    config: DictConfig, trainer: pl.Trainer, data: Any, words: list[str]
+    config: DictConfig, trainer: pl.Trainer, data: Any, words: list[str], permuted: str = ""
 ) -> tuple[tuple[str, str], ...]:
     """Labels and values; what is not known is left out."""
     rows = [
@@ -57,6 +59,7 @@ def facts(
         ("data", data.name),
         ("batch", _batch(trainer, data)),
         ("goes on from", str(config.checkpoint or "")),
+        ("permuted", permuted),
     ]
     return tuple((label, value) for label, value in rows if value)
 

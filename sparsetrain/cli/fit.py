@@ -18,6 +18,7 @@ from sparsetrain.cli.facts import about
 from sparsetrain.cli.interrupt import resumable
 from sparsetrain.cli.load import changes_since, check_weights
 from sparsetrain.cli.overrides import NOTES
+from sparsetrain.cli.permuted import permute_once
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.show import ShowLayers, show_banner, show_line, show_lines, show_summary
 from sparsetrain.cli.summary import summary_of
@@ -66,14 +67,17 @@ def fit(config: DictConfig) -> None:
         check_weights(module, saved["state_dict"], str(config.checkpoint))
         show_lines(changes_since(saved, config, str(config.checkpoint)))
     tokens = tokens_of(module, config, data.batch_size)
-    sparsify = SparsifyModel(instantiate_sparsity(config), engine=config.engine, tokens=tokens)
+    sparsity = instantiate_sparsity(config)
+    sparsify = SparsifyModel(sparsity, engine=config.engine, tokens=tokens)
     save_config = SaveConfig(plain(config), words, data.class_names)
     show = ShowLayers(f"{config.model.name} on {data.name}")
     compiles = [CompileWhereItWorks(show_line)] if config.compile == AUTO else []
     name_run(config, saved)
     trainer = build_trainer(config, [sparsify, save_config, show, *compiles])
-    show_lines(data.placement(trainer.strategy.root_device))
-    known = about(config, plain(config), trainer, data, notes)
+    device = trainer.strategy.root_device
+    show_lines(data.placement(device))
+    save_config.permuted = permute_once(module, sparsity, config, saved, device)
+    known = about(config, plain(config), trainer, data, notes, save_config.permuted)
     told = [KeepRecord(str(run_dir), known), WandbRun(known.config, known.facts)]
     trainer.callbacks.extend(told)  # pyright: ignore[reportAttributeAccessIssue]
     if trainer.is_global_zero:

@@ -92,7 +92,10 @@ def changes_since(checkpoint: dict[str, Any], config: DictConfig, path: str) -> 
     return (f"goes on from {path} with other values: {', '.join(changed)}",)
 
 
-_FREE = ("checkpoint", "run_dir", "callbacks", "logger", "data.num_workers", "data.prefetch_factor")
+_FREE = (
+    "checkpoint", "permute", "run_dir", "callbacks", "logger", "data.num_workers",
+    "data.prefetch_factor",
+)  # fmt: skip
 """What may change without another run."""
 
 

@@ -25,7 +25,7 @@ from sparsetrain.file_format import CHECKPOINT_KEY, FORMAT
 from sparsetrain.lightning import AtomicCheckpointIO, read_checkpoint
 from sparsetrain.lightning.data.dataset import SeededImages
 from sparsetrain.nn import densify, sparse_state
-from sparsetrain.permutation import PermuteReport, permute
+from sparsetrain.permutation import permute
 from sparsetrain.pruning import (
     FinishedLayers,
     Magnitude,
@@ -84,10 +84,11 @@ def prune_checkpoint(words: list[str]) -> None:
             on_layer=on_layer,
         )
     words = asked.overrides(node)
-    _write(model.to("cpu"), asked, trained, node, words, out)
+    line = "" if permuted is None else permuted.summary()
+    _write(model.to("cpu"), asked, trained, node, words, line, out)
     if finished is not None:
         finished.delete()
-    _show(report, permuted, asked, name, words, out)
+    _show(report, line, asked, name, words, out)
 
 
 _GLOBS = (("include", ("*",)), ("exclude", ()))
@@ -170,6 +171,7 @@ def _write(
     trained: Trained,
     node: dict[str, Any],
     words: list[str],
+    permuted: str,
     out: Path,
 ) -> None:
     """A checkpoint of step 0, from which a run of any length goes on under the masks."""
@@ -193,6 +195,7 @@ def _write(
                 "config": config | {"sparsity": node},
                 "overrides": [*kept, *words],
                 "classes": trained.classes,
+                "permuted": permuted or saved.get("permuted", ""),
             },
         },
         out,
@@ -204,7 +207,7 @@ _REPLACED = ("sparsity", "checkpoint")
 
 def _show(
     report: PruneReport,
-    permuted: PermuteReport | None,
+    permuted: str,
     asked: Words,
     data: str,
     words: list[str],
@@ -215,8 +218,8 @@ def _show(
         ("written", f"{relative(out)} ({out.stat().st_size / 1e6:.1f} MB)"),
         ("layers", f"{len(report.layers)}, density {report.density:.3f}"),
     ]
-    if permuted is not None:
-        rows.append(("permuted", permuted.summary()))
+    if permuted:
+        rows.append(("permuted", permuted))
     if data:
         rows.append(("calibration", data))
     if errors:

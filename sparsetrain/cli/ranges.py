@@ -120,6 +120,7 @@ PRECISIONS = (
 CHECKS: dict[str, Check] = {
     "seed": Number(0, 2**32 - 1, whole=True),
     "checkpoint": Text("a file that `fit` wrote", null=True),
+    "permute": FLAG,
     "engine": OneOf(("auto", "masked", "native", "aten")),
     "matmul_precision": OneOf(("highest", "high", "medium")),
     "compile": OneOf(COMPILE),

@@ -22,7 +22,12 @@ from sparsetrain.select import ROW, Selection
 
 
 def permute(
-    model: nn.Module, sparsity: Sparsity | None = None, *, rounds: int = 30, seed: int = 0
+    model: nn.Module,
+    sparsity: Sparsity | None = None,
+    *,
+    rounds: int = 30,
+    seed: int = 0,
+    device: torch.device | str | None = None,
 ) -> PermuteReport:
     """Let units of a trained model change places, in place, so that its 2:4 masks keep more.
 
@@ -37,6 +42,7 @@ def permute(
         are chosen. All linear layers, exact, if None. Layers of other patterns gain nothing.
     rounds: of the search (`search.py`): a round takes 1 s for an MLP of ViT-B on one CPU core.
     seed: of its pairs. The order is the same on every device.
+    device: where the search runs; where the weights lie, if None.
 
     Raises ValueError, and changes nothing, for a model that is sparse, sharded or on the meta
     device, for one that has gradients (an optimizer would hold its state in the old order), and as
@@ -45,7 +51,8 @@ def permute(
     _check(model, rounds)
     convs = replace_conv1d(model)
     try:
-        report = _permute(model, Sparsity() if sparsity is None else sparsity, rounds, seed)
+        sparsity = Sparsity() if sparsity is None else sparsity
+        report = _permute(model, sparsity, rounds, seed, device)
         with torch.no_grad():
             for conv, linear in convs:
                 conv.get_parameter("weight").copy_(linear.weight.T)
@@ -54,7 +61,13 @@ def permute(
     return report
 
 
-def _permute(model: nn.Module, sparsity: Sparsity, rounds: int, seed: int) -> PermuteReport:
+def _permute(
+    model: nn.Module,
+    sparsity: Sparsity,
+    rounds: int,
+    seed: int,
+    device: torch.device | str | None,
+) -> PermuteReport:
     plan = make_plan(model, sparsity, find_engines("masked", on_cpu=True), {})
     selections = {
         name: part.selection
@@ -70,12 +83,13 @@ def _permute(model: nn.Module, sparsity: Sparsity, rounds: int, seed: int) -> Pe
         else:
             allowed.append(units)
     layers = list(dict.fromkeys(n for units in allowed for n in units.gaining(selections)))
-    rows = {name: _energy(model, name, ROW) for name in layers}
-    before = {name: _energy(model, name, selections[name]) for name in layers}
+    rows = {name: _energy(model, name, ROW, device) for name in layers}
+    before = {name: _energy(model, name, selections[name], device) for name in layers}
     for units in allowed:
-        order_BU = find_order(*scores_of(model, units, selections), rounds, seed)
-        reorder(model, units, order_BU)
-    after = {name: _energy(model, name, selections[name]) for name in layers}
+        tiles_BUW, lines_BUL = scores_of(model, units, selections)
+        order_BU = find_order(tiles_BUW.to(device), lines_BUL.to(device), rounds, seed)
+        reorder(model, units, order_BU.to(tiles_BUW.device))
+    after = {name: _energy(model, name, selections[name], device) for name in layers}
     return PermuteReport(
         tuple(PermutedLayer(n, rows[n], before[n], after[n]) for n in layers),
         {f"{units.name} {units.kind}": len(units.sets) for units in allowed},
@@ -83,9 +97,11 @@ def _permute(model: nn.Module, sparsity: Sparsity, rounds: int, seed: int) -> Pe
     )
 
 
-def _energy(model: nn.Module, name: str, selection: Selection) -> float:
+def _energy(
+    model: nn.Module, name: str, selection: Selection, device: torch.device | str | None
+) -> float:
     """The share of Σ w² of a layer that its mask keeps."""
-    weight = model.get_submodule(name).get_parameter("weight").detach().float()
+    weight = model.get_submodule(name).get_parameter("weight").detach().to(device).float()
     mask = unpack_bits(choose_mask(weight, NM(2, 4), selection), weight.shape[1])
     squares = weight.double().square()
     return ((squares * mask).sum() / squares.sum().clamp(min=1e-300)).item()

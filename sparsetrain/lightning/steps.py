@@ -24,9 +24,9 @@ def check_end(trainer: pl.Trainer, schedule: Schedule) -> None:
 
 
 def share_done(trainer: pl.Trainer) -> float | None:
-    """The share of the run's batches that were trained on, by a loop that steps by hand; None where
-    their number is not known."""
-    total = total_steps(trainer)
-    if total is None or trainer.max_steps != -1:
+    """Before a batch: the share of the run's batches that are done, of a loop that steps by hand;
+    None where Lightning steps, or their number is not known."""
+    if trainer.lightning_module.automatic_optimization or trainer.max_steps != -1:
         return None
-    return (trainer.fit_loop.epoch_loop.total_batch_idx + 1) / total
+    total = total_steps(trainer)
+    return None if total is None else trainer.fit_loop.epoch_loop.total_batch_idx / total

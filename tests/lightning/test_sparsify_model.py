@@ -94,7 +94,7 @@ def test_phases_follow_optimizer_steps_not_batches(tmp_path):
 
 def test_masks_are_chosen_every_n_optimizer_steps_and_when_the_sparse_phase_begins(tmp_path):
     sparsify = SparsifyModel(weights24(STE(), dense_warmup=0.2, mask_every=3))
-    probe = Probe(lambda trainer, module: (sparsify.masks_step, mask_of(module.body[0])))
+    probe = Probe(lambda _, module: (module.body[0].phase.masks_step, mask_of(module.body[0])))
     trainer = make_trainer(tmp_path, sparsify, probe, max_epochs=5, accumulate_grad_batches=2)
     trainer.fit(Stranger(lr=3.0), vectors())
     steps = [step for step, _ in probe.seen[::2]]

@@ -89,7 +89,7 @@ def test_a_second_run_starts_its_phases_anew(tmp_path):
     assert callback.phase == "sparse"
     trainer(callback, tmp_path, steps=1).fit(module, loader())
     first: Any = module.net.first
-    assert (callback.masks_step, first.phase.step) == (1, 1)
+    assert (first.phase.masks_step, first.phase.step) == (1, 1)
 
 
 def test_counting_flops_leaves_a_compiled_module_to_be_compiled():

@@ -147,16 +147,17 @@ class SparsityMonitor(Callback):
 
     def _sparsity(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
         sparsify = _sparsify_of(trainer)
-        if sparsify is None or sparsify.phase is None:
+        at = None if sparsify is None or sparsify.attached is None else sparsify.attached.phase
+        if at is None:
             return {}
-        phase = {"sparsity/phase": float(get_args(Phase).index(sparsify.phase))}
-        self._chosen = chosen = sparsify.masks_step != self._masks_logged
-        if not chosen and not sparsify.frozen and sparsify.phase == self._phase_logged:
+        phase = {"sparsity/phase": float(get_args(Phase).index(at.name))}
+        self._chosen = chosen = at.masks_step != self._masks_logged
+        if not chosen and not at.frozen and at.name == self._phase_logged:
             return phase
-        self._masks_logged, self._phase_logged = sparsify.masks_step, sparsify.phase
+        self._masks_logged, self._phase_logged = at.masks_step, at.name
         self.stats = inspect(pl_module)
         if not chosen:
-            flip_rate = 0.0 if sparsify.frozen else None
+            flip_rate = 0.0 if at.frozen else None
             self.stats = [replace(stats, flip_rate=flip_rate) for stats in self.stats]
         return phase | sparsity_metrics(self.stats)
 

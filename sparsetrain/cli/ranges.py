@@ -135,6 +135,7 @@ CHECKS: dict[str, Check] = {
     "model.num_classes": Number(1, whole=True, null=True),
     "model.drop_path": Number(0, 1, below=True),
     "model.attention": OneOf(("sdpa", "xformers")),
+    "model.tokenizer": OneOf(("patches", "convolutions")),
     "data.root": Text("a folder", null=True),
     "data.batch_size": COUNT,
     "data.num_workers": Number(0, whole=True),

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 ATTENTIONS = ("sdpa", "xformers")
+TOKENIZERS = ("patches", "convolutions")
 
 
 def build_network(
@@ -16,16 +17,18 @@ def build_network(
     num_classes: int,
     drop_path: float = 0.0,
     attention: str = "sdpa",
+    tokenizer: str = "patches",
     options: dict[str, Any] | None = None,
 ) -> nn.Module:
     """`timm.create_model(name)` for square images of `img_size` pixels, untrained.
 
     drop_path: stochastic depth rate at the last block.
     attention: `sdpa` (PyTorch's fused attention) or `xformers` (memory-efficient attention).
+    tokenizer: `patches` (the model's own) or `convolutions` (those of CCT, `ConvTokenizer`).
     options: further arguments of the timm model, as `embed_dim` or `depth`.
 
     Raises ValueError for an unknown model (with the nearest names), an option it does not take or
-    that could unpickle a file, or an attention that cannot run here.
+    that could unpickle a file, a tokenizer it does not take, or an attention that cannot run here.
     """
     import timm
 
@@ -37,13 +40,20 @@ def build_network(
         raise ValueError(f"model.name={name!r}: timm has no such model; {hint}")
     if attention not in ATTENTIONS:
         raise ValueError(f"model.attention={attention!r}: choose one of {', '.join(ATTENTIONS)}")
+    if tokenizer not in TOKENIZERS:
+        raise ValueError(f"model.tokenizer={tokenizer!r}: choose one of {', '.join(TOKENIZERS)}")
+    options = dict(options or {})
+    if tokenizer == "convolutions":
+        from sparsetrain.lightning.tokenizer import ConvTokenizer
+
+        options["embed_layer"] = ConvTokenizer
     try:
         network = timm.create_model(
             name,
             img_size=img_size,
             num_classes=num_classes,
             drop_path_rate=drop_path,
-            **(options or {}),
+            **options,
         )
     except (TypeError, AssertionError) as error:  # timm asserts what does not fit together
         raise ValueError(

@@ -171,3 +171,19 @@ def test_xformers_attention_is_as_accurate_as_pytorchs_on_a_gpu():
 def test_weights_that_could_be_a_pickle_are_not_read(options):
     with pytest.raises(ValueError, match=r"model\.options\.(checkpoint_path|pretrained_cfg)"):
         build_network("vit_tiny_patch16_224", 16, 10, options=options)
+
+
+def test_convolutions_make_the_tokens():
+    small = {"patch_size": 4, "embed_dim": 64, "depth": 1, "num_heads": 2}
+    network = build_network("vit_tiny_patch16_224", 32, 10, tokenizer="convolutions", options=small)
+    assert network.patch_embed(torch.rand(2, 3, 32, 32)).shape == (2, 64, 64)
+    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [("convnet", 4, "choose one of patches, convolutions"), ("convolutions", 6, "give 2, 4, 8")],
+)
+def test_what_makes_no_tokens_is_one_line(name, size, message):
+    with pytest.raises(ValueError, match=message):
+        build_network("vit_tiny_patch16_224", 48, 10, tokenizer=name, options={"patch_size": size})

@@ -131,6 +131,10 @@ def _decode(
 ) -> list[Tensor]:
     if not jpegs:
         return []
+    if device.type == "cuda":
+        # nvJPEG may write into memory that was freed on this stream before kernels queued here have
+        # read it: torchvision's decoder does not wait for them (pytorch/vision#9606).
+        torch.cuda.current_stream(device).synchronize()
     try:
         return decode_jpeg([data[number] for number in jpegs], ImageReadMode.RGB, device)  # pyright: ignore[reportReturnType]
     except RuntimeError:

@@ -220,3 +220,18 @@ def test_a_gpu_gives_the_batches_of_the_cpu_and_the_same_ones_again(photos, word
         # In values of 0..255; the images are noise, and nvJPEG spreads colour otherwise.
         off = (first[0].cpu() - here[0]).abs().mean() * 0.5 * 255
         assert float(off) < (0.5 if word == "augment" else 12)
+
+
+@pytest.mark.gpu
+def test_decoding_leaves_memory_alone_that_queued_kernels_are_still_to_read():
+    device = torch.device("cuda")
+    parts = together([JpegParts(Listed(photo(quality=95)), Decode())[(0, 0)]])
+    size = decoded_on(parts, device)[0].numel()
+    for _ in range(20):
+        freed = [torch.full((size,), 7, dtype=torch.uint8, device=device) for _ in range(64)]
+        torch.cuda.synchronize()
+        torch.cuda._sleep(20_000_000)  # cycles: 10 ms
+        sums = [held.sum(dtype=torch.int64) for held in freed]
+        del freed
+        decoded_on(parts, device)
+        assert torch.stack(sums).tolist() == [7 * size] * 64

@@ -6,8 +6,10 @@
 
 y = x @ w.T with x [tokens, 768] and w [3072, 768]. The weights are random; the mask keeps the
 largest magnitudes, or random blocks. On a GPU, if there is one, in bfloat16 with the tokens of 128
-images, BSR by PyTorch's Triton kernels and 2:4 by this package's; on a CPU in float32 with those of
-one image, all by PyTorch, no 2:4: nothing there multiplies it faster than dense.
+images, BSR by PyTorch's Triton kernels (`F.linear`) and 2:4 by this package's; on a CPU in float32
+with those of one image, all by PyTorch, no 2:4: nothing there multiplies it faster than dense. On a
+GPU ten products are one CUDA graph, which leaves out what Python takes to start them; COO and CSR
+are called one by one.
 
 Each density times the dense product again; a speed is over that one. Rows are printed as they
 come, fewest kept values first; after `seconds` the rest is skipped, and said.
@@ -38,6 +40,9 @@ DENSITIES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5)
 BLOCKS = (16, 32, 64, 128)
 LARGEST_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 _LEAST, _MOST, _ENOUGH = 2, 25, 150  # times of a candidate, and milliseconds
+
+CAPTURED = 10
+"""Products of a CUDA graph."""
 
 Product = Callable[[], Tensor]
 
@@ -99,7 +104,7 @@ def measure_density(x: Tensor, density: float, random: torch.Generator) -> Itera
         weight_of_blocks = weight * _blocks(density, size, random, x.device)
         parts = to_parts(weight_of_blocks, "bsr", (size, size))
         sparse = from_parts(parts, "bsr", (ROWS, COLUMNS))
-        product = _later(_bsr_product(x.device), sparse, x.T)
+        product = _bsr_product(x, sparse)
         yield _measure(f"bsr {size}", product, x, weight_of_blocks, dense)
     if density == 0.5 and x.is_cuda:
         values, meta, *_, mask, _ = ops.sparsify24(weight, "transposable")
@@ -108,13 +113,10 @@ def measure_density(x: Tensor, density: float, random: torch.Generator) -> Itera
         yield _measure("2:4", product, x, two_of_four, dense)
 
 
-def _bsr_product(device: torch.device) -> Callable[..., Tensor]:
-    if device.type == "cpu":
-        return torch.mm
-    from torch.sparse._triton_ops import bsr_dense_mm
-
-    assert bsr_dense_mm is not None, "Triton comes with torch for CUDA"
-    return bsr_dense_mm
+def _bsr_product(x: Tensor, weight: Tensor) -> Product:
+    if x.is_cuda:
+        return lambda: torch.nn.functional.linear(x, weight).T
+    return lambda: torch.mm(weight, x.T)
 
 
 def _later(function: Callable[..., Tensor], *arguments: Tensor) -> Product:
@@ -140,28 +142,32 @@ def _measure(form: str, product: Product, x: Tensor, weight: Tensor, dense: floa
     error = ((y if dense is None else y.T) - expected).float().norm() / expected.float().norm()
     if not error <= LARGEST_ERROR[x.dtype]:
         return Point(form, density, refused=f"wrong: error {error.item():.1e}")
-    milliseconds = _time(product, x.device)
+    milliseconds = _time(product, x.device, graph=form not in ("coo", "csr"))
     return Point(form, density, milliseconds, (dense or milliseconds) / milliseconds)
 
 
-def _time(product: Product, device: torch.device) -> float:
+def _time(product: Product, device: torch.device, graph: bool) -> float:
     """The fastest of up to 25 calls, of two where they take long: others may use the machine.
     Milliseconds."""
-    # Several at once on a GPU, so that waiting for it costs little.
-    calls = 10 if device.type == "cuda" and _once(product, device, 1) < 5 else 1
+    call, calls = product, 1
+    if device.type == "cuda" and graph:
+        call, calls = _captured(product), CAPTURED
     taken: list[float] = []
     while len(taken) < _LEAST or (len(taken) < _MOST and calls * sum(taken) < _ENOUGH):
-        taken.append(_once(product, device, calls))
+        _wait(device)
+        start = time.perf_counter()
+        call()
+        _wait(device)
+        taken.append(1000 * (time.perf_counter() - start) / calls)
     return min(taken)
 
 
-def _once(product: Product, device: torch.device, calls: int) -> float:
-    _wait(device)
-    start = time.perf_counter()
-    for _ in range(calls):
-        product()
-    _wait(device)
-    return 1000 * (time.perf_counter() - start) / calls
+def _captured(product: Product) -> Callable[[], None]:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(CAPTURED):
+            product()
+    return graph.replay
 
 
 def _wait(device: torch.device) -> None:

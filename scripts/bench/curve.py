@@ -65,7 +65,7 @@ def main(words: list[str]) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     tokens = int(options.get("tokens", TOKENS_OF_AN_IMAGE * (128 if device.type == "cuda" else 1)))
-    about = _environment(device, words)
+    about = about_of(device, " ".join(["python -m scripts.bench.curve", *words]))
     print(f"{about['hardware']}, torch {about['torch']}: {tokens} tokens, {dtype}", flush=True)
     random = torch.Generator(device).manual_seed(0)
     x = torch.randn(tokens, COLUMNS, generator=random, device=device, dtype=dtype)
@@ -73,7 +73,7 @@ def main(words: list[str]) -> None:
     points: list[Point] = []
     for point in (each for density in DENSITIES for each in measure_density(x, density, random)):
         points.append(point)
-        print(_line(point), flush=True)
+        print(line_of(point), flush=True)
         if time.perf_counter() - started > seconds:
             print(f"the rest is skipped: {seconds} s are over", flush=True)
             break
@@ -91,29 +91,30 @@ def measure_density(x: Tensor, density: float, random: torch.Generator) -> Itera
     kept = max(1, round(density * weight.numel()))
     cut = weight.abs().flatten().sort(descending=True).values[kept - 1]
     scattered = weight * (weight.abs() >= cut)
-    point = _measure("dense", lambda: x @ scattered.T, x, scattered, None)
+    point = measure("dense", lambda: x @ scattered.T, x, scattered, None)
     dense = point.milliseconds
     yield point
     for form in ("coo", "csr"):
         sparse = from_parts(to_parts(scattered, form), form, (ROWS, COLUMNS))
         product = _later(torch.sparse.mm, sparse, x.T)
-        yield _measure(form, product, x, scattered, dense)
+        yield measure(form, product, x, scattered, dense)
     for size in BLOCKS:
         if density * ROWS * COLUMNS < size**2:
             continue  # less than a block
         weight_of_blocks = weight * _blocks(density, size, random, x.device)
         parts = to_parts(weight_of_blocks, "bsr", (size, size))
         sparse = from_parts(parts, "bsr", (ROWS, COLUMNS))
-        product = _bsr_product(x, sparse)
-        yield _measure(f"bsr {size}", product, x, weight_of_blocks, dense)
+        product = bsr_product(x, sparse)
+        yield measure(f"bsr {size}", product, x, weight_of_blocks, dense)
     if density == 0.5 and x.is_cuda:
         values, meta, *_, mask, _ = ops.sparsify24(weight, "transposable")
         two_of_four = weight * unpack_bits(mask, COLUMNS)
         product = _later(ops.matmul24, values, meta, x.T)
-        yield _measure("2:4", product, x, two_of_four, dense)
+        yield measure("2:4", product, x, two_of_four, dense)
 
 
-def _bsr_product(x: Tensor, weight: Tensor) -> Product:
+def bsr_product(x: Tensor, weight: Tensor) -> Product:
+    """PyTorch's product weight @ x.T of a BSR weight."""
     if x.is_cuda:
         return lambda: torch.nn.functional.linear(x, weight).T
     return lambda: torch.mm(weight, x.T)
@@ -132,7 +133,9 @@ def _blocks(density: float, size: int, random: torch.Generator, device: torch.de
     return mask.repeat_interleave(size, 0).repeat_interleave(size, 1)
 
 
-def _measure(form: str, product: Product, x: Tensor, weight: Tensor, dense: float | None) -> Point:
+def measure(form: str, product: Product, x: Tensor, weight: Tensor, dense: float | None) -> Point:
+    """The point of a product, which gives weight @ x.T. dense: milliseconds of the dense one, whose
+    product gives x @ weight.T; None for that one."""
     density = int(weight.count_nonzero()) / weight.numel()
     try:
         y = product()
@@ -175,15 +178,15 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def _line(point: Point) -> str:
+def line_of(point: Point) -> str:
     start = f"{point.form:<8} density {point.density:<7.4f}"
     if point.refused:
         return f"{start} refused: {point.refused}"
     return f"{start} {point.milliseconds:9.3f} ms  {point.speed:6.2f}×"
 
 
-def _environment(device: torch.device, words: list[str]) -> dict[str, str]:
-    command = " ".join(["python -m scripts.bench.curve", *words])
+def about_of(device: torch.device, command: str) -> dict[str, str]:
+    """Command, date, hardware, torch and commit of a measurement."""
     if device.type == "cuda":
         return environment(command, "none")
     cpu = Path("/proc/cpuinfo")

@@ -127,7 +127,7 @@ class Attached:
         """Take over the layers whose weights the optimizer holds, and did not when last asked."""
         self._counts[optimizer] = size_of(optimizer)
         known, held = self._layers.setdefault(optimizer, []), held_by(optimizer)
-        new = [m for m in phased_layers(self.model) if id(_weight(m)) in held and m not in known]
+        new = [m for m in phased_layers(self.model) if id(_trains(m)) in held and m not in known]
         if not new:
             return
         old = new[0].phase
@@ -229,5 +229,9 @@ class Attached:
         phase.masks_step = phase.step
 
 
-def _weight(layer: Layer) -> Tensor:
-    return layer.fc1.weight if isinstance(layer, SparseMlp) else layer.weight
+def _trains(layer: Layer) -> Tensor | None:
+    """What says which optimizer a layer is of: its weight; where that is computed, and of an MLP,
+    whose children may be adapted and frozen since, the first parameter that trains."""
+    weight = layer._parameters.get("weight")
+    trained = [weight] if weight is not None else [p for p in layer.parameters() if p.requires_grad]
+    return trained[0] if trained else None

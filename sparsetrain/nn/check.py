@@ -12,11 +12,14 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparsetrain.nn.linear import SparseLinear
+from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.sharded import local
 from sparsetrain.nn.watch import Watch
+
+Layer = SparseLinear | SparseMlp
 
 _waiting: WeakSet[nn.Module] = WeakSet()
 """Layers whose step is run without compiled code, from its start to the look at it."""
@@ -24,10 +27,11 @@ _waiting: WeakSet[nn.Module] = WeakSet()
 _eager: list[Any] = []  # the stance of torch.compile while there are any, at most one
 
 
-def begin(layers: Iterable[nn.Module]) -> None:
-    """Watch the layers from the next forward on, which runs without compiled code."""
+def begin(layers: Iterable[Layer]) -> None:
+    """Watch the layers from the next forward on, which runs without compiled code. Of MLPs those
+    whose activations are 2:4: the others have no zeros but their linear layers'."""
     for layer in layers:
-        if isinstance(layer, SparseLinear):
+        if isinstance(layer, SparseLinear) or layer.activation is not None:
             layer.watch = Watch()
             _waiting.add(layer)
     _set_stance()
@@ -37,30 +41,29 @@ def stop(layers: Iterable[nn.Module]) -> None:
     """Watch them no more."""
     for layer in layers:
         _waiting.discard(layer)
-        if isinstance(layer, SparseLinear) and layer.watch is not None:
+        if isinstance(layer, Layer) and layer.watch is not None:
             layer.watch.stop()
             layer.watch = None
     _set_stance()
 
 
-def idle(layers: Iterable[nn.Module]) -> list[SparseLinear]:
+def idle(layers: Iterable[nn.Module]) -> list[Layer]:
     """Layers that are watched and were not seen to train sparse yet: an unrouted expert, a block
     that was skipped. They are looked at again when they first do."""
-    return [m for m in layers if isinstance(m, SparseLinear) and m.watch is not None]
+    return [m for m in layers if isinstance(m, Layer) and m.watch is not None]
 
 
-def look(layers: Collection[nn.Module], names: Mapping[nn.Module, str]) -> None:
+def look(layers: Collection[Layer], names: Mapping[nn.Module, str]) -> None:
     """What the backward of a step has shown of the layers of its optimizer.
 
     Raises RuntimeError where they are reported sparse and are not.
     """
     seen, past, beside, unknown = [], [], [], []
-    linears = [layer for layer in layers if isinstance(layer, SparseLinear)]
     for layer in [layer for layer in idle(layers) if layer.phase.sparse]:
         watch = layer.watch
         assert watch is not None, "it is idle"
         # Layers on one weight receive one gradient.
-        others = [m.watch for m in linears if m is not layer and m.weight is layer.weight]
+        others = [m.watch for m in layers if m is not layer and _share(m, layer)]
         told = all(other is not None for other in others)
         if watch.ran:
             (beside if told and watch.read_beside(others) else seen).append(layer)
@@ -89,13 +92,14 @@ def _set_stance() -> None:
         _eager.pop().__exit__(None, None, None)
 
 
-def _complaint(
-    past: list[SparseLinear], beside: list[SparseLinear], names: Mapping[nn.Module, str]
-) -> str:
+def _complaint(past: list[Layer], beside: list[Layer], names: Mapping[nn.Module, str]) -> str:
+    linears = [layer for layer in past if isinstance(layer, SparseLinear)]
+    mlps = [layer for layer in past if isinstance(layer, SparseMlp)]
     lines = []
     for layers, what in (
-        (past, "read their weight without calling them, so they train dense"),
+        (linears, "read their weight without calling them, so they train dense"),
         (beside, "read the dense weight beside the sparse product"),
+        (mlps, "(or a forward put on the instance) computes them, so their activations are dense"),
     ):
         if layers:
             found = [names[layer] for layer in layers]
@@ -111,8 +115,7 @@ def _complaint(
 
 def check_held(names: Mapping[nn.Module, str]) -> None:
     """Refuse weights that train although no attached optimizer holds them. Raises RuntimeError."""
-    layers = [m for m in names if isinstance(m, SparseLinear) and not m.phase.attached]
-    for layer in layers:
+    for layer in [m for m in names if isinstance(m, SparseLinear)]:
         weight = layer._parameters.get("weight")
         what, _ = layer.method.in_step
         if weight is None and what:
@@ -120,15 +123,28 @@ def check_held(names: Mapping[nn.Module, str]) -> None:
                 f"{names[layer]}.weight is computed (by a parametrization or a hook), so "
                 f"{what} cannot reach it: remove that, or exclude the layer"
             )
-        if weight is not None and weight.requires_grad and weight.grad is not None:
+        trains = weight is not None and weight.requires_grad and weight.grad is not None
+        if trains and not layer.phase.attached:
             raise RuntimeError(
                 f"{names[layer]}.weight trains, and no attached optimizer holds it: give its "
                 "optimizer to attach as well, or exclude the layer"
             )
 
 
-def _received(layer: SparseLinear, watch: Watch) -> bool:
+def _weights(layer: Layer) -> list[Tensor]:
+    return [layer.weight] if isinstance(layer, SparseLinear) else list(layer.parameters())
+
+
+def _share(layer: Layer, other: Layer) -> bool:
+    """Whether two layers of one kind have a weight together."""
+    if isinstance(layer, SparseLinear) or isinstance(other, SparseLinear):
+        return getattr(layer, "weight", layer) is getattr(other, "weight", other)
+    own = {id(weight) for weight in layer.parameters()}
+    return any(id(weight) in own for weight in other.parameters())
+
+
+def _received(layer: Layer, watch: Watch) -> bool:
     if watch.total is not None:
         return bool(watch.total.any())
-    grad = layer.weight.grad if layer.weight.is_leaf else None
-    return grad is not None and bool(local(grad).any())
+    grads = [weight.grad for weight in _weights(layer) if weight.is_leaf]
+    return any(grad is not None and bool(local(grad).any()) for grad in grads)

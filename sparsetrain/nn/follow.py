@@ -16,10 +16,10 @@ def follow(average: nn.Module, model: nn.Module) -> None:
         validate(ema.module)
 
     Its layers take the phase of the model's, its masks, which an evaluation uses where they are
-    frozen (else it chooses from the averaged weights), β of S-STE and scores. A copy has those of
-    the moment at which it was made. Either may be wrapped (timm's ModelEmaV3, AveragedModel, DDP,
-    torch.compile). Lightning's WeightAveraging and `lightning.EMA` put averages into the model
-    itself, and need no call.
+    frozen or no 2:4 ones (else it chooses from the averaged weights), β of S-STE and scores. A copy
+    has β and scores of the moment at which it was made, and chooses masks of its own. Either may be
+    wrapped (timm's ModelEmaV3, AveragedModel, DDP, torch.compile). Lightning's WeightAveraging and
+    `lightning.EMA` put averages into the model itself, and need no call.
 
     Raises ValueError where the sparse layers of the two differ.
     """

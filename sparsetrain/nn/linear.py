@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +41,8 @@ class SparseLinear(nn.Linear):
     mask: bits [O, ceil(I/8)] that `update_mask` chose, or None to choose from the weight in every
         forward. Evaluation chooses anew, so that averaged or loaded weights have masks of their
         own, unless the masks are frozen; masks of other patterns than 2:4 stay. Loading a state
-        dict drops it.
+        dict drops it, and the scores. A copy has it only where masks are frozen: it will hold
+        other weights, an average of them, and would keep it while the model chooses others.
     scale: float32 [1], β of S-STE, else None. scores: what a method chooses masks by, None for
         magnitudes. flipped: mask bits that changed at the last `update_mask` (int64 scalar), or
         None.
@@ -182,7 +184,7 @@ class SparseLinear(nn.Linear):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
         if f"{prefix}weight" in state_dict:
-            self.mask = self.flipped = None  # it was chosen from other weights
+            self.mask = self.flipped = self.scores = None  # they are of other weights
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
@@ -194,8 +196,14 @@ class SparseLinear(nn.Linear):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy has a weight of its own.
         return self.__dict__ | {"held": None, "watch": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        masks = {} if self.phase.frozen else {"mask": None, "flipped": None}
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        state = self.__dict__ | masks | {"held": None, "watch": None}
+        copied.__dict__ = copy.deepcopy(state, memo)
+        return copied
 
     def extra_repr(self) -> str:
         state = "" if self.sparse else ", now dense"

@@ -23,7 +23,8 @@ def look(optimizer: Optimizer, layers: Sequence[SparseLinear], scale: Tensor | N
     """
     for method in dict.fromkeys(layer.method for layer in layers if layer.phase.sparse):
         method.check(optimizer)
-    layers = [layer for layer in layers if layer.weight.grad is not None]
+    # A computed weight (a parametrization) is no leaf, and has no gradient.
+    layers = [m for m in layers if m.weight.is_leaf and m.weight.grad is not None]
     seeing = [m for m in layers if m.method.looks(m.phase.sparse, m.phase.due_next)]
     if seeing and not skipped(optimizer):
         for layer in seeing:

@@ -19,9 +19,9 @@ from sparsetrain.methods import Activation24, ActivationDropout24, ActivationMet
 from sparsetrain.nn.leaf import traced
 from sparsetrain.nn.linear import SparseLinear, check_whole
 from sparsetrain.nn.phase import Phase
-from sparsetrain.nn.structure import why_apart, why_fc2_apart
+from sparsetrain.nn.structure import why_apart, why_fc2_apart, why_not_dropped
 from sparsetrain.nn.swap import with_class
-from sparsetrain.nn.watch import watched
+from sparsetrain.nn.watch import Watch, watched
 from sparsetrain.products import BOTH, Forms, Packed, Product, unpruned
 
 FIRST, SECOND = Forms(rows=True, columns=False, dense=True), Forms(False, True, True)
@@ -45,14 +45,17 @@ class SparseMlp(nn.Module):
 
     The children are not called where they are plain. Where one was replaced, adapted, parametrized,
     pruned or hooked, or drops out, the dense module's own forward runs and calls them; 2:4
-    activations then warn that they are dense.
+    activations then warn that they are dense. 2:4 dropout stays before an fc2 that must be called,
+    and warns that it makes that no faster.
 
-    activation: what lies between; product: what multiplies; phase: whether it runs sparse now.
+    activation: what lies between; product: what multiplies; phase: whether it runs sparse now;
+    watch: what the first sparse step sees of 2:4 activations (`nn.watch`), else None.
     """
 
     activation: ActivationMethod | None
     product: Product
     phase: Phase
+    watch: Watch | None
     dense_class: type[nn.Module]
     act: nn.Module
     fc1: nn.Linear
@@ -68,7 +71,7 @@ class SparseMlp(nn.Module):
         must be."""
         mlp = with_class(dense, cls)
         mlp.activation, mlp.product, mlp.phase = activation, product, phase
-        mlp.dense_class = type(dense)
+        mlp.watch, mlp.dense_class = None, type(dense)
         if isinstance(activation, Activation24):
             mlp._modules["act"] = SquaredReLU()
         return mlp
@@ -76,7 +79,7 @@ class SparseMlp(nn.Module):
     def to_dense(self) -> nn.Module:
         """The dense module on the same parameters. It keeps the activation it was trained with."""
         mlp = with_class(self, self.dense_class)
-        for name in ("activation", "product", "phase", "dense_class"):
+        for name in ("activation", "product", "phase", "watch", "dense_class"):
             del mlp.__dict__[name]
         return mlp
 
@@ -88,18 +91,16 @@ class SparseMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if (node := traced(self, x)) is not None:
             return node
-        if not self.sparse:
+        in_evaluation = not isinstance(self.activation, ActivationDropout24)
+        if not self.sparse or not (self.training or in_evaluation):
             return self.dense_class.forward(self, x)
+        if self.watch is not None:
+            self.watch.ran = True
         if isinstance(self.activation, ActivationDropout24):
-            return self._dropped(x) if self.training else self.dense_class.forward(self, x)
-        why = why_apart(self, SquaredReLU if self.activation is not None else nn.GELU)
-        if why:
+            return self._dropped(x)
+        if why := why_apart(self, SquaredReLU if self.activation is not None else nn.GELU):
             if self.activation is not None:
-                warnings.warn(
-                    f"hidden activations stay dense: {why}; undo that, or exclude the MLP from "
-                    "the activation",
-                    stacklevel=2,
-                )
+                _warn("hidden activations stay dense", why)
             return self.dense_class.forward(self, x)
         fc1, fc2 = self.fc1, self.fc2
         dtype = compute_dtype(x, fc1.weight)
@@ -121,10 +122,14 @@ class SparseMlp(nn.Module):
     def _dropped(self, x: Tensor) -> Tensor:
         """fc1, the activation, 2:4 dropout and fc2; as one function with fc2, where that is plain
         and sparse products run."""
-        fc2, h = self.fc2, self.act(self.fc1(x))
-        dtype = compute_dtype(h, fc2.weight)
-        product = self.product.in_dtype(dtype, h.is_cuda)
-        if product.packs and not why_fc2_apart(self):
+        if why := why_not_dropped(self):
+            _warn("2:4 dropout is off", why)
+            return self.dense_class.forward(self, x)
+        fc2, h, why = self.fc2, self.act(self.fc1(x)), why_fc2_apart(self)
+        if why and self.product.packs:
+            _warn("2:4 dropout makes fc2 no faster", why)
+        dtype = None if why else compute_dtype(h, fc2.weight)
+        if dtype is not None and self.product.in_dtype(dtype, h.is_cuda).packs:
             y = dropout24_linear(h, _weight(fc2), fc2.bias, self._packed(fc2, dtype, SECOND))
         else:
             h = dropout24(h)
@@ -150,6 +155,11 @@ class SparseMlp(nn.Module):
         what = what if self.activation is None else self.activation.describe()
         state = "" if self.sparse else ", now dense"
         return f"{what}, engine={self.product}{state}"
+
+
+def _warn(what: str, why: str) -> None:
+    fix = "undo that, or exclude the MLP from the activation"
+    warnings.warn(f"{what}: {why}; {fix}", stacklevel=3)
 
 
 def _weight(linear: nn.Linear) -> Tensor:

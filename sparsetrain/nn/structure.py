@@ -14,6 +14,7 @@ from sparsetrain.nn.swap import with_class
 
 _KNOWN = {"fc1", "act", "drop1", "norm", "fc2", "drop2", "drop"}
 _BETWEEN = ("fc1", "act", "drop1", "norm", "drop", "fc2")
+_DROPS = ("drop1", "drop")
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -48,9 +49,8 @@ def why_not(module: nn.Module, replaces_dropout: bool = False) -> str | None:
         return f"it has further children: {', '.join(others)}"
     if not isinstance(getattr(module, "norm", nn.Identity()), nn.Identity):
         return "it normalizes between act and fc2"
-    for name in ("drop",) if replaces_dropout else ("drop1", "drop"):
-        if getattr(getattr(module, name, None), "p", 0.0):
-            return f"it drops out between act and fc2 ({name}.p > 0)"
+    if why := _why_dropped(module, ("drop",) if replaces_dropout else _DROPS):
+        return f"it drops out between act and fc2 ({why})"
     bad = [f for f in (fc1.in_features, fc1.out_features, fc2.out_features) if f % 4]
     if bad:
         return f"{bad[0]} features are not a multiple of 4"
@@ -71,18 +71,22 @@ def why_apart(module: Any, act: type[nn.Module]) -> str:
             return f"{name} is dense now"
     if type(module.act) is not act:
         return f"act is {type(module.act).__name__} now"
-    if why := _why_normed(module):
-        return why
-    for name in ("drop1", "drop"):
-        if module.training and getattr(getattr(module, name, None), "p", 0.0):
-            return f"{name}.p is {getattr(module, name).p} now"
-    return _why_not_called(module) or ""
+    if why := _why_dropped(module, _DROPS if module.training else ()):
+        return f"{why} now"
+    return _why_normed(module) or _why_not_called(module) or ""
+
+
+def why_not_dropped(module: Any) -> str:
+    """Why 2:4 dropout cannot stand where drop1 was any more; empty if it can."""
+    if why := _why_dropped(module, ("drop",)):
+        return f"{why} now"
+    return _why_hooked(module, _DROPS) or ""
 
 
 def why_fc2_apart(module: Any) -> str:
     """Why fc2 must be called now, and be no function with the dropout before it; empty if not."""
-    fc2 = module.fc2
-    return _why_not_plain(fc2, "fc2") or _why_normed(module) or _why_hooked(fc2, "fc2") or ""
+    plain = _why_not_plain(module.fc2, "fc2") or _why_normed(module)
+    return plain or _why_hooked(module, ("norm", "fc2")) or ""
 
 
 def _why_not_plain(child: nn.Module, name: str) -> str:
@@ -101,21 +105,31 @@ def _why_normed(module: Any) -> str:
     return f"norm is {type(module.norm).__name__} now"
 
 
+def _why_dropped(module: Any, names: tuple[str, ...]) -> str:
+    """What of its dropouts does more than nothing: those of these names by their rate, any that is
+    of another class."""
+    for name in _DROPS:
+        child: Any = getattr(module, name, None)
+        if type(child) not in (nn.Dropout, nn.Identity, type(None)):
+            return f"{name} is {type(child).__name__}"
+        if name in names and getattr(child, "p", 0.0):
+            return f"{name}.p is {child.p}"
+    return ""
+
+
 def _why_not_called(module: nn.Module) -> str | None:
     if "forward" in module.__dict__:
         return "its forward was replaced on the instance"
-    for name in _BETWEEN:
+    return _why_hooked(module, _BETWEEN)
+
+
+def _why_hooked(module: nn.Module, names: tuple[str, ...]) -> str | None:
+    for name in names:
         child = getattr(module, name, None)
-        if child is not None and (why := _why_hooked(child, name)):
-            return why
-    return None
-
-
-def _why_hooked(child: nn.Module, name: str) -> str | None:
-    if any(getattr(child, kind, None) for kind in _HOOKS):
-        return f"{name} has hooks, which would not run"
-    if "forward" in child.__dict__:
-        return f"{name}.forward was replaced on the instance, which would not run"
+        if any(getattr(child, kind, None) for kind in _HOOKS):
+            return f"{name} has hooks, which would not run"
+        if "forward" in getattr(child, "__dict__", ()):
+            return f"{name}.forward was replaced on the instance, which would not run"
     return None
 
 

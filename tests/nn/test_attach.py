@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from nn_checks import Mlp
 from timm.optim.lookahead import Lookahead
 from torch import nn
 
@@ -200,6 +201,35 @@ def test_a_weight_that_no_attached_optimizer_holds_is_an_error():
     st.attach(model, other)
     with pytest.raises(RuntimeError, match=r"0\.weight trains, and no attached optimizer holds it"):
         step(model, other)
+
+
+def test_a_weight_that_a_parametrization_computes_follows_the_schedule():
+    model = sparse(schedule=Schedule(dense_tail=0.5))
+    nn.utils.parametrizations.weight_norm(model[0])
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    st.attach(model, optimizer, total_steps=2)
+    assert model[0].sparse
+    step(model, optimizer, 1.0)
+    assert not model[0].sparse
+
+
+def test_an_adapted_mlp_follows_the_optimizer_of_its_adapters():
+    class LoRA(nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base_layer = base.requires_grad_(False)
+            self.up, self.down = nn.Linear(16, 2), nn.Linear(2, 32)
+
+        def forward(self, x):
+            return self.base_layer(x) + self.down(self.up(x))
+
+    model = sparse(Mlp(16, 32), activation=st.Activation24(), schedule=Schedule(dense_tail=0.5))
+    model[0].fc1 = LoRA(model[0].fc1)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    st.attach(model, optimizer, total_steps=2)
+    with pytest.warns(UserWarning, match="hidden activations stay dense: fc1 is LoRA now"):
+        step(model, optimizer, 1.0)
+    assert not model[0].sparse
 
 
 def test_a_frozen_weight_needs_no_optimizer():

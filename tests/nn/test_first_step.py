@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from nn_checks import Mlp
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -65,6 +66,47 @@ def test_a_weight_that_is_read_beside_its_layer_is_an_error_that_names_it():
     model, optimizer, _ = attached(Reads(also_calls=True))
     with pytest.raises(RuntimeError, match=r"0\.q: Reads read the dense weight beside"):
         step(model, optimizer)
+
+
+class Block(nn.Module):
+    """An MLP, whose children it may call itself."""
+
+    def __init__(self, past=False):
+        super().__init__()
+        self.mlp, self.past = Mlp(16, 32), past
+
+    def forward(self, x):
+        mlp = self.mlp
+        return mlp.fc2(mlp.act(mlp.fc1(x))) if self.past else mlp(x)
+
+
+@pytest.mark.parametrize("activation", [st.Activation24(), st.ActivationDropout24()])
+@pytest.mark.parametrize("how", ["parent", "instance"])
+def test_an_mlp_whose_children_are_called_without_it_is_an_error_that_names_it(how, activation):
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(Block(past=how == "parent"))
+    st.sparsify(model, st.Sparsity(weight=None, activation=activation))
+    if how == "instance":
+        mlp = model[0].mlp
+        mlp.forward = lambda x: mlp.fc2(mlp.act(mlp.fc1(x)))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    st.attach(model, optimizer)
+    what = r"0\.mlp: Block \(or a forward put on the instance\) computes .* activations are dense"
+    with pytest.raises(RuntimeError, match=what):
+        step(model, optimizer)
+
+
+def test_an_mlp_that_is_called_passes_and_one_whose_weights_another_trains_is_idle():
+    model: Any = nn.Sequential(Block(), Block())
+    for fc in ("fc1", "fc2"):
+        getattr(model[1].mlp, fc).weight = getattr(model[0].mlp, fc).weight
+    st.sparsify(model, st.Sparsity(weight=None, activation=st.Activation24()))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    handle = st.attach(model, optimizer)
+    step(model, optimizer, model[0])
+    assert handle.idle == ["1.mlp"]
+    step(model, optimizer)
+    assert handle.idle == []
 
 
 def test_a_penalty_on_the_weight_is_read_beside_and_can_be_allowed():

@@ -1,5 +1,6 @@
 """Averages of weights are evaluated as the model that they are averages of."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import sparsetrain as st
 from sparsetrain.ops import select24
 
-STEPS = 10
+STEPS, TWO_OF_FOUR = 10, st.NM(2, 4)
 SCHEDULES = {
     "kept": {"mask_every": 4},
     "frozen": {"freeze_at": 0.5},
@@ -20,10 +21,11 @@ SCHEDULES = {
 }
 
 
-def sparse_model(weight=None, **schedule) -> Any:
+def sparse_model(weight=None, pattern=TWO_OF_FOUR, **schedule) -> Any:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16))
-    st.sparsify(model, st.Sparsity(weight=weight or st.STE(), schedule=st.Schedule(**schedule)))
+    given = {"weight": weight or st.STE(), "pattern": pattern}
+    st.sparsify(model, st.Sparsity(**given, schedule=st.Schedule(**schedule)))
     return model
 
 
@@ -66,6 +68,21 @@ def test_an_average_made_before_anything_is_evaluated_as_the_model(kind, schedul
         frozen = schedule == "frozen" and steps == STEPS
         assert torch.equal(layer.current_mask(), other.mask if frozen else own)
         assert not frozen or not torch.equal(own, other.mask), "else this proves nothing"
+
+
+@pytest.mark.parametrize("pattern", [st.NM(), st.Block(4, 4, 0.5), st.VNM(4, 2, 8)], ids=str)
+@pytest.mark.parametrize("freeze_at", [None, 0.5])
+def test_a_copy_chooses_masks_of_its_own_unless_they_were_frozen_before(pattern, freeze_at):
+    model = sparse_model(pattern=pattern, mask_every=4, freeze_at=freeze_at)
+    optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
+    st.attach(model, optimizer, total_steps=STEPS)
+    average = average_of("timm", model)
+    train(model, average, optimizer, STEPS)
+    early, late = average.module[0].eval(), copy.deepcopy(model)[0].eval()
+    assert torch.equal(early.current_mask(), early._choose(early.weight))
+    nn.init.normal_(late.weight)
+    own = late._choose(late.weight)
+    assert torch.equal(late.current_mask(), model[0].mask if freeze_at else own)
 
 
 def test_the_soft_threshold_of_an_average_has_the_scale_of_the_model():

@@ -44,6 +44,7 @@ CHANGES = {
     "act is Tanh now": lambda mlp: setattr(mlp, "act", nn.Tanh()),
     "norm is LayerNorm now": lambda mlp: setattr(mlp, "norm", nn.LayerNorm(16)),
     "drop1.p is 0.5 now": set_dropout,
+    "drop1 is Tanh now": lambda mlp: setattr(mlp, "drop1", nn.Tanh()),
     "fc1.forward was replaced": patch_forward,
 }
 

@@ -1,6 +1,7 @@
 """2:4 dropout in MLPs: where it stands, when it is on, and what is undone."""
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from nn_checks import Mlp, engines, normal, seeded
 from torch import nn
+from torch.nn.utils import prune
 
 import sparsetrain as st
 from sparsetrain.patterns import NM
@@ -71,31 +73,56 @@ def test_densify_gives_the_module_back():
     assert model[0].drop1.p == 0.9
 
 
-@pytest.mark.parametrize("change", ["hook", "adapter"])
-def test_a_layer_that_was_changed_since_is_called(change):
-    model, _ = network(engine="native")
-    mlp, calls = model[0], []
-    if change == "hook":
-        mlp.fc2.register_forward_hook(lambda _, inputs, out: calls.append(inputs[0]))
-    else:
+class Called(nn.Module):
+    """An adapter that has no weight of its own."""
 
-        class Adapter(nn.Module):
-            def __init__(self, inner):
-                super().__init__()
-                self.inner, self.weight, self.bias = inner, inner.weight, inner.bias
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
 
-            def forward(self, x):
-                calls.append(x)
-                return self.inner(x)
+    def forward(self, x):
+        return self.inner(x)
 
-        mlp.fc2 = Adapter(mlp.fc2)
-    x = normal(8, 8)
+
+CHANGES = {
+    "fc2 has hooks": lambda mlp: mlp.fc2.register_forward_hook(lambda *call: None),
+    "fc2 is Called now": lambda mlp: setattr(mlp, "fc2", Called(mlp.fc2)),
+    "fc2.weight is computed now": lambda mlp: prune.identity(mlp.fc2, "weight"),
+    "norm has hooks": lambda mlp: mlp.norm.register_forward_hook(lambda *call: None),
+}
+
+
+@pytest.mark.parametrize("engine", ["masked", "native"])
+@pytest.mark.parametrize("why", CHANGES)
+def test_a_layer_that_was_changed_since_is_called_and_said_to_be_no_faster(why, engine):
+    model, _ = network(engine=engine)
+    mlp, calls, x = model[0], [], normal(8, 8)
     want = expected(mlp, x, 2)
-    calls.clear()
+    CHANGES[why](mlp)
+    mlp.fc2.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0]))
     torch.manual_seed(2)
-    torch.testing.assert_close(model(x), want)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.testing.assert_close(model(x), want)
+    said = [str(warning.message) for warning in caught]
+    # Masked products are dense in any case.
+    assert len(said) == (engine == "native")
+    assert all(f"2:4 dropout makes fc2 no faster: {why.split(' has')[0]}" in line for line in said)
     [hidden] = calls
     assert NM(2, 4).holds(hidden)
+
+
+@pytest.mark.parametrize("change", ["hook", "replace"])
+def test_a_dropout_that_was_changed_since_is_called_instead(change):
+    model, _ = network(engine="native", drop=0.0)
+    mlp, x = model[0], normal(8, 8)
+    if change == "hook":
+        mlp.drop1.register_forward_hook(lambda _, inputs, out: 3 * out)
+    else:
+        mlp.drop1 = nn.Tanh()
+    with pytest.warns(UserWarning, match="2:4 dropout is off: drop1"):
+        y = model(x)
+    assert torch.equal(y, mlp.fc2(mlp.drop1(F.gelu(mlp.fc1(x)))))
 
 
 def test_weights_may_be_sparse_as_well():

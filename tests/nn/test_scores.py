@@ -114,6 +114,14 @@ def test_the_factor_of_a_loss_scaler_does_not_reach_the_scores_and_a_skipped_ste
     torch.testing.assert_close(layer.scores, expected)
 
 
+def test_a_loaded_state_dict_drops_the_scores_of_other_weights():
+    layer, _ = run(st.Movement(), BLOCK, steps=2)
+    other: Any = nn.Sequential(nn.Linear(32, 16))[0]
+    layer.load_state_dict(other.state_dict())
+    assert layer.scores is None
+    assert torch.equal(unpack_bits(layer.current_mask(), 32), BLOCK.mask(other.weight.abs()))
+
+
 def test_two_layers_that_share_a_weight_keep_the_same_scores():
     torch.manual_seed(0)
     model: Any = nn.Sequential(

@@ -23,7 +23,7 @@ import decay
 import launch
 import rows
 import verdict
-from plan import Run, data_sets, variants
+from plan import Run, data_sets, recipe_digest, variants
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
@@ -41,7 +41,12 @@ def main() -> None:
     else:
         files = [Path(path) for path in args.files] or sorted(RESULTS.glob("accuracy-*.json"))
         found = [row for file in files for row in rows.read(file)]
-        print(decay.table(found, variants()) if args.verb == "decay" else verdict.summary(found))
+        if args.verb == "decay":
+            now = {row["recipe"]: recipe_digest(row["recipe"]) for row in found}
+            found = [row for row in found if row["recipe_digest"] == now[row["recipe"]]]
+            print(decay.table(found, variants()))
+        else:
+            print(verdict.summary(found))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         Run(
             data=args.data,
             recipe=sets[args.data].recipe,
+            recipe_digest=recipe_digest(sets[args.data].recipe),
             variant=name,
             seed=seed,
             epochs=args.epochs or default,

@@ -40,8 +40,8 @@ def table(rows: list[dict[str, Any]], known: dict[str, Variant]) -> str:
 
 
 def _dense(rows: list[dict[str, Any]], row: dict[str, Any], twin: str | None) -> float | None:
-    """The mean flip rate of the dense run of the same data, length and seed."""
-    keys = ("data", "epochs", "seed")
+    """The mean flip rate of the dense run of the same data, recipe, length and seed."""
+    keys = ("data", "recipe_digest", "epochs", "seed")
     for other in rows:
         alike = all(other[key] == row[key] for key in keys)
         if alike and other["variant"] == FLIPS.get(twin or "") and other["flip_rate"]:

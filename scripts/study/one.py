@@ -44,6 +44,7 @@ def train_one(run: Run, folder: Path, commit: str | None) -> None:
     row = {
         "data": run.data,
         "recipe": run.recipe,
+        "recipe_digest": run.recipe_digest,
         "variant": run.variant,
         "seed": run.seed,
         "epochs": run.epochs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 
 TABLE = Path(__file__).with_name("variants.yaml")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Run:
 
     data: str
     recipe: str
+    recipe_digest: str
     variant: str
     seed: int
     epochs: int
@@ -53,13 +56,14 @@ class Run:
     def key(self) -> tuple[Any, ...]:
         """What a row must agree in to be of this run."""
         return (
-            self.data, self.variant, self.seed, self.epochs, self.choose, tuple(self.words)
+            self.data, self.recipe_digest, self.variant, self.seed, self.epochs, self.choose,
+            tuple(self.words)
         )  # fmt: skip
 
 
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """The key of the run that a row is of."""
-    names = ("data", "variant", "seed", "epochs", "choose")
+    names = ("data", "recipe_digest", "variant", "seed", "epochs", "choose")
     return (*(row[name] for name in names), tuple(row["words"]))
 
 
@@ -74,3 +78,12 @@ def variants() -> dict[str, Variant]:
 def data_sets() -> dict[str, DataSet]:
     table = yaml.safe_load(TABLE.read_text())["data"]
     return {name: DataSet(**entry) for name, entry in table.items()}
+
+
+def recipe_digest(recipe: str, root: Path = ROOT) -> str:
+    """Of what a recipe and its model's config say, comments aside: six letters. Rows of a recipe
+    as it was before a change are of other runs."""
+    content = yaml.safe_load((root / "recipes" / f"{recipe}.yaml").read_text())
+    (model,) = (d["override /model"] for d in content["defaults"] if "override /model" in d)
+    network = yaml.safe_load((root / "configs" / "model" / f"{model}.yaml").read_text())
+    return hashlib.sha256(json.dumps([content, network]).encode()).hexdigest()[:6]

@@ -48,13 +48,17 @@ def judge(difference: Difference, goal: float) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """Tables of all rows, one for each data set, length and kind of images that were judged on."""
-    groups = sorted({(row["data"], row["epochs"], row["choose"]) for row in rows})
+    """Tables of all rows, one for each data set, length, kind of images and state of the
+    recipe."""
+    keys = ("data", "recipe_digest", "epochs", "choose")
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
     tables = []
-    for data, epochs, choose in groups:
-        group = [r for r in rows if (r["data"], r["epochs"], r["choose"]) == (data, epochs, choose)]
+    for (data, digest, epochs, choose), group in sorted(groups.items()):
         images = "held-out training images" if choose else "test images"
-        tables.append(f"{data}, {epochs} epochs, {images}\n" + table(group, variants()))
+        title = f"{data}, {epochs} epochs, {images}, recipe {group[0]['recipe']} {digest}"
+        tables.append(f"{title}\n{table(group, variants())}")
     return "\n\n".join(tables) or "no rows"
 
 

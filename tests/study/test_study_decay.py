@@ -9,6 +9,7 @@ def row(variant, mean, top1=60.0, value=None, seed=0, epochs=60):
     flips = {"first": 0.0, "highest": 1.0, "mean": mean, "last": 0.0}
     return {
         "data": "cifar10",
+        "recipe_digest": "c0ffee",
         "variant": variant,
         "seed": seed,
         "epochs": epochs,

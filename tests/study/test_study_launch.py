@@ -8,15 +8,15 @@ from dataclasses import replace
 import launch
 import pytest
 import rows
-from plan import Run, variants
+from plan import Run, recipe_digest, variants
 
 from sparsetrain.recipe import compose
 
-RUN = Run("cifar10", "cifar10_vit", "dense", 0, 3, False, "/data", ("sparsity=dense",))
+RUN = Run("cifar10", "cifar10_vit", "c0ffee", "dense", 0, 3, False, "/data", ("sparsity=dense",))
 
 
 def row_of(run, seconds=10.0, date="2026-01-01", **more):
-    keys = ("data", "variant", "seed", "epochs", "choose")
+    keys = ("data", "recipe_digest", "variant", "seed", "epochs", "choose")
     row = {key: getattr(run, key) for key in keys} | {"words": list(run.words)}
     numbers = {"top1": 90.0, "top1_val": 90.0, "top1_sparse": None, "images_per_s": 1.0}
     return row | numbers | {"seconds": seconds, "date": date, "resumed": False} | more
@@ -122,3 +122,16 @@ def test_every_variant_is_a_config_of_the_recipes(recipe):
     for variant in variants().values():
         config = compose([f"recipe={recipe}", *variant.words])
         assert config.data.cache == "gpu"
+
+
+def test_a_recipe_that_says_something_else_has_another_digest(tmp_path):
+    for part in ("recipes", "configs/model"):
+        (tmp_path / part).mkdir(parents=True)
+    recipe, network = tmp_path / "recipes" / "r.yaml", tmp_path / "configs" / "model" / "m.yaml"
+    recipe.write_text("defaults: [{override /model: m}]\nlr: 1.0 # a comment\n")
+    network.write_text("depth: 7\n")
+    first = recipe_digest("r", tmp_path)
+    recipe.write_text("defaults: [{override /model: m}]\nlr: 1.0\n")
+    assert recipe_digest("r", tmp_path) == first
+    network.write_text("depth: 8\n")
+    assert recipe_digest("r", tmp_path) != first

@@ -7,10 +7,12 @@ from plan import data_sets, variants
 from verdict import Difference, judge, paired, summary
 
 
-def row(variant, seed, top1, sparse=None, choose=False, data="cifar10"):
+def row(variant, seed, top1, sparse=None, choose=False, data="cifar10", digest="c0ffee"):
     value = None if choose else top1
     return {
         "data": data,
+        "recipe": "cifar10_vit",
+        "recipe_digest": digest,
         "variant": variant,
         "seed": seed,
         "epochs": 200,
@@ -62,7 +64,7 @@ def test_the_summary_shows_each_variant_against_its_twin():
     rows += [row("w24", seed, 93.1 - 0.1 * seed, 92.0) for seed in range(3)]
     rows += [row("relu2", 0, 94.0), row("all24", 0, 93.0), row("a24", 5, 93.5)]
     lines = summary(rows).splitlines()
-    assert lines[0] == "cifar10, 200 epochs, test images"
+    assert lines[0] == "cifar10, 200 epochs, test images, recipe cifar10_vit c0ffee"
     by_name = {line.split()[0]: " ".join(line.split()) for line in lines[2:]}
     assert by_name == {
         "dense": "dense 3 93.00 –",
@@ -77,11 +79,18 @@ def test_runs_that_choose_are_never_mixed_with_those_that_read_the_test_images()
     rows = [row("dense", 0, 90.0), row("w24", 0, 80.0, choose=True)]
     tables = summary(rows).split("\n\n")
     assert [table.splitlines()[0] for table in tables] == [
-        "cifar10, 200 epochs, test images",
-        "cifar10, 200 epochs, held-out training images",
+        "cifar10, 200 epochs, test images, recipe cifar10_vit c0ffee",
+        "cifar10, 200 epochs, held-out training images, recipe cifar10_vit c0ffee",
     ]
     assert "no seed in common with dense" in tables[1]
     assert summary([]) == "no rows"
+
+
+def test_runs_of_a_recipe_are_never_mixed_with_those_before_it_changed():
+    rows = [row("dense", 0, 90.0, digest="aaaaaa"), row("w24", 0, 80.0, digest="bbbbbb")]
+    tables = summary(rows).split("\n\n")
+    assert [table.splitlines()[0].split()[-1] for table in tables] == ["aaaaaa", "bbbbbb"]
+    assert "no seed in common with dense" in tables[1]
 
 
 def test_every_variant_names_a_dense_twin_that_there_is():

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from scripts.bench.choice import choose
 from scripts.bench.command import run
 from scripts.bench.matmul_auto import AutoRow, bench_auto, draw
 from scripts.bench.matmul_measure import Row, bench_product
@@ -35,7 +36,7 @@ from scripts.bench.matmul_report import (
 )
 from scripts.bench.roofline import draw_roofline
 from scripts.bench.sparsify_measure import copy_rate
-from sparsetrain import products as choice
+from sparsetrain import products
 from sparsetrain.bench.bars import figure_class
 from sparsetrain.bench.environment import environment
 from sparsetrain.bench.products import PRODUCTS, SHAPES, Shape, make_product
@@ -80,17 +81,17 @@ def main(words: list[str]) -> None:
         figure_class()  # now, not after a minute
     device = cuda_device()
     about = environment(" ".join(["python -m scripts.bench.matmul", *words]), library_words())
-    table = choice.load_table()
+    table = products.load_table()
     about["tuned"] = f"{len(table.entries)} products" if table else "nothing"
     if table is not None:
-        choice.install(choice.native_configs(table))
+        products.install(products.native_configs(table))
     show_values(tuple(about.items()))
     run = _bench_random if options.random else _bench_shapes
     run(options, device, about, table)
 
 
 def _bench_shapes(
-    options: Options, device: torch.device, about: dict[str, str], table: choice.Table | None
+    options: Options, device: torch.device, about: dict[str, str], table: products.Table | None
 ) -> None:
     clocks = cuda_clocks()
     copy = copy_rate(device, clocks.cold, options.rounds)
@@ -127,7 +128,7 @@ def _row(
 
 
 def _bench_random(
-    options: Options, device: torch.device, about: dict[str, str], table: choice.Table | None
+    options: Options, device: torch.device, about: dict[str, str], table: products.Table | None
 ) -> None:
     clock = cuda_clocks().warm
     sms = torch.cuda.get_device_properties(device).multi_processor_count
@@ -138,8 +139,8 @@ def _bench_random(
         for number, (name, shape) in enumerate(drawn):
             status.update(f"timing {number + 1} of {len(drawn)}: {name} {shape}")
             product = make_product(name, shape, options.dtype, device, number)
-            expected = choice.expected_us(product.problem, sms)
-            chosen = choice.choose(product.problem, entries, expected)
+            expected = products.expected_us(product.problem, sms)
+            chosen = choose(product.problem, entries, expected)
             rows.append(bench_auto(product, chosen, clock, options.rounds))
             del product
             torch.cuda.empty_cache()

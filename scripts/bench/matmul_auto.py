@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scripts.bench.choice import Choice
 from scripts.bench.matmul_measure import no_kernel
 from sparsetrain.bench.cusparselt import compressed, cusparselt_call
 from sparsetrain.bench.products import Product, Shape, problem_of, why_wrong
 from sparsetrain.bench.timing import Clock, Run, Times, measure
-from sparsetrain.products import Choice, Problem
+from sparsetrain.products import Problem
 
 TOKENS = (64, 65536)
 FEATURES = (256, 16384)

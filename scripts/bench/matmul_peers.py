@@ -25,7 +25,7 @@ from sparsetrain.bench.cusparselt import REFUSALS, Accept, compressed, cusparsel
 from sparsetrain.bench.products import Product
 from sparsetrain.bench.refusal import first_line
 from sparsetrain.bench.timing import Clock, Run
-from sparsetrain.reference.layouts24 import to_aten_cutlass
+from sparsetrain.export.layouts24 import to_aten_cutlass
 
 DEFAULT_PEERS = ("cusparselt", "cusparselt-best", "torch-cutlass", "xformers")
 PEERS = (*DEFAULT_PEERS, "cusparselt-search")

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparsetrain.autograd.inputs import autocast_device, rows_of
+from sparsetrain.autograd.inputs import by_rows
 from sparsetrain.autograd.linear import check_linear
 from sparsetrain.ops import column_sums, mask24, random24
-from sparsetrain.products import BOTH, Packed, pack
+from sparsetrain.products import Packed, pack
 from sparsetrain.select import EXACT
 
 _FIELDS = len(Packed._fields)
@@ -47,11 +47,7 @@ def dropout24_linear(x: Tensor, weight: Tensor, bias: Tensor | None, packed: Pac
     """
     _check(x)
     check_linear(x, weight, mvue=False)
-    x_TH = rows_of(x, packed.dtype)
-    # Everything is in its dtype now; autocast would round some steps in another.
-    with torch.autocast(autocast_device(x), enabled=False):
-        y_TO = _DropoutLinear.apply(x_TH, _seed(x), weight, bias, *packed)
-    return y_TO.unflatten(0, x.shape[:-1]) if x.ndim > 1 else y_TO[0]
+    return by_rows(_DropoutLinear, x, packed.dtype, _seed(x), weight, bias, *packed)
 
 
 def _check(x: Tensor) -> None:
@@ -100,7 +96,7 @@ class _DropoutLinear(torch.autograd.Function):
         packed = Packed(*w24)
         assert packed.dense is not None, "packed with its dense form"
         # Doubled before it is packed: exact, but where it overflows.
-        h24 = pack(2 * x_TH, _mask(x_TH, seed), EXACT, packed.spec.product, x_TH.dtype, BOTH)
+        h24 = pack(2 * x_TH, _mask(x_TH, seed), EXACT, packed.spec.product, x_TH.dtype)
         # The seed is for the mask of dh, w for dh, h24 along tokens for dw.
         saved = *packed.for_t_mm().tensors, *h24.for_t_mm().tensors
         ctx.save_for_backward(seed, *saved)

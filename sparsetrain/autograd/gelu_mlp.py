@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparsetrain.autograd.inputs import autocast_device, check_mlp, rows_of
+from sparsetrain.autograd.inputs import by_rows, check_mlp
 from sparsetrain.ops import column_sums, gelu, gelu_backward
 from sparsetrain.products import Packed, dense_mm
 from sparsetrain.reference.gelu import Approximate
@@ -49,11 +49,7 @@ def packed_gelu_mlp(
     approximate: as in `F.gelu`.
     """
     check_mlp(x, w1, w2)
-    x_TI = rows_of(x, packed1.dtype)
-    # Everything is in its dtype now; autocast would round some steps in another.
-    with torch.autocast(autocast_device(x), enabled=False):
-        y_TO = _GeluMlp.apply(x_TI, w1, b1, w2, b2, approximate, *packed1, *packed2)
-    return y_TO.unflatten(0, x.shape[:-1]) if x.ndim > 1 else y_TO[0]
+    return by_rows(_GeluMlp, x, packed1.dtype, w1, b1, w2, b2, approximate, *packed1, *packed2)
 
 
 class _GeluMlp(torch.autograd.Function):

@@ -1,6 +1,8 @@
-"""What composites ask of their inputs: shapes, dtypes, and weights without NaN."""
+"""What composites ask of their inputs, shapes, dtypes and weights without NaN; and run on them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +29,18 @@ def autocast_device(x: Tensor) -> str:
     return "cpu" if x.is_meta else x.device.type
 
 
-def rows_of(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x [..., I] as [T, I] in `dtype`; a vector is one row."""
-    return x.to(dtype).flatten(0, -2) if x.ndim > 1 else x.to(dtype)[None]
+def by_rows(
+    function: type[torch.autograd.Function], x: Tensor, dtype: torch.dtype, *given: Any
+) -> Tensor:
+    """function of x [..., I] as rows [T, I] in `dtype` and what else is given, as [..., O].
+
+    A vector is one row. The function runs outside autocast, which would round some steps in another
+    dtype, and square in float32.
+    """
+    x_TI = x.to(dtype).flatten(0, -2) if x.ndim > 1 else x.to(dtype)[None]
+    with torch.autocast(autocast_device(x), enabled=False):
+        y_TO = function.apply(x_TI, *given)
+    return y_TO.unflatten(0, x.shape[:-1]) if x.ndim > 1 else y_TO[0]
 
 
 def check_mlp(x: Tensor, w1: Tensor, w2: Tensor) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparsetrain.autograd.inputs import autocast_device, check_weight, compute_dtype, rows_of
+from sparsetrain.autograd.inputs import by_rows, check_weight, compute_dtype
 from sparsetrain.ops import column_sums, mvue24
 from sparsetrain.products import (
     FP8,
@@ -76,11 +76,7 @@ def packed_linear(
     x: [..., I]. The products run in the dtype of `w24`, under autocast or not.
     """
     check_linear(x, weight, mvue)
-    x_TI = rows_of(x, w24.dtype)
-    # Everything is in its dtype now; autocast would round some steps in another.
-    with torch.autocast(autocast_device(x), enabled=False):
-        out_TO = _Linear.apply(x_TI, weight, bias, mvue, *w24)
-    return out_TO.unflatten(0, x.shape[:-1]) if x.ndim > 1 else out_TO[0]
+    return by_rows(_Linear, x, w24.dtype, weight, bias, mvue, *w24)
 
 
 def check_linear(x: Tensor, weight: Tensor, mvue: bool) -> None:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparsetrain.autograd.inputs import autocast_device, check_mlp, rows_of
+from sparsetrain.autograd.inputs import by_rows, check_mlp
 from sparsetrain.ops import column_sums
 from sparsetrain.products import Packed, squared_relu_gradient, squared_relu_packed
 from sparsetrain.select import Selection
@@ -56,11 +56,7 @@ def packed_squared_relu_mlp(
     Raises ValueError for hidden features that are not a multiple of 4.
     """
     check_mlp(x, w1, w2)
-    x_TI = rows_of(x, packed1.dtype)
-    # Everything is in its dtype now; autocast would square in float32.
-    with torch.autocast(autocast_device(x), enabled=False):
-        y_TO = _SquaredReluMlp.apply(x_TI, w1, b1, w2, b2, selection, *packed1, *packed2)
-    return y_TO.unflatten(0, x.shape[:-1]) if x.ndim > 1 else y_TO[0]
+    return by_rows(_SquaredReluMlp, x, packed1.dtype, w1, b1, w2, b2, selection, *packed1, *packed2)
 
 
 class _SquaredReluMlp(torch.autograd.Function):

@@ -39,11 +39,6 @@ def is_wrapped(module: nn.Module) -> TypeGuard[FSDPModule]:
     return isinstance(module, FSDPModule)
 
 
-def wrapped_by_fsdp(model: nn.Module) -> list[FSDPModule]:
-    """The modules of a model that `fully_shard` was called with."""
-    return [module for module in model.modules() if is_wrapped(module)]
-
-
 def reshard(model: nn.Module) -> None:
     """Have every module hold its shards again.
 

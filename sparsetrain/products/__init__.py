@@ -7,12 +7,10 @@ from sparsetrain.products.fp8 import FP8
 from sparsetrain.products.packed import BOTH, Forms, Packed, Spec, pack, pack_columns, unpruned
 from sparsetrain.products.problem import (
     BLayout,
-    Choice,
     Config,
     Entry,
     Problem,
     ProductEngine,
-    choose,
 )
 from sparsetrain.products.product import (
     ATEN,
@@ -47,7 +45,6 @@ __all__ = [
     "NATIVE",
     "PORTABLE",
     "BLayout",
-    "Choice",
     "Config",
     "Engine",
     "Entry",
@@ -59,7 +56,6 @@ __all__ = [
     "ProductEngine",
     "Spec",
     "Table",
-    "choose",
     "dense_mm",
     "expected_us",
     "install",

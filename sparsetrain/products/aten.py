@@ -75,7 +75,7 @@ def _check(values: Tensor, b_K0N: Tensor) -> None:
 
 
 def _reorder(meta: Tensor, rows: int, padded: bool) -> Tensor:
-    """`to_aten_cutlass` of reference/layouts24.py as one copy, to int16 [rows, K/16].
+    """`to_aten_cutlass` of export/layouts24.py as one copy, to int16 [rows, K/16].
 
     Both orders keep words of four groups together. padded: rows past the matrix have metadata 0,
     which is none of the hardware's; they get the lowest positions.

@@ -26,7 +26,7 @@ c. In it the two groups of row r from column 8 (c // 8) on, low nibble first, ar
         + (c // 32 % 2) * 4 + (r // 8 % 2) * 2 + c // 8 % 2
 
 So wgmma.sp of sm90 and CUTLASS's sparse products for it (16-bit values, atoms of K = 64) read atoms
-as they are; reference/layouts24.py has the orders of others. An atom is written in one piece:
+as they are; export/layouts24.py has the orders of others. An atom is written in one piece:
 on an H200 (2026-11-22), metadata written row by row, 16 bytes for each row of a tile, cost a kernel
 that packs both orientations a quarter of its time, all of it in the L2 cache.
 

@@ -74,7 +74,7 @@ def machine(monkeypatch):
     )
     monkeypatch.setattr(matmul, "cuda_clocks", lambda: clocks)
     monkeypatch.setattr(matmul, "copy_rate", lambda *arguments: 1e-4)
-    monkeypatch.setattr(matmul.choice, "load_table", lambda: None)
+    monkeypatch.setattr(matmul.products, "load_table", lambda: None)
     properties = SimpleNamespace(multi_processor_count=132)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 

@@ -8,11 +8,11 @@ import torch
 from rich.console import Console
 
 from scripts.bench import matmul_auto
+from scripts.bench.choice import Choice
 from scripts.bench.matmul_auto import AutoRow, bench_auto, draw, noise
 from scripts.bench.matmul_report import auto_lines, auto_table, write_auto
 from sparsetrain.bench.products import PRODUCTS, Product, Shape, make_product, problem_of
 from sparsetrain.bench.timing import Times
-from sparsetrain.products import Choice
 
 CPU = torch.device("cpu")
 BF16 = torch.bfloat16

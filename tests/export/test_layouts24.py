@@ -7,7 +7,7 @@ import torch
 from ops_checks import gaussian
 from torch.sparse import _semi_structured_conversions as aten
 
-from sparsetrain.reference.layouts24 import (
+from sparsetrain.export.layouts24 import (
     from_aten_cusparselt,
     from_aten_cutlass,
     from_cusparselt_sm90,

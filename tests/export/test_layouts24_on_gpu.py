@@ -4,7 +4,7 @@ import pytest
 import torch
 from ops_checks import gaussian
 
-from sparsetrain.reference.layouts24 import (
+from sparsetrain.export.layouts24 import (
     from_aten_cusparselt,
     from_aten_cutlass,
     to_aten_cusparselt,

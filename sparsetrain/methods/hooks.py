@@ -23,16 +23,14 @@ class Seen:
     weight, grad: [O, I], whole; grad is that of the weight as the products used it, for pruned
         values too, without the factor of a GradScaler.
     mask: bits [O, ceil(I/8)], which the step kept. pattern: what it is of.
-    sparse: whether the step was. due: whether masks are chosen before the next one; density: the
-        share that they then keep. done: of the steps in which masks change, the share before that.
+    density: the share that masks chosen before the next step keep. done: of the steps in which
+        masks change, the share before that.
     """
 
     weight: Tensor
     grad: Tensor
     mask: Tensor
     pattern: Scored
-    sparse: bool
-    due: bool
     density: float
     done: float
 

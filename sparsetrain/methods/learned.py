@@ -31,16 +31,11 @@ class LearnedScores(Scoring):
 
     lr: float = 0.01
 
+    scored_in_step = "LearnedScores' update"
+
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ValueError(f"lr={self.lr}: the step of learned scores must be > 0")
-
-    @property
-    def in_step(self) -> tuple[str, str]:
-        return "LearnedScores' update", "masks keep the largest magnitudes"
-
-    def looks(self, sparse: bool, due: bool) -> bool:
-        return True
 
     def scores(self, scores: Tensor | None, seen: Seen) -> Tensor:
         weight, units = seen.weight.float(), seen.pattern.units

@@ -22,12 +22,7 @@ from sparsetrain.methods.scoring import Scoring
 class Movement(Scoring):
     """Masks by accumulated movement; magnitudes until a first gradient was seen."""
 
-    @property
-    def in_step(self) -> tuple[str, str]:
-        return "Movement's score", "masks keep the largest magnitudes"
-
-    def looks(self, sparse: bool, due: bool) -> bool:
-        return True
+    scored_in_step = "Movement's score"
 
     def scores(self, scores: Tensor | None, seen: Seen) -> Tensor:
         moved = seen.pattern.units(-seen.weight.float() * seen.grad.float()).float()

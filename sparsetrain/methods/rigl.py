@@ -36,14 +36,11 @@ class RigL(Scoring):
     drop: float = 0.3
 
     resets = True
+    scored_in_step = "RigL's choice"
 
     def __post_init__(self) -> None:
         if not 0 < self.drop < 1:
             raise ValueError(f"drop={self.drop}: give the share that RigL replaces, in (0, 1)")
-
-    @property
-    def in_step(self) -> tuple[str, str]:
-        return "RigL's choice", "masks keep the largest magnitudes"
 
     def looks(self, sparse: bool, due: bool) -> bool:
         return sparse and due

@@ -19,6 +19,16 @@ class Scoring(STE):
 
     changes_gradient = True
 
+    scored_in_step = ""
+    """What of it lives in the optimizer step."""
+
+    @property
+    def in_step(self) -> tuple[str, str]:
+        return self.scored_in_step, "masks keep the largest magnitudes"
+
+    def looks(self, sparse: bool, due: bool) -> bool:
+        return True
+
     def why_not(self, pattern: Pattern) -> str:
         if isinstance(pattern, Scored):
             return ""

@@ -57,7 +57,7 @@ def sparsify(
         return Report((), (), ("Nothing to make sparse: weight and activation are both None.",))
     reshard(model)
     plan = make_plan(model, sparsity, find_engines(engine, on_cpu), tokens or {})
-    if not plan.linears and not any(activation for activation, _ in plan.mlps.values()):
+    if not plan.linears and not any(part for part, _ in plan.mlps.values()):
         reasons = [f"{n}: {r}" for n, r in plan.dense.items() if n in plan.included]
         more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
         why = "; ".join(reasons[:5]) + more
@@ -114,9 +114,10 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
         replace_module(model, linear, layer)
         what = part.weight.describe(describe(part.pattern, part.selection))
         rows.append(LayerReport(name, tuple(linear.weight.shape), what, why))
-    for name, (activation, (engine, why)) in plan.mlps.items():
+    for name, (part, (engine, why)) in plan.mlps.items():
         mlp = model.get_submodule(name)
-        product = product_of(engine, plan.formats.get(name))
+        activation = part.activation if part else None
+        product = product_of(engine, part.format if part else None)
         replace_module(model, mlp, SparseMlp.from_dense(mlp, activation, product, phase))
         if activation is not None:
             rows.append(LayerReport(name, _shape(mlp), activation.describe(), why))
@@ -129,7 +130,7 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
         reason = f"its activations stay dense: {reason}"
         shape = _shape(model.get_submodule(name))
         skipped.append(LayerReport(name, shape[:2], "dense", reason=reason))
-    outcome = plan.apart | {n: "" for n, (activation, _) in plan.mlps.items() if not activation}
+    outcome = plan.apart | {n: "" for n, (part, _) in plan.mlps.items() if not part}
     return Report(
         tuple(rows),
         tuple(skipped),
@@ -163,6 +164,6 @@ def _notes(plan: Plan) -> tuple[str, ...]:
         )
     if any(isinstance(method, SSTE) for method in methods):
         notes.append("S-STE: β is taken from the weights as they are when training starts.")
-    if any(isinstance(activation, Activation24) for activation, _ in plan.mlps.values()):
+    if any(part and isinstance(part.activation, Activation24) for part, _ in plan.mlps.values()):
         notes.append("The activation of the sparse MLPs is now squared ReLU.")
     return tuple(notes)

@@ -21,7 +21,8 @@ from sparsetrain.native import Library
 from sparsetrain.native.machine import Version
 from sparsetrain.nn.gains import gain_of
 from sparsetrain.nn.recorded import Products
-from sparsetrain.patterns import Pattern
+from sparsetrain.nn.sparsity import Part
+from sparsetrain.patterns import NM, Pattern
 from sparsetrain.products import (
     ENGINES,
     FP8,
@@ -77,9 +78,18 @@ class Engines:
             return self._by_gain(products)
         return engine, f"{engine}: {sm(self.gpu)}"
 
+    def of_part(
+        self, name: str, part: Part, *features: int, products: Products
+    ) -> tuple[Engine, str]:
+        """The engine of a layer, or MLP, that is to be sparse as `part` says; see `of_layer`."""
+        if not isinstance(part.pattern, NM):
+            return self.of_pattern(name, part.pattern)
+        if part.format is not None:
+            return self.of_format(name, part.format)
+        return self.of_layer(name, *features, products=products)
+
     def of_pattern(self, name: str, pattern: Pattern) -> tuple[Engine, str]:
-        """The engine of a layer whose weight is not 2:4: dense products, with zeros. Raises
-        ValueError where another was asked for."""
+        """Dense products, with zeros. Raises ValueError where another engine was asked for."""
         if self.asked not in ("auto", "masked"):
             raise ValueError(
                 f"engine={self.asked!r}: {name} has the pattern {pattern}, and {self.asked} "

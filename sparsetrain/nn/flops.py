@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsetrain.nn.phase import all_dense
+from sparsetrain.nn.phase import all_dense, evaluating
 
 # Dense bf16 tensor-core FLOP/s from the vendors' datasheets (SXM parts where they differ).
 _PEAKS = {
@@ -39,12 +39,8 @@ def training_flops_per_image(module: nn.Module, images: Tensor) -> float:
     compiled = {m: m._compiled_call_impl for m in module.modules() if m._compiled_call_impl}
     for part in compiled:
         part._compiled_call_impl = None
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    with all_dense(module), FlopCounterMode(display=False) as counter:
+    with evaluating(module), all_dense(module), FlopCounterMode(display=False) as counter:
         module(images[:1])
-    for part, mode in modes.items():
-        part.training = mode
     for part, call in compiled.items():
         part._compiled_call_impl = call
     return 3.0 * counter.get_total_flops()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sparsetrain.nn.phase import evaluating
 from sparsetrain.products import Entry, Problem, expected_us
 from sparsetrain.products.problem import DENSE_FLOPS_PER_US, LAUNCH_US
 
@@ -74,16 +75,12 @@ def count_tokens(model: nn.Module, *inputs: Tensor) -> Tokens:
         n: t.detach().to("meta") for n, t in [*model.named_parameters(), *model.named_buffers()]
     }
     hooks = [watch(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    modes = {part: part.training for part in model.modules()}
-    model.eval()
     try:
         # What is compiled would compile for meta tensors.
-        eager = torch.compiler.set_stance("force_eager")
-        with torch.no_grad(), eager, FlopCounterMode(display=False) as counter:
+        eager, counter = torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False)
+        with torch.no_grad(), evaluating(model), eager, counter:
             torch.func.functional_call(model, state, tuple(x.to("meta") for x in inputs))
     finally:
-        for part, mode in modes.items():
-            part.training = mode
         for hook in hooks:
             hook.remove()
     tokens.flops = counter.get_total_flops()

@@ -51,8 +51,6 @@ def _see(layer: SparseLinear, scale: Tensor | None) -> None:
         grad,
         layer.current_mask(),
         pattern,
-        phase.sparse,
-        phase.due_next,
         phase.density(pattern.density, ahead=1),
         phase.masks_done(ahead=1),
     )

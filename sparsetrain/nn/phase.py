@@ -101,6 +101,18 @@ class Phase:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; every part is as it was after it, whatever happened inside."""
+    modes = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@contextmanager
 def all_dense(model: nn.Module) -> Iterator[None]:
     """Run every layer dense inside, whatever its phase."""
     dense = Phase(Schedule())

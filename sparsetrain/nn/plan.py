@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import nn
 
-from sparsetrain.methods import STE, ActivationDropout24, ActivationMethod
+from sparsetrain.methods import STE, ActivationDropout24
 from sparsetrain.nn.engine import Engines
 from sparsetrain.nn.obstacles import tied_weights, weight_obstacle
 from sparsetrain.nn.recorded import Products, linear_products, mlp_products
 from sparsetrain.nn.sparsity import Part, Sparsity
 from sparsetrain.nn.structure import is_mlp, why_not
 from sparsetrain.patterns import NM
-from sparsetrain.products import FP8, Engine
+from sparsetrain.products import Engine
 
 Engined = tuple[Engine, str]
 """An engine, and the line that says why."""
@@ -25,16 +25,15 @@ Engined = tuple[Engine, str]
 
 @dataclass
 class Plan:
-    """linears, mlps: what is converted, by name. MLPs with an activation of None have 2:4 weights
-    and GELU. dense: why other linear layers stay dense; dense_mlps: why MLPs' activations do;
-    apart: why MLPs with GELU are not one function. formats: of MLPs with 2:4 activations."""
+    """linears, mlps: what is converted, by name, and the rule that asks for it; that of MLPs with
+    2:4 weights and GELU is None. dense: why other linear layers stay dense; dense_mlps: why MLPs'
+    activations do; apart: why MLPs with GELU are not one function. included: layers of a rule."""
 
     linears: dict[str, tuple[Part, Engined]] = field(default_factory=dict)
-    mlps: dict[str, tuple[ActivationMethod | None, Engined]] = field(default_factory=dict)
+    mlps: dict[str, tuple[Part | None, Engined]] = field(default_factory=dict)
     dense: dict[str, str] = field(default_factory=dict)
     dense_mlps: dict[str, str] = field(default_factory=dict)
     apart: dict[str, str] = field(default_factory=dict)
-    formats: dict[str, FP8] = field(default_factory=dict)
     included: set[str] = field(default_factory=set)
 
 
@@ -79,15 +78,11 @@ def _engine(
     engines: Engines,
     tokens: Mapping[str, int],
 ) -> Engined:
-    if not isinstance(part.pattern, NM):
-        return engines.of_pattern(name, part.pattern)
-    if part.format is not None:
-        return engines.of_format(name, part.format)
     products: Products = {}
-    if name in tokens:
+    if name in tokens and isinstance(part.pattern, NM):
         assert part.weight is not None, "it is sparse"
         products = linear_products(tokens[name], shape, part.weight, part.selection)
-    return engines.of_layer(name, *shape, products=products)
+    return engines.of_part(name, part, *shape, products=products)
 
 
 def _match(linears: dict[str, nn.Linear], sparsity: Sparsity) -> dict[str, Part]:
@@ -166,12 +161,7 @@ def _choose_mlps(
         if fc1 in tokens:
             method = part.weight if fc1 in sparse and fc2 in sparse else None
             products = mlp_products(tokens[fc1], shape, part.activation, method, part.selection)
-        if part.format is not None:
-            plan.formats[name] = part.format
-            engine = engines.of_format(name, part.format)
-        else:
-            engine = engines.of_layer(name, *shape, products=products)
-        plan.mlps[name] = part.activation, engine
+        plan.mlps[name] = part, engines.of_part(name, part, *shape, products=products)
     if activations and not plan.mlps:
         found = "; ".join(f"{n or 'the model'}: {r}" for n, r in list(plan.dense_mlps.items())[:5])
         activation = next(iter(activations))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsetrain.nn.linear import SparseLinear
+from sparsetrain.nn.phase import evaluating
 from sparsetrain.nn.sharded import is_sharded, is_wrapped
 from sparsetrain.nn.swap import with_class
 
@@ -136,19 +137,15 @@ def _why_hooked(module: nn.Module, names: tuple[str, ...]) -> str | None:
 @torch.no_grad()
 def _why_not_equal(module: Any) -> str | None:
     """Why its forward is not that of its children, on a few numbers, in training and evaluation."""
-    modes = {part: part.training for part in module.modules()}
     weight = module.fc1.weight
-    try:
-        with torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
-            unreadable = weight.is_meta or is_sharded(weight)
-            probe: Any = _real(module) if unreadable else with_class(module, type(module))
-            for name, child in probe.named_children():
-                if isinstance(child, nn.Dropout):
-                    probe._modules[name] = nn.Identity()
-            return _first_difference(probe, probe.fc1.weight)
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    devices = [weight.device] if weight.is_cuda else []
+    with evaluating(module), torch.random.fork_rng(devices=devices):
+        unreadable = weight.is_meta or is_sharded(weight)
+        probe: Any = _real(module) if unreadable else with_class(module, type(module))
+        for name, child in probe.named_children():
+            if isinstance(child, nn.Dropout):
+                probe._modules[name] = nn.Identity()
+        return _first_difference(probe, probe.fc1.weight)
 
 
 def _first_difference(probe: Any, weight: Tensor) -> str | None:

@@ -5,9 +5,9 @@
     words    json=FILE  rows=FILE (of scripts/study) speed=FILE (written before, not measured again)
 
 Δ top-1: blocks of 16×16 against the dense model of the same seed, of the longest final runs among
-the rows, all with the same further words. Speed: over the dense product, of fc1 of that model with
-a batch of 512 images, and of fc1 of ViT-B with 128; random weights under balanced masks, in
-bfloat16 on a GPU; with the tokens of one image in float32 on a CPU.
+the rows, all with the same recipe and further words. Speed: over the dense product, of fc1 of that
+model with a batch of 512 images, and of fc1 of ViT-B with 128; random weights under balanced masks,
+in bfloat16 on a GPU; with the tokens of one image in float32 on a CPU.
 """
 
 from __future__ import annotations
@@ -125,12 +125,13 @@ def longest(rows: Sequence[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
     for row in rows:
         known = WORDS[row["variant"]]["words"].split()
         further = tuple(word for word in row["words"] if word not in known)
-        groups.setdefault((not row["choose"], row["epochs"], further), []).append(row)
+        key = not row["choose"], row["epochs"], further, row.get("recipe_digest")
+        groups.setdefault(key, []).append(row)
     of_blocks = [key for key, group in groups.items() if {r["variant"] for r in group} & _BLOCKS]
     if not of_blocks:
         return "no rows of blocks yet", []
-    key = max(of_blocks, key=lambda key: (key[0], key[1], len(groups[key])))
-    final, epochs, further = key
+    key = max(of_blocks, key=lambda key: (*key[:2], max(row["date"] for row in groups[key])))
+    final, epochs, further, _ = key
     images = "test images" if final else "held-out training images"
     return ", ".join((f"{epochs} epochs", images, *further)), groups[key]
 

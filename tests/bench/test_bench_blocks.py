@@ -11,7 +11,7 @@ def row(variant, seed, top1, epochs=60, choose=True, further=()):
     key = "top1_val" if choose else "top1"
     numbers = {"top1": None, "top1_val": None, key: top1, "density": 0.2}
     return {"variant": variant, "seed": seed, "epochs": epochs, "choose": choose} | {
-        "words": words, **numbers
+        "words": words, "date": f"2026-11-{10 + seed}", **numbers
     }  # fmt: skip
 
 

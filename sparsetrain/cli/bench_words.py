@@ -10,7 +10,7 @@ import torch
 from sparsetrain import native
 from sparsetrain.bench.products import Shape
 from sparsetrain.bench.variants import MODES, Mode
-from sparsetrain.cli.overrides import split_word
+from sparsetrain.cli.overrides import check_form, split_word
 from sparsetrain.products.problem import DTYPES
 from sparsetrain.recipe import nearest
 
@@ -37,9 +37,7 @@ def library_words() -> str:
 
 def read_options(words: list[str], keys: Sequence[str]) -> dict[str, str]:
     """The key=value words as a dict. Raises ValueError for other words and other keys."""
-    for word in words:
-        if "=" not in word:
-            raise ValueError(f"{word!r} is not of the form key=value")
+    check_form(words)
     options = dict(split_word(word) for word in words)
     for key in options:
         if key not in keys:

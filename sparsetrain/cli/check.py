@@ -15,7 +15,7 @@ from sparsetrain.cli.known import (
     odd_keys,
     parameters,
 )
-from sparsetrain.cli.overrides import NO_DEMO, parsed, split_word, stored_recipes, take
+from sparsetrain.cli.overrides import NO_DEMO, check_form, parsed, split_word, stored_recipes, take
 from sparsetrain.cli.ranges import check_value, check_values, shown
 from sparsetrain.recipe import compose, data_folder, nearest, recipe_names
 from sparsetrain.targets import check_targets
@@ -56,9 +56,8 @@ def _check_words(words: list[str]) -> None:
     for name in value.split(","):
         if name not in known:
             raise ValueError(f"recipe={name!r} is unknown: {nearest(name, known)}")
+    check_form(words)
     for word in words:
-        if "=" not in word and word[:1] != "~":
-            raise ValueError(f"{word!r} is not of the form key=value")
         _check_group(word)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsetrain.cli.console import relative, show_values
-from sparsetrain.cli.overrides import split_word
+from sparsetrain.cli.overrides import check_form, split_word
 from sparsetrain.lightning.dashboard import comparison, spec, workspace
 from sparsetrain.lightning.loggers import online_or_why_not
 from sparsetrain.lightning.report.record import write_whole
@@ -69,6 +69,7 @@ def _own_entity() -> str:
 
 
 def _options(words: list[str]) -> dict[str, str]:
+    check_form(words)
     options = dict(split_word(word) for word in words)
     for key, value in options.items():
         if key not in _KEYS:

@@ -14,7 +14,7 @@ from sparsetrain.cli.console import relative, show_values
 from sparsetrain.cli.export_folder import export_folder
 from sparsetrain.cli.folder import make_folder
 from sparsetrain.cli.load import Trained, load_trained
-from sparsetrain.cli.overrides import split_word, take_allowed
+from sparsetrain.cli.overrides import check_form, split_word, take_allowed
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.export import FORMATS, check_tensorrt
 from sparsetrain.nn import SparseLinear, SquaredReLU, densify, set_sparse, sparse_linears
@@ -156,6 +156,7 @@ def _why_dense(trained: Trained) -> str:
 
 
 def _options(words: list[str]) -> dict[str, str]:
+    check_form(words)
     options = dict(split_word(word) for word in words)
     for key in options:
         if key not in _KEYS:

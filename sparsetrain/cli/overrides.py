@@ -39,6 +39,14 @@ def split_word(word: str) -> tuple[str, str]:
     return key.lstrip("+~"), value
 
 
+def check_form(words: list[str]) -> None:
+    """Raise ValueError for a word that is not key=value."""
+    for word in words:
+        if "=" not in word and word[:1] != "~":
+            fix = f": write checkpoint={word}" if word.endswith(".ckpt") else ""
+            raise ValueError(f"{word!r} is not of the form key=value{fix}")
+
+
 def take(words: list[str], key: str) -> tuple[str | None, list[str]]:
     """The last value given for `key`, and the other words."""
     values = [split_word(word)[1] for word in words if split_word(word)[0] == key]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsetrain.cli.known import base_config
-from sparsetrain.cli.overrides import split_word, values_of, with_quotes
+from sparsetrain.cli.overrides import check_form, split_word, values_of, with_quotes
 from sparsetrain.cli.prune_pattern import flag, pattern_words
 from sparsetrain.recipe import nearest
 
@@ -69,6 +69,7 @@ class Words:
 
 def prune_words(words: list[str]) -> Words:
     """Read them. Raises ValueError in one line for an unknown one, or a value that does not fit."""
+    check_form(words)
     options: dict[str, str] = {}
     data = []
     for word in words:

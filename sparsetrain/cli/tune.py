@@ -17,7 +17,7 @@ from sparsetrain.cli.bench_words import read_dtype, read_options, read_rounds, r
 from sparsetrain.cli.check import check
 from sparsetrain.cli.console import console, print_lines, relative, show_values
 from sparsetrain.cli.known import FILES
-from sparsetrain.cli.overrides import split_word, take, take_allowed, with_recipe_file
+from sparsetrain.cli.overrides import check_form, split_word, take, take_allowed, with_recipe_file
 from sparsetrain.cli.tune_layers import Named, products_of_recipe
 from sparsetrain.nn.engine import why_not_native
 from sparsetrain.products import (
@@ -81,9 +81,8 @@ def tune(words: list[str]) -> None:
 def parse(words: list[str]) -> Options:
     """Read `recipe=` or `shapes=`, `dtype=`, `rounds=`. Raises ValueError naming what is wrong."""
     allowed, words = take_allowed(words)
+    check_form(words)
     for word in words:
-        if "=" not in word:
-            raise ValueError(f"{word!r} is not of the form key=value")
         key = split_word(word)[0]
         if key not in _KEYS:
             raise ValueError(f"{key}= is no option of tune: {nearest(key, _KEYS)}")

@@ -58,10 +58,7 @@ def sparsify(
     reshard(model)
     plan = make_plan(model, sparsity, find_engines(engine, on_cpu), tokens or {})
     if not plan.linears and not any(part for part, _ in plan.mlps.values()):
-        reasons = [f"{n}: {r}" for n, r in plan.dense.items() if n in plan.included]
-        more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
-        why = "; ".join(reasons[:5]) + more
-        raise ValueError(f"no included layer can become sparse ({why})")
+        raise ValueError(f"no included layer can become sparse ({_why_dense(plan)})")
     report = _convert(model, plan, Phase(sparsity.schedule))
     return replace(report, unreached=unreached(model), shares=shares_of(model, tokens or {}))
 
@@ -99,6 +96,20 @@ def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
                 local(layer.weight.data).copy_(own_rows(used, layer.weight))
             replace_module(model, layer, layer.to_dense())
     return model
+
+
+def _why_dense(plan: Plan) -> str:
+    """Five reasons, each with the first of the included layers that stay dense for it."""
+    names: dict[str, list[str]] = {}
+    for name, reason in plan.dense.items():
+        if name in plan.included:
+            names.setdefault(reason, []).append(name)
+    lines = [
+        f"{found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''}: {reason}"
+        for reason, found in names.items()
+    ]
+    more = f"; and {len(lines) - 5} more reasons" if len(lines) > 5 else ""
+    return "; ".join(lines[:5]) + more
 
 
 def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:

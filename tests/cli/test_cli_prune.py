@@ -140,6 +140,10 @@ MISTAKES = [
         "densty= is no option of prune: did you mean de",
     ),
     (
+        ["run.ckpt", "method=wanda"],
+        "'run.ckpt' is not of the form key=value: write checkpoint=run.",
+    ),
+    (
         ["checkpoint=C", "method=magnitude", "pattern=unstructured", "density=0.3", "permute=true"],
         "permute=true with pattern=unstructured: fours of units are of 2:4; leave it away",
     ),

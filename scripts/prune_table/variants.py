@@ -121,13 +121,14 @@ def open_checkpoint(checkpoint: Path, root: str | None) -> tuple[nn.Module, Data
         trained.config.data.root = root
     data = instantiate(trained.config.data, _convert_="all")
     data.setup("fit")
+    # First, because its loading processes are forks, which a GPU in use does not survive.
+    val = [(x.to(device), y.to(device)) for x, y in data.val_dataloader()]
     train = data.splits.train
     images = SeededImages(train.source, data.splits.val.transform, data.seed)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(data.seed))
     first, rest = order[:CALIBRATION], order[CALIBRATION : CALIBRATION + HELD]
     calibration = [x for x, _ in batches_of(images, first, data.batch_size, device)]
     held = batches_of(images, rest, data.batch_size, device)
-    val = [(x.to(device), y.to(device)) for x, y in data.val_dataloader()]
     return trained.network.to(device), Data(calibration, held, val), trained.config.seed
 
 

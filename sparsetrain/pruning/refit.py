@@ -5,6 +5,8 @@ Dimension key:  O output features   I input features   K kept input features of 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -23,20 +25,44 @@ def refit_weights(weight_OI: Tensor, pruned_OI: Tensor, mask_OI: Tensor, gram_II
     before_OI, change_OI = weight_OI.double(), torch.zeros_like(pruned_OI, dtype=torch.float64)
     wanted_OI = (before_OI - pruned_OI.double()) @ gram_II
     ridge = 1e-10 * gram_II.diagonal().sum()
-    supports, which_O = torch.unique(mask_OI, dim=0, return_inverse=True)
-    for number, support_I in enumerate(supports):
-        kept_K = support_I.nonzero().squeeze(1)
-        if not len(kept_K) or ridge == 0:
-            continue
-        rows = (which_O == number).nonzero()
-        system_KK, wanted_KR = gram_II[kept_K[:, None], kept_K], wanted_OI[rows, kept_K].T
-        factor_KK = torch.linalg.cholesky(system_KK + ridge * torch.eye(len(kept_K)).to(system_KK))
-        solved_KR = torch.cholesky_solve(wanted_KR, factor_KK)
-        solved_KR += torch.cholesky_solve(wanted_KR - system_KK @ solved_KR, factor_KK)
-        change_OI[rows, kept_K] = solved_KR.T
+    if ridge > 0:
+        for rows_BR, kept_BK in _systems(mask_OI):
+            wanted_BKR = wanted_OI[rows_BR[:, None, :], kept_BK[:, :, None]]
+            solved_BKR = _solve(gram_II, kept_BK, wanted_BKR, ridge)
+            change_OI[rows_BR[:, None, :], kept_BK[:, :, None]] = solved_BKR
     fitted_OI = (pruned_OI.double() + change_OI).to(pruned_OI.dtype)
     better_O = row_errors(weight_OI, fitted_OI, gram_II) < row_errors(weight_OI, pruned_OI, gram_II)
     return torch.where(better_O[:, None], fitted_OI, pruned_OI)
+
+
+def _systems(mask_OI: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows [B, R] that are solved at once, and the inputs that they keep, [B, K]: R rows of one
+    support, or B rows of as many kept inputs."""
+    supports, which_O, rows = torch.unique(mask_OI, dim=0, return_inverse=True, return_counts=True)
+    kept_S = supports.sum(1)
+    for number in ((rows > 1) & (kept_S > 0)).nonzero().flatten().tolist():
+        kept_K = supports[number].nonzero().flatten()
+        yield (which_O == number).nonzero().T, kept_K[None]
+    alone_O = (rows[which_O] == 1) & (kept_S[which_O] > 0)
+    counts_O = kept_S[which_O]
+    for count in counts_O[alone_O].unique().tolist():
+        rows_B = (alone_O & (counts_O == count)).nonzero().flatten()
+        for part_B in rows_B.split(_rows_at_once(count, mask_OI.device)):
+            yield part_B[:, None], mask_OI[part_B].nonzero()[:, 1].view(len(part_B), count)
+
+
+def _rows_at_once(count: int, device: torch.device) -> int:
+    # Systems of 16 MB stay near a CPU, which solves one by one; 1 GB keep a GPU busy.
+    return max(1, (2**24 if device.type == "cpu" else 2**30) // (8 * count**2))
+
+
+def _solve(gram_II: Tensor, kept_BK: Tensor, wanted_BKR: Tensor, ridge: Tensor) -> Tensor:
+    system_BKK = gram_II[kept_BK[:, :, None], kept_BK[:, None, :]]
+    pulled_BKK = system_BKK.clone()
+    pulled_BKK.diagonal(dim1=1, dim2=2).add_(ridge)
+    factor_BKK = torch.linalg.cholesky(pulled_BKK)
+    solved_BKR = torch.cholesky_solve(wanted_BKR, factor_BKK)
+    return solved_BKR + torch.cholesky_solve(wanted_BKR - system_BKK @ solved_BKR, factor_BKK)
 
 
 def row_errors(weight_OI: Tensor, other_OI: Tensor, gram_II: Tensor) -> Tensor:

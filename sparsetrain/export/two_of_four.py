@@ -47,12 +47,6 @@ def check_tensorrt(model: nn.Module, include: tuple[str, ...] = ()) -> tuple[str
 def check_semi_structured(name: str, weight: Tensor) -> None:
     """Check what `torch.sparse.to_sparse_semi_structured` asks of a weight [out, in]. Raises
     ValueError naming the layer and the fix."""
-    if weight.dtype not in _DTYPES:
-        dtype = str(weight.dtype).removeprefix("torch.")
-        raise ValueError(
-            f"{name}.weight is {dtype}, and torch's semi-structured tensors are float16, bfloat16 "
-            "or int8: give dtype=bfloat16, or convert the model before"
-        )
     columns = _INT8_COLUMNS if weight.dtype == torch.int8 else _COLUMNS
     if weight.shape[0] % _ROWS or weight.shape[1] % columns:
         raise ValueError(
@@ -61,6 +55,12 @@ def check_semi_structured(name: str, weight: Tensor) -> None:
         )
     if bad := NM(2, 4).count_violations(weight):
         raise ValueError(f"{name}.weight is not 2:4 along its rows in {bad} places: prune it 2:4")
+    if weight.dtype not in _DTYPES:
+        dtype = str(weight.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{name}.weight is {dtype}, and torch's semi-structured tensors are float16, bfloat16 "
+            "or int8: give dtype=bfloat16, or convert the model before"
+        )
 
 
 def _weights(model: nn.Module, include: tuple[str, ...]) -> Mapping[str, Tensor]:

@@ -47,6 +47,12 @@ class Part:
             value = getattr(self, name)
             if isinstance(value, type):
                 raise ValueError(f"{name}={value.__name__}: give an instance, {value.__name__}()")
+        for name, kind, fix in (
+            ("pattern", Pattern, "NM(2, 4), Block(64, 64, 0.2) or Unstructured(0.1)"),
+            ("selection", Selection, 'Selection("exact") or Selection("row")'),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name}={getattr(self, name)!r}: give an instance, as {fix}")
         if self.weight and (why := self.weight.why_not(self.pattern)):
             raise ValueError(f"weight={self.weight} with pattern={self.pattern}: {why}")
         if isinstance(self.weight, SSTE):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from sparsetrain.methods import SSTE
 from sparsetrain.nn import SparseLinear, Sparsity, densify, sparse_linears, sparsify
@@ -151,6 +151,9 @@ def _calibration(
             f"calibration=None: {why} reads the layers' inputs on calibration data; give batches, "
             "as a list or a DataLoader"
         )
+    if isinstance(batches, Tensor | Mapping):
+        what = "a tensor" if isinstance(batches, Tensor) else "a mapping"
+        raise ValueError(f"calibration is {what}, one batch: give a list of them, as [batch]")
     data = Calibration(batches, forward)
     if sequential and data.once:
         raise ValueError(

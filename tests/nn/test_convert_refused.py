@@ -141,6 +141,10 @@ def test_a_method_that_was_not_made_is_refused():
         Sparsity(weight=STE)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"activation=Activation24: give an instance"):
         Sparsity(activation=Activation24)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"pattern='2:4': give an instance, as NM\(2, 4\)"):
+        Sparsity(pattern="2:4")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"selection='row': give an instance, as Selection"):
+        Sparsity(selection="row")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

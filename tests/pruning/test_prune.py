@@ -239,6 +239,8 @@ def test_a_failure_before_the_first_layer_changes_nothing():
     for sequential in (True, False):
         with pytest.raises(ValueError, match="no calibration batch reaches unused: exclude"):
             st.prune(model, st.Wanda(), calibration=[normal(4, 8)], sequential=sequential)
+    with pytest.raises(ValueError, match=r"calibration is a tensor, one batch: .* as \[batch\]"):
+        st.prune(model, st.Wanda(), calibration=normal(4, 8))
     with pytest.raises(ValueError, match="calibration has no batches"):
         st.prune(model, st.Wanda(), calibration=[])
     with pytest.raises(ValueError, match=r"used: its inputs are not finite"):

@@ -6,7 +6,7 @@
 
 Δ top-1: blocks of 16×16 against the dense model of the same seed, of the longest final runs among
 the rows, all with the same recipe and further words. Speed: over the dense product, of fc1 of that
-model with a batch of 512 images, and of fc1 of ViT-B with 128; random weights under balanced masks,
+model with a batch of 256 images, and of fc1 of ViT-B with 128; random weights under balanced masks,
 in bfloat16 on a GPU; with the tokens of one image in float32 on a CPU.
 """
 
@@ -54,7 +54,7 @@ class Layer:
 
 
 LAYERS = (
-    Layer("CIFAR-10 ViT", 1024, 256, 64, 512, (16,)),
+    Layer("CIFAR-10 ViT", 1024, 256, 64, 256, (16,)),
     Layer("ViT-B", 3072, 768, 197, 128, (16, 32, 64, 128)),
 )
 

@@ -2,7 +2,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include "add_mask24_.h"
-#include "add_matmul24_.h"
 #include "apply24.h"
 #include "column_sums.h"
 #include "flips24.h"
@@ -10,7 +9,6 @@
 #include "gelu_backward.h"
 #include "mask24.h"
 #include "matmul24.h"
-#include "matmul24_sums.h"
 #include "mvue24.h"
 #include "pack_into24.h"
 #include "product/private.h"
@@ -23,7 +21,6 @@
 
 STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
   m.impl("add_mask24_", TORCH_BOX(&sparsetrain::add_mask24_));
-  m.impl("add_matmul24_", TORCH_BOX(&sparsetrain::add_matmul24_));
   m.impl("apply24", TORCH_BOX(&sparsetrain::apply24));
   m.impl("column_sums", TORCH_BOX(&sparsetrain::column_sums));
   m.impl("flips24", TORCH_BOX(&sparsetrain::flips24));
@@ -31,7 +28,6 @@ STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
   m.impl("gelu_backward", TORCH_BOX(&sparsetrain::gelu_backward));
   m.impl("mask24", TORCH_BOX(&sparsetrain::mask24));
   m.impl("matmul24", TORCH_BOX(&sparsetrain::matmul24));
-  m.impl("matmul24_sums", TORCH_BOX(&sparsetrain::matmul24_sums));
   m.impl("mvue24", TORCH_BOX(&sparsetrain::mvue24));
   m.impl("pack_into24", TORCH_BOX(&sparsetrain::pack_into24));
   m.impl("random24", TORCH_BOX(&sparsetrain::random24));

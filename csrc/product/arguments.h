@@ -18,12 +18,10 @@ struct Epilogue {
   const void* residual;                     // of the result's type; or null
   int64_t residual_rows, residual_columns;  // strides in elements
   void* out;
-  float* sums;  // [ceil(rows / 64) * 4, width]: sums over every fourth of 64 rows; or null
   int64_t width;
   Activation activation;
   bool transposed;
   bool wide;   // float32
-  bool add;    // to what is in `out`
   bool pairs;  // two neighbours of a row lie where one store may write them
 };
 

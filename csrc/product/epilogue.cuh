@@ -273,7 +273,7 @@ class General {
     int64_t rows = kTransposed ? arguments_.N : arguments_.M, width = of.width;
     int inner = inner0 + 2 * place.lane;
     bool here[2] = {inner < width, inner + 1 < width};
-    float bias[2], sums[2] = {0.0f, 0.0f};
+    float bias[2];
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       bias[e] =
@@ -293,15 +293,8 @@ class General {
         if (of.residual != nullptr && here[e]) {
           value[e] += read(of.residual, row * of.residual_rows + (inner + e) * of.residual_columns);
         }
-        if (of.add && here[e]) value[e] += read(of.out, row * width + inner + e);
-        sums[e] += value[e];
       }
       write_pair(value, here, row * width + inner);
-    }
-    if (of.sums == nullptr) return;
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      if (here[e]) of.sums[(outer0 / kPiece * 4 + place.warp) * width + inner + e] = sums[e];
     }
   }
 

@@ -68,8 +68,8 @@ Schedule schedule_of(const Problem& problem, const Config& config) {
 // result start on 16 bytes.
 Finish finish_of(const Wanted& wanted, const Tensor& out, bool rows_of_b) {
   bool wide = out.scalar_type() == ScalarType::Float;
-  bool stored = !wanted.add && !wanted.residual && !wanted.sums &&
-                wanted.activation == Activation::kNone && (rows_of_b || !wide) &&
+  bool stored = !wanted.residual && wanted.activation == Activation::kNone &&
+                (rows_of_b || !wide) &&
                 reinterpret_cast<uintptr_t>(out.const_data_ptr()) % 16 == 0 &&
                 out.size(1) * (wide ? 4 : 2) % 16 == 0;
   return !stored ? Finish::kGeneral : wide ? Finish::kWide : Finish::kPlain;
@@ -177,12 +177,10 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
     epilogue.residual_columns = wanted.residual->stride(1);
   }
   epilogue.out = out.mutable_data_ptr();
-  epilogue.sums = wanted.sums;
   epilogue.width = out.size(1);
   epilogue.activation = wanted.activation;
   epilogue.transposed = wanted.transposed;
   epilogue.wide = wide;
-  epilogue.add = wanted.add;
   uintptr_t pair = wide ? 8 : 4;
   epilogue.pairs =
       out.size(1) % 2 == 0 && reinterpret_cast<uintptr_t>(out.const_data_ptr()) % pair == 0;

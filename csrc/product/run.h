@@ -12,8 +12,6 @@ struct Wanted {
   std::optional<Tensor> residual;
   Activation activation = Activation::kNone;
   bool transposed = false;
-  bool add = false;
-  float* sums = nullptr;
 };
 
 // values [M, K/2], meta: packed; b [K0, N] of any strides, K0 <= K; all of them checked.

@@ -12,7 +12,6 @@ of float8_e4m3fn and int8, which have scales, in reference/quantize24.py too.
 
 from sparsetrain import native
 from sparsetrain.ops.add_mask24_ import add_mask24_
-from sparsetrain.ops.add_matmul24_ import add_matmul24_
 from sparsetrain.ops.apply24 import apply24
 from sparsetrain.ops.column_sums import column_sums
 from sparsetrain.ops.flips24 import flips24
@@ -20,7 +19,6 @@ from sparsetrain.ops.gelu import gelu
 from sparsetrain.ops.gelu_backward import gelu_backward
 from sparsetrain.ops.mask24 import mask24
 from sparsetrain.ops.matmul24 import matmul24
-from sparsetrain.ops.matmul24_sums import matmul24_sums
 from sparsetrain.ops.mvue24 import mvue24
 from sparsetrain.ops.narrow24 import narrow24
 from sparsetrain.ops.pack24 import pack24
@@ -42,7 +40,6 @@ native.load()
 __all__ = [
     "Forms24",
     "add_mask24_",
-    "add_matmul24_",
     "apply24",
     "column_sums",
     "empty_forms24",
@@ -51,7 +48,6 @@ __all__ = [
     "gelu_backward",
     "mask24",
     "matmul24",
-    "matmul24_sums",
     "mvue24",
     "narrow24",
     "pack24",

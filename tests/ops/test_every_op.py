@@ -51,11 +51,6 @@ def calls(rows: int, columns: int, dtype: torch.dtype) -> dict[str, tuple[Any, t
                 gaussian(rows, 6, seed=4),
             ),
         ),
-        "add_matmul24_": (
-            ops.add_matmul24_,
-            (gaussian(6, rows, seed=4), values, meta, b, True),
-        ),
-        "matmul24_sums": (ops.matmul24_sums, (values, meta, b, bias)),
         "squared_relu24": (ops.squared_relu24, (x, "greedy")),
         "squared_relu24_backward": (
             ops.squared_relu24_backward,
@@ -90,7 +85,7 @@ def columns_and_dense(x: Tensor, dtype: torch.dtype | None) -> ops.Forms24:
 
 
 NAMES = list(calls(4, 4, torch.float32))
-PRODUCTS = ["matmul24", "add_matmul24_", "matmul24_sums", "scaled_matmul24"]
+PRODUCTS = ["matmul24", "scaled_matmul24"]
 PURE = [name for name in NAMES if not name.endswith("_") and name != "pack_into24"]
 
 

@@ -29,7 +29,6 @@ from sparsetrain.reference import matmul24 as reference
 
 pytestmark = [pytest.mark.gpu, needs_kernels, needs_hopper]
 
-OPS = ["matmul24", "add_matmul24_", "matmul24_sums"]
 ROWS = (1, 63, 64, 65, 200, 300)
 COLUMNS = (1, 7, 8, 64, 129, 200, 257, 1000)
 CONTRACTED = (4, 60, 64, 68, 100, 192, 1000, 4096)
@@ -52,9 +51,8 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS)
 aligned = pytest.mark.parametrize("layout", [columns_contiguous, rows_contiguous])
 
 
-@pytest.mark.parametrize("name", OPS)
-def test_the_op_runs_a_kernel_and_not_the_reference(name):
-    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"sparsetrain::{name}", "CUDA")
+def test_the_op_runs_a_kernel_and_not_the_reference():
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("sparsetrain::matmul24", "CUDA")
 
 
 # Sizes, layouts, epilogues
@@ -90,9 +88,7 @@ def test_many_tiles_and_long_sums(dtype, layout, transpose_out, size):
     def check(one: Product) -> None:
         one.check_matmul24(EPILOGUES[-1])
         one.check_matmul24(out_dtype=torch.float32)
-        one.check_add(torch.float32)
-        one.check_add()
-        one.check_sums()
+        one.check_matmul24(EPILOGUES[-1], torch.float32)
 
     check_sizes([size], dtype, layout, transpose_out, check, DEVICE)
 
@@ -193,10 +189,8 @@ def test_every_config_that_a_table_may_name_is_right(dtype, layout, transpose_ou
                 assert private._matmul24_choice(problem, sms)[0].tolist() == config
                 out_dtype = torch.float32 if wide else None
                 one.check_matmul24(EPILOGUES[-1], out_dtype)
-                one.check_add(out_dtype)
                 if not wide:
                     one.check_matmul24()
-                    one.check_sums()
     finally:
         private._matmul24_table(torch.empty(0, 12, dtype=torch.int64))
 
@@ -214,23 +208,15 @@ def test_float32_operands_keep_the_reference(transpose_out):
     linear = reference.linear24(values, meta, b, bias, transpose_out)
     got = ops.matmul24(values, meta, b, bias, transpose_out, None, "gelu", residual)
     torch.testing.assert_close(got, finished(linear, None, "gelu", residual))
-    got, sums = ops.matmul24_sums(values, meta, b, bias, transpose_out)
-    torch.testing.assert_close(got, linear)
-    torch.testing.assert_close(sums, linear.sum(dim=0), rtol=1e-5, atol=1e-4)
-    got = ops.add_matmul24_(residual.clone(), values, meta, b, transpose_out)
-    torch.testing.assert_close(got, residual + linear - bias)
 
 
-@pytest.mark.parametrize("name", OPS)
-def test_float64_is_refused_by_function_and_kernel(name):
+def test_float64_is_refused_by_function_and_kernel():
     values, meta = packed(8, 16, torch.float64)
-    out = normal(8, 3, torch.float64)
-    given = [x.to(DEVICE) for x in (out, values, meta, normal(16, 3, torch.float64))]
-    given = given if name == "add_matmul24_" else given[1:]
+    given = [x.to(DEVICE) for x in (values, meta, normal(16, 3, torch.float64))]
     with pytest.raises(ValueError, match=r"^values: torch\.float64 has no CUDA kernel"):
-        getattr(ops, name)(*given)
+        ops.matmul24(*given)
     with pytest.raises(RuntimeError, match="values: "):
-        getattr(torch.ops.sparsetrain, name)(*given)
+        torch.ops.sparsetrain.matmul24(*given)
 
 
 WRONG = {
@@ -241,7 +227,6 @@ WRONG = {
     "out_dtype": lambda _: torch.float64,
     "activation": lambda _: "relu",
     "residual": lambda x: x.float(),
-    "out": lambda x: x[:, :-1],
 }
 
 
@@ -251,14 +236,8 @@ def test_what_does_not_fit_is_refused_by_function_and_kernel(argument):
     operands = {"values": values, "meta": meta, "b": normal(80, 24, torch.bfloat16, DEVICE)}
     out = normal(130, 24, torch.bfloat16, DEVICE)
     finish = {"out_dtype": None, "activation": "none", "residual": out}
-    of_op = {
-        "matmul24": {**operands, "bias": out[0], **finish},
-        "matmul24_sums": {**operands, "bias": out[0]},
-        "add_matmul24_": {"out": out, **operands},
-    }
-    for name, given in of_op.items():
-        if argument in given:
-            wrong = {**given, argument: WRONG[argument](given[argument])}
-            for call in (getattr(ops, name), getattr(torch.ops.sparsetrain, name)):
-                with pytest.raises((RuntimeError, ValueError), match=rf"\b{argument}: "):
-                    call(**wrong)
+    given = {**operands, "bias": out[0], **finish}
+    wrong = {**given, argument: WRONG[argument](given[argument])}
+    for call in (ops.matmul24, torch.ops.sparsetrain.matmul24):
+        with pytest.raises((RuntimeError, ValueError), match=rf"\b{argument}: "):
+            call(**wrong)

@@ -1,6 +1,7 @@
 """The 2:4 products on the GPU, as accurate as PyTorch's: sizes, layouts, epilogues, configs."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -237,7 +238,7 @@ def test_what_does_not_fit_is_refused_by_function_and_kernel(argument):
     out = normal(130, 24, torch.bfloat16, DEVICE)
     finish = {"out_dtype": None, "activation": "none", "residual": out}
     given = {**operands, "bias": out[0], **finish}
-    wrong = {**given, argument: WRONG[argument](given[argument])}
+    wrong: dict[str, Any] = {**given, argument: WRONG[argument](given[argument])}
     for call in (ops.matmul24, torch.ops.sparsetrain.matmul24):
         with pytest.raises((RuntimeError, ValueError), match=rf"\b{argument}: "):
             call(**wrong)

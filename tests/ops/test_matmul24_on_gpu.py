@@ -213,11 +213,11 @@ def test_float32_operands_keep_the_reference(transpose_out):
 
 def test_float64_is_refused_by_function_and_kernel():
     values, meta = packed(8, 16, torch.float64)
-    given = [x.to(DEVICE) for x in (values, meta, normal(16, 3, torch.float64))]
+    values, meta, b = values.to(DEVICE), meta.to(DEVICE), normal(16, 3, torch.float64, DEVICE)
     with pytest.raises(ValueError, match=r"^values: torch\.float64 has no CUDA kernel"):
-        ops.matmul24(*given)
+        ops.matmul24(values, meta, b)
     with pytest.raises(RuntimeError, match="values: "):
-        torch.ops.sparsetrain.matmul24(*given)
+        torch.ops.sparsetrain.matmul24(values, meta, b)
 
 
 WRONG = {

@@ -145,14 +145,19 @@ def _choose_mlps(
 ) -> None:
     """MLPs with both linears in a part with an activation take it, where they can."""
     activations = {part.activation for part in part_of.values()} - {None}
+    names = {module: name for name, module in model.named_modules()}
     for name, module in model.named_modules() if activations else ():
-        fc1, fc2 = (f"{name}.fc1" if name else "fc1"), (f"{name}.fc2" if name else "fc2")
+        if not is_mlp(module):
+            continue
+        fc1, fc2 = names.get(module.fc1, ""), names.get(module.fc2, "")
         part = part_of.get(fc1)
-        if not is_mlp(module) or part is None or part_of.get(fc2) != part or not part.activation:
+        if part is None or part_of.get(fc2) != part or not part.activation:
             continue
         drops = isinstance(part.activation, ActivationDropout24)
         reason = "it is the model itself: wrap it in another module"
         reason = why_not(module, replaces_dropout=drops) if name else reason
+        shared = [n for n in (fc1, fc2) if n.rpartition(".")[0] != name]
+        reason = f"it shares {' and '.join(shared)}" if shared else reason
         if reason:
             plan.dense_mlps[name] = reason
             continue

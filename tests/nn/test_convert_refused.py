@@ -3,6 +3,7 @@
 import pytest
 import torch
 from nn_checks import Net, assert_trains, normal, seeded
+from timm.layers import Mlp
 from torch import nn
 
 from sparsetrain.methods import SSTE, STE, Activation24
@@ -86,6 +87,14 @@ def test_a_subclass_of_linear_that_is_only_made_in_another_way_is_sparse_and_com
 
 
 # Errors.
+
+
+def test_an_mlp_that_shares_its_layers_with_another_is_told():
+    mlps = nn.Module()
+    mlps.first, mlps.second = Mlp(16, 32, 16), Mlp(16, 32, 16)
+    mlps.second.fc1 = mlps.first.fc1
+    report = sparsify(mlps, Sparsity(("*",), activation=Activation24()), engine="masked")
+    assert reasons(report)["second"] == "its activations stay dense: it shares first.fc1"
 
 
 def test_a_glob_that_matches_nothing_names_what_there_is():

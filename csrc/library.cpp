@@ -10,9 +10,14 @@
 #include "mask24.h"
 #include "matmul24.h"
 #include "mvue24.h"
+#include "narrow24.h"
 #include "pack_into24.h"
 #include "product/private.h"
+#include "quantize.h"
+#include "quantize24.h"
+#include "quantize_both24.h"
 #include "random24.h"
+#include "scaled_matmul24.h"
 #include "select24.h"
 #include "soft_threshold24.h"
 #include "sparsify24.h"
@@ -29,8 +34,13 @@ STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
   m.impl("mask24", TORCH_BOX(&sparsetrain::mask24));
   m.impl("matmul24", TORCH_BOX(&sparsetrain::matmul24));
   m.impl("mvue24", TORCH_BOX(&sparsetrain::mvue24));
+  m.impl("narrow24", TORCH_BOX(&sparsetrain::narrow24));
   m.impl("pack_into24", TORCH_BOX(&sparsetrain::pack_into24));
+  m.impl("quantize", TORCH_BOX(&sparsetrain::quantize));
+  m.impl("quantize24", TORCH_BOX(&sparsetrain::quantize24));
+  m.impl("quantize_both24", TORCH_BOX(&sparsetrain::quantize_both24));
   m.impl("random24", TORCH_BOX(&sparsetrain::random24));
+  m.impl("scaled_matmul24", TORCH_BOX(&sparsetrain::scaled_matmul24));
   m.impl("select24", TORCH_BOX(&sparsetrain::select24));
   m.impl("soft_threshold24", TORCH_BOX(&sparsetrain::soft_threshold24));
   m.impl("sparsify24", TORCH_BOX(&sparsetrain::sparsify24));

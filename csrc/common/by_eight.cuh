@@ -5,11 +5,10 @@
 
 namespace sparsetrain {
 
-// Eight values as float, zeros past the last column.
+// Eight values, from a place of 16 bytes, to one; zeros past the last column.
 template <bool kVector, class T>
-__device__ inline void load_eight(const Matrix& x, int64_t row, int64_t column, float (&value)[8]) {
+__device__ inline void load_raw(const Matrix& x, int64_t row, int64_t column, T (&raw)[8]) {
   const T* from = static_cast<const T*>(x.data) + row * x.row_stride + column * x.column_stride;
-  alignas(16) T raw[8];
   if constexpr (kVector) {
 #pragma unroll
     for (int w = 0; w < static_cast<int>(sizeof(raw) / 16); ++w)
@@ -19,6 +18,13 @@ __device__ inline void load_eight(const Matrix& x, int64_t row, int64_t column, 
     for (int c = 0; c < 8; ++c)
       raw[c] = column + c < x.columns ? from[c * x.column_stride] : T(0.0f);
   }
+}
+
+// The same as float.
+template <bool kVector, class T>
+__device__ inline void load_eight(const Matrix& x, int64_t row, int64_t column, float (&value)[8]) {
+  alignas(16) T raw[8];
+  load_raw<kVector>(x, row, column, raw);
 #pragma unroll
   for (int c = 0; c < 8; ++c) value[c] = static_cast<float>(raw[c]);
 }

@@ -82,7 +82,7 @@ inline Tensor check_bytes(const char* name, const Tensor& bytes, const Tensor& x
 }
 
 // The packed form of a [rows, columns] matrix, in the type and on the device of x. meta is padded
-// to atoms of 64 x 64 values, 512 bytes each.
+// to atoms of 64 x 64 values, 512 bytes each; of 8-bit values 64 x 128, 1024 bytes.
 inline void check_packed(const char* values_name, const Tensor& values, const char* meta_name,
                          const Tensor& meta, const Tensor& x, int64_t rows, int64_t columns) {
   STD_TORCH_CHECK(values.scalar_type() == x.scalar_type(), values_name, ": ",
@@ -91,12 +91,13 @@ inline void check_packed(const char* values_name, const Tensor& values, const ch
   STD_TORCH_CHECK(values.dim() == 2 && values.size(0) == rows && values.size(1) == columns / 2,
                   values_name, ": shape ", shape_of(values), " should be (", rows, ", ",
                   columns / 2, "); pass what packed the matrix");
+  int64_t atom = values.element_size() == 1 ? 128 : 64;
   STD_TORCH_CHECK(meta.scalar_type() == ScalarType::Byte && meta.dim() == 3 &&
-                      meta.size(0) == ceil_div(columns, 64) && meta.size(1) == ceil_div(rows, 64) &&
-                      meta.size(2) == 512,
+                      meta.size(0) == ceil_div(columns, atom) &&
+                      meta.size(1) == ceil_div(rows, 64) && meta.size(2) == 8 * atom,
                   meta_name, ": ", torch::headeronly::toString(meta.scalar_type()), " of shape ",
-                  shape_of(meta), " should be Byte of shape (", ceil_div(columns, 64), ", ",
-                  ceil_div(rows, 64), ", 512); pass what packed the matrix");
+                  shape_of(meta), " should be Byte of shape (", ceil_div(columns, atom), ", ",
+                  ceil_div(rows, 64), ", ", 8 * atom, "); pass what packed the matrix");
   STD_TORCH_CHECK(values.get_device_index() == x.get_device_index() &&
                       meta.get_device_index() == x.get_device_index(),
                   values_name, ", ", meta_name, ": on another device than the matrix; move them");

@@ -25,6 +25,13 @@ struct Epilogue {
   bool pairs;  // two neighbours of a row lie where one store may write them
 };
 
+// What the sums of 8-bit values are multiplied by before the bias is added: the scale of the row of
+// A, then that of the column of B. A step of 0: one scale for all.
+struct Scales {
+  const float *a, *b;
+  int step_a, step_b;
+};
+
 struct Arguments {
   CUtensorMap a, meta, b, d;
   Schedule schedule;
@@ -34,6 +41,8 @@ struct Arguments {
   int cluster_n;   // blocks side by side that share A
   float* partial;  // a slot for each block; or null
   int* ready;      // a flag for each warpgroup of each block, 0 at launch
+  Scales scales;   // of 8-bit values
+  bool wide_bias;  // float32, of a product of 8-bit values
 };
 
 }  // namespace sparsetrain

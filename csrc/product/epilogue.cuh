@@ -4,6 +4,7 @@
 //   Plain     bias, rounded, 64 x 64 through swizzled shared memory to the copy engine
 //   Wide      the same in float32, 64 x 32 at a time
 //   General   any epilogue: float32 through shared memory, then a loop along rows of the result
+// Plain and General have a form for 8-bit values, whose sums are multiplied by scales.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -52,8 +53,31 @@ __device__ uint32_t round_pair(float x, float y) {
   return *reinterpret_cast<uint32_t*>(&pair);
 }
 
-// Out: T, or float for Wide.
-template <class T, class Out>
+// One rounding each, as the definition has it: the compiler would fuse the addition.
+__device__ inline float scaled(float sum, float scale_a, float scale_b, float bias) {
+  return __fadd_rn(__fmul_rn(__fmul_rn(sum, scale_a), scale_b), bias);
+}
+
+// The scales of a product of 8-bit values, and its bias, T or float32; 1 and 0 outside.
+template <class T>
+struct Terms {
+  const Arguments& of;
+
+  __device__ float scale_a(int row) const {
+    return row < of.M ? __ldg(of.scales.a + int64_t{row} * of.scales.step_a) : 1.0f;
+  }
+  __device__ float scale_b(int column) const {
+    return column < of.N ? __ldg(of.scales.b + int64_t{column} * of.scales.step_b) : 1.0f;
+  }
+  __device__ float bias(int at) const {
+    if (of.epilogue.bias == nullptr || at >= of.epilogue.width) return 0.0f;
+    if (of.wide_bias) return static_cast<const float*>(of.epilogue.bias)[at];
+    return static_cast<float>(static_cast<const T*>(of.epilogue.bias)[at]);
+  }
+};
+
+// Out: T, or float for Wide. kScaled: of 8-bit values.
+template <class T, class Out, bool kScaled = false>
 class Stored {
  public:
   __device__ Stored(const Arguments& arguments, uint32_t staging)
@@ -79,7 +103,7 @@ class Stored {
 
   template <bool kTransposed, int kValues>
   __device__ void write_pieces(float (&d)[kValues], int m, int n) {
-    const T* bias = static_cast<const T*>(arguments_.epilogue.bias);
+    const T* bias = kScaled ? nullptr : static_cast<const T*>(arguments_.epilogue.bias);
     if (kTransposed && bias != nullptr) add_along_rows(d, bias, m);
 #pragma unroll
     for (int c = 0; c < 2 * kValues / kColumns; ++c) {
@@ -87,6 +111,7 @@ class Stored {
       if (column >= arguments_.N) break;
       float* piece = d + c * kColumns / 2;
       if (!kTransposed && bias != nullptr) add_along_columns(piece, bias, column);
+      if constexpr (kScaled) scale<kTransposed>(piece, m, column);
       uint32_t buffer = staging_ + turn_ * kPieceBytes;
       turn_ = (turn_ + 1) % kBuffers;
       stage<kTransposed>(piece, buffer);
@@ -97,6 +122,31 @@ class Stored {
         ptx::store_commit();
         // The next barrier tells everyone that the buffer after the next is free.
         ptx::store_wait_read<kBuffers - 2>();
+      }
+    }
+  }
+
+  template <bool kTransposed>
+  __device__ void scale(float* piece, int m, int n) {
+    const Place place;
+    const Terms<T> terms{arguments_};
+    float scale_a[2], bias[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      scale_a[i] = terms.scale_a(m + place.row(i));
+      bias[i] = kTransposed ? terms.bias(m + place.row(i)) : 0.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        int column = n + 8 * j + place.column(e);
+        float scale_b = terms.scale_b(column), term = kTransposed ? 0.0f : terms.bias(column);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          float& sum = piece[4 * j + 2 * i + e];
+          sum = scaled(sum, scale_a[i], scale_b, kTransposed ? bias[i] : term);
+        }
       }
     }
   }
@@ -209,7 +259,8 @@ using Plain = Stored<T, T>;
 template <class T>
 using Wide = Stored<T, float>;
 
-template <class T>
+// kScaled: of 8-bit values; there is no activation, no residual, nothing to add to and no column sums.
+template <class T, bool kScaled = false>
 class General {
  public:
   __device__ General(const Arguments& arguments, uint32_t staging)
@@ -239,7 +290,12 @@ class General {
       stage<kTransposed>(d + c * kPiece / 2);
       ptx::sync_group();
       if (column < arguments_.N) {
-        finish<kTransposed>(kTransposed ? column : m, kTransposed ? m : column);
+        int outer = kTransposed ? column : m, inner = kTransposed ? m : column;
+        if constexpr (kScaled) {
+          finish_scaled<kTransposed>(outer, inner);
+        } else {
+          finish<kTransposed>(outer, inner);
+        }
       }
     }
   }
@@ -295,6 +351,33 @@ class General {
         }
       }
       write_pair(value, here, row * width + inner);
+    }
+  }
+
+  // The same with scales.
+  template <bool kTransposed>
+  __device__ void finish_scaled(int outer0, int inner0) {
+    const Place place;
+    const Terms<T> terms{arguments_};
+    int rows = kTransposed ? arguments_.N : arguments_.M;
+    int width = kTransposed ? arguments_.M : arguments_.N;
+    int inner = inner0 + 2 * place.lane;
+    bool here[2] = {inner < width, inner + 1 < width};
+#pragma unroll 1
+    for (int outer = place.warp; outer < kPiece && outer0 + outer < rows; outer += 4) {
+      float value[2];
+      asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                   : "=f"(value[0]), "=f"(value[1])
+                   : "r"(staging_ + (outer * kPitch<kTransposed> + 2 * place.lane) * 4)
+                   : "memory");
+      int row = outer0 + outer;
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float scale_a = terms.scale_a(kTransposed ? inner + e : row);
+        float scale_b = terms.scale_b(kTransposed ? row : inner + e);
+        value[e] = scaled(value[e], scale_a, scale_b, terms.bias(inner + e));
+      }
+      write_pair(value, here, int64_t{row} * width + inner);
     }
   }
 

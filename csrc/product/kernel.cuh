@@ -1,7 +1,7 @@
 // The product of a packed 2:4 matrix and a dense one on the sparse tensor cores of sm_90a.
 //
 // One block a multiprocessor, persistent. One warp has the copy engine fill a ring of stages (64
-// columns of A, their metadata, 64 rows of B); warpgroups multiply them, each its own rows of the
+// columns of A, 128 of 8-bit values, their metadata, as many rows of B); warpgroups multiply them, each its own rows of the
 // tile, and write what they have summed (epilogue.cuh). In a cluster, blocks below each other each
 // load a share of B for all of them, blocks side by side a share of A.
 #pragma once
@@ -14,18 +14,23 @@
 
 namespace sparsetrain {
 
-constexpr int kDepth = 64;  // columns of A in a stage
+// A row of A in a stage, and a column of B.
+constexpr int kRowBytesA = 64, kColumnBytesB = 128;
+constexpr int depth(int element_bytes) { return kColumnBytesB / element_bytes; }
 
-// A tile of kGroups warpgroups with kBlocks x 64 rows each, and kColumns columns.
-template <int kGroups_, int kBlocks_, int kColumns_>
+// A tile of kGroups warpgroups with kBlocks x 64 rows each, and kColumns columns; of values of
+// kElement bytes.
+template <int kGroups_, int kBlocks_, int kColumns_, int kElement = 2>
 struct Tile {
   static constexpr int kGroups = kGroups_, kBlocks = kBlocks_, kColumns = kColumns_;
+  static constexpr int kDepth = depth(kElement);  // columns of A in a stage
+  static constexpr int kWords = kDepth / 64;      // of metadata, that a lane has of 64 rows
   static constexpr int kStaging = kBuffers * kPieceBytes;  // of a warpgroup
   static constexpr int kRows = kGroups * kBlocks * 64;
   static constexpr int kThreads = (kGroups + 1) * 128;
   // Together no more than the launch gave: 168 for each of 384 threads.
   static constexpr int kRegisters = 232, kProducerRegisters = 40;
-  static constexpr int kBytesA = kRows * kDepth, kBytesB = kColumns * kDepth * 2;
+  static constexpr int kBytesA = kRows * kRowBytesA, kBytesB = kColumns * kColumnBytesB;
   static constexpr int kBytesMeta = kRows * kDepth / 8;
   static constexpr int kStage = kBytesA + kBytesB + kBytesMeta;
   static constexpr int kShared = 227 * 1024;
@@ -76,17 +81,17 @@ struct Member {
 template <class Tile, int kRowsOfB>
 __device__ void load_stage(const Arguments& arguments, const Ring<Tile>& ring, const Member& member,
                            int m, int n, int step) {
-  int k = step * kDepth;
+  int k = step * Tile::kDepth;
   ptx::barrier_expect(ring.full(), Tile::kStage);
   if (arguments.cluster_n == 1) {
     ptx::load_2d(arguments.a, ring.a(), ring.full(), k / 2, m);
     ptx::load_3d(arguments.meta, ring.meta(), ring.full(), 0, m / 64, step);
   } else {
     int share = Tile::kRows / 2, first = member.n * share;
-    ptx::load_2d_to(arguments.a, ring.a() + first * kDepth, ring.full(), k / 2, m + first,
+    ptx::load_2d_to(arguments.a, ring.a() + first * kRowBytesA, ring.full(), k / 2, m + first,
                     member.same_m);
-    ptx::load_3d_to(arguments.meta, ring.meta() + first * 8, ring.full(), 0, (m + first) / 64, step,
-                    member.same_m);
+    ptx::load_3d_to(arguments.meta, ring.meta() + first * (Tile::kDepth / 8), ring.full(), 0,
+                    (m + first) / 64, step, member.same_m);
   }
   if constexpr (kRowsOfB) {
     // Two halves along K, in each of them columns of 64 one after the other.
@@ -100,7 +105,7 @@ __device__ void load_stage(const Arguments& arguments, const Ring<Tile>& ring, c
     }
   } else {
     int share = Tile::kColumns / arguments.cluster_m, first = member.m * share;
-    uint32_t to = ring.b() + first * kDepth * 2;
+    uint32_t to = ring.b() + first * kColumnBytesB;
     if (arguments.cluster_m == 1) {
       ptx::load_2d(arguments.b, to, ring.full(), k, n);
     } else {
@@ -116,13 +121,15 @@ __device__ void load_stage(const Arguments& arguments, const Ring<Tile>& ring, c
 template <class T, class Tile, int kRowsOfB>
 class Multiply {
  public:
-  using Meta = uint32_t[Tile::kBlocks];
+  using Meta = uint32_t[Tile::kBlocks][Tile::kWords];
 
   __device__ Multiply(Ring<Tile>& ring, int group, uint32_t sharing) : ring_(ring) {
-    // A lane's word of the metadata of 16 rows x 64 columns.
+    // A lane's words of the metadata of 16 rows.
     const Place place;
-    uint32_t word = place.lane % 2 * 64 + place.lane / 4 * 8 + place.lane % 4 / 2 * 4;
-    meta_at_ = group * Tile::kBlocks * 512 + place.warp * 128 + word;
+    uint32_t word = Tile::kWords == 2
+                        ? place.lane * 8
+                        : place.lane % 2 * 64 + place.lane / 4 * 8 + place.lane % 4 / 2 * 4;
+    meta_at_ = group * Tile::kBlocks * kAtom + place.warp * (kAtom / 4) + word;
     releases_ = place.thread < 8 && (sharing >> place.thread & 1);
   }
 
@@ -151,11 +158,11 @@ class Multiply {
     wgmma_begin();
 #pragma unroll
     for (int i = 0; i < Tile::kBlocks; ++i) {
-      wgmma<0, kRowsOfB>(T{}, d[i], a + i * 256, b, now[i], add);
+      wgmma<0, kRowsOfB>(T{}, d[i], a + i * 256, b, now[i][0], add);
     }
 #pragma unroll
     for (int i = 0; i < Tile::kBlocks; ++i) {
-      wgmma<1, kRowsOfB>(T{}, d[i], a + i * 256 + 2, b + kHalfB / 16, now[i], 1);
+      wgmma<1, kRowsOfB>(T{}, d[i], a + i * 256 + 2, b + kHalfB / 16, now[i][Tile::kWords - 1], 1);
     }
     wgmma_commit();
     wgmma_wait<1>();
@@ -171,10 +178,15 @@ class Multiply {
     ptx::barrier_wait(ring_.full(), ring_.parity);
 #pragma unroll
     for (int i = 0; i < Tile::kBlocks; ++i) {
-      asm volatile("ld.shared.u32 %0, [%1];"
-                   : "=r"(meta[i])
-                   : "r"(ring_.meta() + meta_at_ + i * 512)
-                   : "memory");
+      uint32_t at = ring_.meta() + meta_at_ + i * kAtom;
+      if constexpr (Tile::kWords == 2) {
+        asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+                     : "=r"(meta[i][0]), "=r"(meta[i][1])
+                     : "r"(at)
+                     : "memory");
+      } else {
+        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(meta[i][0]) : "r"(at) : "memory");
+      }
     }
   }
 
@@ -182,11 +194,14 @@ class Multiply {
   __device__ void keep(const Meta& meta) {
 #pragma unroll
     for (int i = 0; i < Tile::kBlocks; ++i) {
-      asm volatile(
-          "{\n.reg .pred never;\nsetp.eq.u32 never, %0, 0;\n@never st.shared.u32 [%0], %1;\n}" ::
-              "r"(ring_.empty()),
-          "r"(meta[i])
-          : "memory");
+#pragma unroll
+      for (int w = 0; w < Tile::kWords; ++w) {
+        asm volatile(
+            "{\n.reg .pred never;\nsetp.eq.u32 never, %0, 0;\n"
+            "@never st.shared.u32 [%0], %1;\n}" ::"r"(ring_.empty()),
+            "r"(meta[i][w])
+            : "memory");
+      }
     }
   }
 
@@ -194,6 +209,8 @@ class Multiply {
   __device__ void release(uint32_t empty) {
     if (releases_) ptx::barrier_arrive_at(empty, threadIdx.x % 128);
   }
+
+  static constexpr int kAtom = Tile::kBytesMeta / (Tile::kRows / 64);  // metadata of 64 rows
 
   Ring<Tile>& ring_;
   uint32_t meta_at_, previous_;
@@ -245,7 +262,8 @@ __device__ void collect(float (&d)[Tile::kBlocks][Tile::kValues], const Argument
   }
 }
 
-template <class T, class Tile, int kRowsOfB, template <class> class Write>
+// T: of the values. Write: what becomes of the sums, a class of epilogue.cuh.
+template <class T, class Tile, int kRowsOfB, class Write>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
     product(const __grid_constant__ Arguments arguments) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -289,7 +307,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     Member member(arguments);
     Parts parts(schedule, worker);
     Part part;
-    Write<T> finish(arguments, base + Ring<Tile>::kStagingAt + group * Tile::kStaging);
+    Write finish(arguments, base + Ring<Tile>::kStagingAt + group * Tile::kStaging);
     Multiply<T, Tile, kRowsOfB> multiply(ring, group, member.same_m | member.same_n);
     while (parts.next(part)) {
       float d[Tile::kBlocks][Tile::kValues];

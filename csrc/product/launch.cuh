@@ -9,6 +9,23 @@ namespace sparsetrain {
 // The epilogue.
 enum class Finish { kPlain, kWide, kGeneral };
 
+template <class Tile, class Kernel>
+void launch_kernel(Kernel kernel, const Arguments& arguments, int blocks, cudaStream_t stream) {
+  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      Ring<Tile>::kBytes));
+  cudaLaunchAttribute cluster;
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(arguments.cluster_m * arguments.cluster_n), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(Tile::kThreads);
+  config.dynamicSmemBytes = Ring<Tile>::kBytes;
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments));
+}
+
 // Which of a tile's kernels. There is kWide for rows of B alone: gradients of weights.
 struct Variant {
   ScalarType type;
@@ -16,32 +33,33 @@ struct Variant {
   Finish finish;
 };
 
-// On `blocks` blocks in clusters.
+// Of 16-bit values, on `blocks` blocks in clusters.
 template <class Tile>
 void launch(const Arguments& arguments, const Variant& variant, int blocks, cudaStream_t stream) {
-  auto run = [&](auto kernel) {
-    STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        Ring<Tile>::kBytes));
-    cudaLaunchAttribute cluster;
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {static_cast<unsigned>(arguments.cluster_m * arguments.cluster_n), 1,
-                              1};
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(blocks);
-    config.blockDim = dim3(Tile::kThreads);
-    config.dynamicSmemBytes = Ring<Tile>::kBytes;
-    config.stream = stream;
-    config.attrs = &cluster;
-    config.numAttrs = 1;
-    STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments));
-  };
+  auto run = [&](auto kernel) { launch_kernel<Tile>(kernel, arguments, blocks, stream); };
   auto of_type = [&](auto type) {
     using T = decltype(type);
     bool plain = variant.finish == Finish::kPlain;
     if (!variant.rows_of_b)
-      return run(plain ? product<T, Tile, 0, Plain> : product<T, Tile, 0, General>);
-    if (variant.finish == Finish::kWide) return run(product<T, Tile, 1, Wide>);
-    run(plain ? product<T, Tile, 1, Plain> : product<T, Tile, 1, General>);
+      return run(plain ? product<T, Tile, 0, Plain<T>> : product<T, Tile, 0, General<T>>);
+    if (variant.finish == Finish::kWide) return run(product<T, Tile, 1, Wide<T>>);
+    run(plain ? product<T, Tile, 1, Plain<T>> : product<T, Tile, 1, General<T>>);
+  };
+  variant.type == ScalarType::Half ? of_type(__half{}) : of_type(__nv_bfloat16{});
+}
+
+// Of e4m3 values with scales; columns of B are contiguous. variant.type: of what is returned, any
+// where that is float32.
+template <class Tile>
+void launch_scaled(const Arguments& arguments, const Variant& variant, int blocks,
+                   cudaStream_t stream) {
+  using E4m3 = __nv_fp8_e4m3;
+  auto run = [&](auto kernel) { launch_kernel<Tile>(kernel, arguments, blocks, stream); };
+  auto of_type = [&](auto type) {
+    using T = decltype(type);
+    bool plain = variant.finish == Finish::kPlain;
+    run(plain ? product<E4m3, Tile, 0, Stored<T, T, true>>
+              : product<E4m3, Tile, 0, General<T, true>>);
   };
   variant.type == ScalarType::Half ? of_type(__half{}) : of_type(__nv_bfloat16{});
 }
@@ -53,5 +71,13 @@ extern template void launch<Tile<2, 1, 256>>(const Arguments&, const Variant&, i
 extern template void launch<Tile<2, 2, 192>>(const Arguments&, const Variant&, int, cudaStream_t);
 extern template void launch<Tile<2, 2, 128>>(const Arguments&, const Variant&, int, cudaStream_t);
 extern template void launch<Tile<2, 1, 128>>(const Arguments&, const Variant&, int, cudaStream_t);
+extern template void launch_scaled<Tile<2, 1, 256, 1>>(const Arguments&, const Variant&, int,
+                                                      cudaStream_t);
+extern template void launch_scaled<Tile<2, 2, 192, 1>>(const Arguments&, const Variant&, int,
+                                                      cudaStream_t);
+extern template void launch_scaled<Tile<2, 2, 128, 1>>(const Arguments&, const Variant&, int,
+                                                      cudaStream_t);
+extern template void launch_scaled<Tile<2, 1, 128, 1>>(const Arguments&, const Variant&, int,
+                                                      cudaStream_t);
 
 }  // namespace sparsetrain

@@ -43,7 +43,9 @@ CUtensorMap map_rows(const Rows& rows) {
   const cuuint64_t pitches[1] = {static_cast<cuuint64_t>(rows.pitch)};
   const cuuint32_t box[2] = {static_cast<cuuint32_t>(rows.box_width),
                              static_cast<cuuint32_t>(rows.box_height)};
-  auto type = rows.floats ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_UINT16;
+  auto type = rows.bytes == 4   ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+              : rows.bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16
+                                : CU_TENSOR_MAP_DATA_TYPE_UINT8;
   return encode(type, 2, rows.address, sizes, pitches, box, rows.swizzle);
 }
 
@@ -57,10 +59,11 @@ CUtensorMap map_columns(const Rows& rows, int columns) {
 }
 
 CUtensorMap map_meta(const Tensor& meta, int atoms) {
-  const cuuint64_t sizes[3] = {128, static_cast<cuuint64_t>(meta.size(1)),
+  const cuuint64_t bytes = meta.size(2);  // of an atom
+  const cuuint64_t sizes[3] = {bytes / 4, static_cast<cuuint64_t>(meta.size(1)),
                                static_cast<cuuint64_t>(meta.size(0))};
-  const cuuint64_t pitches[2] = {512, 512 * sizes[1]};
-  const cuuint32_t box[3] = {128, static_cast<cuuint32_t>(atoms), 1};
+  const cuuint64_t pitches[2] = {bytes, bytes * sizes[1]};
+  const cuuint32_t box[3] = {static_cast<cuuint32_t>(bytes / 4), static_cast<cuuint32_t>(atoms), 1};
   return encode(CU_TENSOR_MAP_DATA_TYPE_UINT32, 3, meta.const_data_ptr(), sizes, pitches, box,
                 CU_TENSOR_MAP_SWIZZLE_NONE);
 }

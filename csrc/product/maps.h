@@ -10,7 +10,7 @@
 
 namespace sparsetrain {
 
-// Rows of 16-bit values, or of floats, `width` of them, `pitch` bytes apart; copied in boxes.
+// Rows of values of some bytes each, `width` of them, `pitch` bytes apart; copied in boxes.
 // Places outside are zero when loaded and are not stored. The address and the pitch are multiples
 // of 16 bytes.
 struct Rows {
@@ -18,7 +18,7 @@ struct Rows {
   int64_t width, height, pitch;
   int box_width, box_height;
   CUtensorMapSwizzle swizzle;
-  bool floats = false;
+  int bytes = 2;  // 1, 2 or 4 (floats)
 };
 
 CUtensorMap map_rows(const Rows& rows);
@@ -27,7 +27,8 @@ CUtensorMap map_rows(const Rows& rows);
 // few rows of each; the pitch has room for whole columns.
 CUtensorMap map_columns(const Rows& rows, int columns);
 
-// Metadata [ceil(K/64), ceil(M/64), 512] in boxes of some atoms below each other.
+// Metadata [ceil(K/64), ceil(M/64), 512], or [ceil(K/128), ceil(M/64), 1024], in boxes of some atoms
+// below each other.
 CUtensorMap map_meta(const Tensor& meta, int atoms);
 
 }  // namespace sparsetrain

@@ -15,7 +15,7 @@ int resident_clusters(int blocks) {
       device < kDevices && blocks < kSizes ? &known[device * kSizes + blocks] : nullptr;
   if (cached != nullptr && cached->load() > 0) return cached->load();
   using Any = Tile<2, 1, 256>;
-  auto kernel = product<__nv_bfloat16, Any, 0, Plain>;
+  auto kernel = product<__nv_bfloat16, Any, 0, Plain<__nv_bfloat16>>;
   STD_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<Any>::kBytes));
   cudaLaunchAttribute cluster;

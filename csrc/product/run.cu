@@ -9,8 +9,11 @@
 namespace sparsetrain {
 namespace {
 
+int64_t bytes_of(const Tensor& x) { return static_cast<int64_t>(x.element_size()); }
+
 bool aligned16(const Tensor& x, int64_t pitch_elements) {
-  return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 && pitch_elements % 8 == 0;
+  return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 &&
+         pitch_elements * bytes_of(x) % 16 == 0;
 }
 
 // A copy of a matrix whose rows start on 16 bytes.
@@ -30,9 +33,13 @@ Tensor readable_values(const Tensor& values) {
 
 bool columns_lie_together(const Tensor& b) { return b.stride(0) == 1 && b.stride(1) >= b.size(0); }
 
-// b as the copy engine can read it: contiguous along one of its dimensions.
+// b as the copy engine can read it: contiguous along one of its dimensions, its columns if they are
+// of 8-bit values.
 Tensor readable_b(const Tensor& b) {
   bool columns = columns_lie_together(b) && aligned16(b, b.stride(1));
+  if (bytes_of(b) == 1) {
+    return columns ? b : torch::stable::transpose(with_pitch(torch::stable::transpose(b, 0, 1)), 0, 1);
+  }
   bool rows = b.stride(1) == 1 && b.stride(0) >= b.size(1) && aligned16(b, b.stride(0)) &&
               b.size(1) % 64 == 0;
   return columns || rows ? b : with_pitch(b);
@@ -51,7 +58,7 @@ Schedule schedule_of(const Problem& problem, const Config& config) {
   schedule.tiles_m = static_cast<int>(ceil_div(problem.M, tile.rows * config.cluster_m));
   schedule.tiles_n = static_cast<int>(ceil_div(problem.N, tile.columns * config.cluster_n));
   schedule.group = static_cast<int>(config.group);
-  schedule.steps = static_cast<int>(ceil_div(problem.K, kDepth));
+  schedule.steps = static_cast<int>(ceil_div(problem.K, depth(problem.type == 2 ? 1 : 2)));
   int64_t tiles = int64_t{schedule.tiles_m} * schedule.tiles_n;
   int64_t workers = resident_clusters(static_cast<int>(config.cluster_m * config.cluster_n));
   if (config.stream_k) {
@@ -75,6 +82,15 @@ Finish finish_of(const Wanted& wanted, const Tensor& out, bool rows_of_b) {
   return !stored ? Finish::kGeneral : wide ? Finish::kWide : Finish::kPlain;
 }
 
+template <int kGroups, int kBlocks, int kColumns>
+void launch_either(const Arguments& arguments, const Variant& variant, bool narrow, int grid,
+                   cudaStream_t stream) {
+  if (narrow) {
+    return launch_scaled<Tile<kGroups, kBlocks, kColumns, 1>>(arguments, variant, grid, stream);
+  }
+  launch<Tile<kGroups, kBlocks, kColumns>>(arguments, variant, grid, stream);
+}
+
 }  // namespace
 
 void check_product(const Tensor& values, const Tensor& meta, const Tensor& b) {
@@ -82,6 +98,15 @@ void check_product(const Tensor& values, const Tensor& meta, const Tensor& b) {
       values.scalar_type() == ScalarType::BFloat16 || values.scalar_type() == ScalarType::Half,
       "values: ", torch::headeronly::toString(values.scalar_type()),
       " has no sparse tensor cores; use bfloat16, float16 or float32");
+  check_operands(values, meta, b);
+  int major = 0;
+  STD_CUDA_CHECK(
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, values.get_device_index()));
+  STD_TORCH_CHECK(major == 9, "values: on a GPU of compute capability ", major,
+                  ".x, and the kernel needs 9.0; use engine=\"aten\" (8.x) or engine=\"masked\"");
+}
+
+void check_operands(const Tensor& values, const Tensor& meta, const Tensor& b) {
   STD_TORCH_CHECK(values.dim() == 2, "values: expected 2 dimensions, got shape ", shape_of(values));
   STD_TORCH_CHECK(b.dim() == 2, "b: expected 2 dimensions, got shape ", shape_of(b));
   int64_t K = 2 * values.size(1);
@@ -93,11 +118,6 @@ void check_product(const Tensor& values, const Tensor& meta, const Tensor& b) {
   check_packed("values", values, "meta", meta, b, values.size(0), K);
   STD_TORCH_CHECK(b.size(0) == K || padded_rows(b.size(0)) == K, "b: ", b.size(0),
                   " rows do not fit a packed matrix of ", K, " columns; pass ", K);
-  int major = 0;
-  STD_CUDA_CHECK(
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, values.get_device_index()));
-  STD_TORCH_CHECK(major == 9, "values: on a GPU of compute capability ", major,
-                  ".x, and the kernel needs 9.0; use engine=\"aten\" (8.x) or engine=\"masked\"");
 }
 
 void check_bias(const std::optional<Tensor>& bias, const Tensor& b, int64_t length) {
@@ -136,8 +156,8 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
   Tensor values = readable_values(values_in), meta = aligned(meta_in), b = readable_b(b_in);
   // A matrix that is contiguous both ways is one row or column: either will do.
   bool rows_of_b = !(columns_lie_together(b) && aligned16(b, b.stride(1)));
-  bool wide = out.scalar_type() == ScalarType::Float;
-  Problem problem{values.scalar_type() == ScalarType::Half,
+  bool wide = out.scalar_type() == ScalarType::Float, narrow = wanted.scales.has_value();
+  Problem problem{narrow ? 2 : values.scalar_type() == ScalarType::Half,
                   values.size(0),
                   b.size(1),
                   2 * values.size(1),
@@ -156,21 +176,33 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
   arguments.cluster_m = static_cast<int>(config.cluster_m);
   arguments.cluster_n = static_cast<int>(config.cluster_n);
   arguments.schedule = schedule_of(problem, config);
-  arguments.a = map_rows({values.const_data_ptr(), values.size(1), problem.M, values.stride(0) * 2,
-                          kDepth / 2, tile.rows / arguments.cluster_n, CU_TENSOR_MAP_SWIZZLE_64B});
+  int bytes = static_cast<int>(bytes_of(values));
+  arguments.a = map_rows({values.const_data_ptr(), values.size(1), problem.M,
+                          values.stride(0) * bytes, kRowBytesA / bytes,
+                          tile.rows / arguments.cluster_n, CU_TENSOR_MAP_SWIZZLE_64B, bytes});
   arguments.meta = map_meta(meta, tile.rows / 64 / arguments.cluster_n);
   if (rows_of_b) {
     arguments.b = map_columns({b.const_data_ptr(), b.size(1), b.size(0), b.stride(0) * 2, 64, 32,
                                CU_TENSOR_MAP_SWIZZLE_128B},
                               tile.columns / 64);
   } else {
-    arguments.b = map_rows({b.const_data_ptr(), b.size(0), b.size(1), b.stride(1) * 2, kDepth,
-                            tile.columns / arguments.cluster_m, CU_TENSOR_MAP_SWIZZLE_128B});
+    arguments.b = map_rows({b.const_data_ptr(), b.size(0), b.size(1), b.stride(1) * bytes,
+                            kColumnBytesB / bytes, tile.columns / arguments.cluster_m,
+                            CU_TENSOR_MAP_SWIZZLE_128B, bytes});
+  }
+
+  if (narrow) {
+    const Tensor &a = *wanted.scales, &of_b = *wanted.scales_b;
+    arguments.scales = {static_cast<const float*>(a.const_data_ptr()),
+                        static_cast<const float*>(of_b.const_data_ptr()),
+                        a.size(0) == 1 ? 0 : static_cast<int>(a.stride(0)),
+                        of_b.size(1) == 1 ? 0 : static_cast<int>(of_b.stride(1))};
   }
 
   Epilogue& epilogue = arguments.epilogue;
   Tensor bias = wanted.bias ? aligned(*wanted.bias) : values;
   epilogue.bias = wanted.bias ? bias.const_data_ptr() : nullptr;
+  arguments.wide_bias = narrow && bias.scalar_type() == ScalarType::Float;
   if (wanted.residual) {
     epilogue.residual = wanted.residual->const_data_ptr();
     epilogue.residual_rows = wanted.residual->stride(0);
@@ -189,7 +221,7 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
     int box = wide ? kWideBox : kPiece;
     arguments.d =
         map_rows({out.const_data_ptr(), out.size(1), out.size(0), out.size(1) * (wide ? 4 : 2), box,
-                  box, CU_TENSOR_MAP_SWIZZLE_128B, wide});
+                  box, CU_TENSOR_MAP_SWIZZLE_128B, wide ? 4 : 2});
   }
 
   cudaStream_t stream = current_stream(values);
@@ -203,16 +235,16 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
     arguments.ready = reinterpret_cast<int*>(arguments.partial + sums);
     STD_CUDA_CHECK(cudaMemsetAsync(arguments.ready, 0, flags * sizeof(int), stream));
   }
-  Variant variant{values.scalar_type(), rows_of_b, finish};
+  Variant variant{narrow ? out.scalar_type() : values.scalar_type(), rows_of_b, finish};
   switch (config.tile) {
     case 0:
-      return launch<Tile<2, 1, 256>>(arguments, variant, grid, stream);
+      return launch_either<2, 1, 256>(arguments, variant, narrow, grid, stream);
     case 1:
-      return launch<Tile<2, 2, 192>>(arguments, variant, grid, stream);
+      return launch_either<2, 2, 192>(arguments, variant, narrow, grid, stream);
     case 2:
-      return launch<Tile<2, 2, 128>>(arguments, variant, grid, stream);
+      return launch_either<2, 2, 128>(arguments, variant, narrow, grid, stream);
     default:
-      return launch<Tile<2, 1, 128>>(arguments, variant, grid, stream);
+      return launch_either<2, 1, 128>(arguments, variant, narrow, grid, stream);
   }
 }
 

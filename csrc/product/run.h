@@ -6,8 +6,10 @@
 
 namespace sparsetrain {
 
-// What is wanted of a product besides the operands; see Epilogue.
+// What is wanted of a product besides the operands; see Epilogue. Scales: of 8-bit values, [M, 1] and
+// [1, N], or one for all.
 struct Wanted {
+  std::optional<Tensor> scales, scales_b;
   std::optional<Tensor> bias;
   std::optional<Tensor> residual;
   Activation activation = Activation::kNone;
@@ -15,12 +17,14 @@ struct Wanted {
 };
 
 // values [M, K/2], meta: packed; b [K0, N] of any strides, K0 <= K; all of them checked.
-// out: contiguous, [M, N] or [N, M], of the type of values or float32.
+// out: contiguous, [M, N] or [N, M], of the type of values or float32; of 8-bit values bfloat16,
+// float16 or float32.
 void run_product(const Tensor& values, const Tensor& meta, const Tensor& b, const Wanted& wanted,
                  const Tensor& out);
 
 // These raise what a product does not take: they name the argument and what to pass.
 void check_product(const Tensor& values, const Tensor& meta, const Tensor& b);
+void check_operands(const Tensor& values, const Tensor& meta, const Tensor& b);  // of any type
 void check_bias(const std::optional<Tensor>& bias, const Tensor& b, int64_t length);
 void check_out(const char* name, const Tensor& out, const Tensor& b, int64_t rows, int64_t columns);
 

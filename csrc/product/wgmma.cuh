@@ -1,6 +1,7 @@
 // The tensor cores' sparse product of a warpgroup, m64nNk32: D += A B with a packed 64 x 32 A
 // (64 x 16 kept values, metadata in a register) and a dense 32 x N B, both in shared memory, D in
-// float32 registers. PTX ISA 9.0, "wgmma.mma_async.sp".
+// float32 registers. Of 8-bit values m64nNk64, in as many bytes. PTX ISA 9.0,
+// "wgmma.mma_async.sp".
 //
 // Of a thread's D, value 4 j + 2 i + e is row 16 warp + 8 i + lane / 4, column 8 j + 2 (lane % 4) +
 // e.
@@ -8,6 +9,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <cstdint>
 
@@ -83,6 +85,28 @@ __device__ void wgmma_wait() {
 ST_PRODUCTS(__nv_bfloat16, "bf16")
 ST_PRODUCTS(__half, "f16")
 
+// Of 8-bit values columns of B are always contiguous along K, and every lane has metadata: a word
+// of a row x 32 columns (reference/pack24.py).
+#define ST_WGMMA8(N, NUMBERS, A, B, META, KEEP, ...)                                               \
+  asm volatile("{\n.reg .pred keep;\nsetp.ne.b32 keep, %" #KEEP ", 0;\n"                           \
+               "wgmma.mma_async.sp.sync.aligned.m64n" #N "k64.f32.e4m3.e4m3"                       \
+               " {" NUMBERS "}, %" #A ", %" #B ", %" #META ", 0, keep, 1, 1;\n}"                   \
+               : __VA_ARGS__                                                                       \
+               : "l"(a), "l"(b), "r"(meta), "r"(keep))
+
+template <int, int>
+__device__ void wgmma(__nv_fp8_e4m3, float (&d)[64], uint64_t a, uint64_t b, uint32_t meta, int keep) {
+  ST_WGMMA8(128, ST_64, 64, 65, 66, 67, ST_D32(0), ST_D32(32));
+}
+template <int, int>
+__device__ void wgmma(__nv_fp8_e4m3, float (&d)[96], uint64_t a, uint64_t b, uint32_t meta, int keep) {
+  ST_WGMMA8(192, ST_96, 96, 97, 98, 99, ST_D32(0), ST_D32(32), ST_D32(64));
+}
+template <int, int>
+__device__ void wgmma(__nv_fp8_e4m3, float (&d)[128], uint64_t a, uint64_t b, uint32_t meta, int keep) {
+  ST_WGMMA8(256, ST_128, 128, 129, 130, 131, ST_D32(0), ST_D32(32), ST_D32(64), ST_D32(96));
+}
+
 #undef ST_0
 #undef ST_10
 #undef ST_32
@@ -92,6 +116,7 @@ ST_PRODUCTS(__half, "f16")
 #undef ST_D8
 #undef ST_D32
 #undef ST_WGMMA
+#undef ST_WGMMA8
 #undef ST_PRODUCTS
 // clang-format on
 

@@ -98,19 +98,22 @@ class Engines:
         return "masked", f"masked: {pattern} has no product of its own"
 
     def of_format(self, name: str, format: FP8) -> tuple[Engine, str]:
-        """The engine of a layer with products in 8 bits: the definition, on a CPU. Raises
-        ValueError where another was asked for, and on a GPU."""
+        """The engine of a layer with products in 8 bits: on a CPU the definition. Raises
+        ValueError where another was asked for, and on a GPU without kernels for it."""
         if self.asked not in ("auto", "native"):
             raise ValueError(
                 f"engine={self.asked!r}: {name} has format={format}, which engine='native' "
                 "multiplies; use that or 'auto'"
             )
-        if self.gpu is not None:
+        if self.gpu is None:
+            return "native", "native: fp8, its definition in plain PyTorch"
+        obstacle = why_not_native(self.gpu, self.library)
+        if obstacle:
             raise ValueError(
-                f"format={format}: {name} would run on {sm(self.gpu)}, and products in fp8 have no "
-                "GPU kernels yet; leave the format away, or run on a CPU"
+                f"format={format}: {name} would run on {sm(self.gpu)}: {obstacle}; leave the format "
+                "away, or run on a CPU"
             )
-        return "native", "native: fp8, its definition in plain PyTorch"
+        return "native", f"native: fp8, {sm(self.gpu)}"
 
     def _by_gain(self, products: Products) -> tuple[Engine, str]:
         sms = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count

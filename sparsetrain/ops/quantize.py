@@ -22,13 +22,13 @@ def _fake(
     return x.new_empty(x.shape, dtype=dtype), scales
 
 
-_op = register(
-    "quantize(Tensor x, ScalarType dtype, str scaling='row', bool power_of_two=False)"
-    " -> (Tensor q, Tensor scales)",
-    check=_check,
-    fake=_fake,
-    kernel=reference,
+_SCHEMA = (
+    "(Tensor x, ScalarType dtype, str scaling='row', bool power_of_two=False)"
+    " -> (Tensor q, Tensor scales)"
 )
+_op = register(f"quantize{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
+# The kernel for CUDA calls this one by tensor, and for float64.
+register(f"_quantize_reference{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
 
 
 def quantize(

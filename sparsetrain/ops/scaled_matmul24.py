@@ -63,13 +63,13 @@ def _fake(
     return values.new_empty(product_shape(values, b, transpose_out), dtype=out_dtype)
 
 
-_op = register(
-    "scaled_matmul24(Tensor values, Tensor meta, Tensor scales, Tensor b, Tensor scales_b,"
-    " Tensor? bias, bool transpose_out, ScalarType out_dtype) -> Tensor",
-    check=_check,
-    fake=_fake,
-    kernel=reference,
+_SCHEMA = (
+    "(Tensor values, Tensor meta, Tensor scales, Tensor b, Tensor scales_b, Tensor? bias,"
+    " bool transpose_out, ScalarType out_dtype) -> Tensor"
 )
+_op = register(f"scaled_matmul24{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
+# The kernel for CUDA calls this one for int8 and for scales by block.
+register(f"_scaled_matmul24_reference{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
 
 
 def scaled_matmul24(

@@ -142,9 +142,12 @@ def test_what_does_not_go_with_it_is_refused(words, complaint):
 def test_another_engine_and_a_gpu_are_refused_in_one_line():
     with pytest.raises(ValueError, match=r"^engine='masked': 0.fc1 has format=FP8.* use that"):
         st.sparsify(model(), st.Sparsity(format=st.FP8()), engine="masked")
-    on_gpu = Engines("auto", (9, 0), Library())
-    with pytest.raises(ValueError, match=r"^format=FP8\(.*fc would run on sm.*no GPU k"):
-        on_gpu.of_format("fc", st.FP8())
+    without = Engines("auto", (9, 0), Library(reason="not built"))
+    with pytest.raises(ValueError, match=r"^format=FP8\(.*fc would run on sm_90: not built; le"):
+        without.of_format("fc", st.FP8())
+    other = Engines("auto", (8, 0), Library())
+    with pytest.raises(ValueError, match=r"^format=FP8\(.*fc would run on sm_80: native products ne"):
+        other.of_format("fc", st.FP8())
 
 
 @pytest.mark.slow

@@ -1,51 +1,87 @@
-"""8-bit values on CUDA: the bits of the CPU, and PyTorch's own scaled product as a peer."""
+"""8-bit values on CUDA: the bits of the CPU, for every width, scaling and dtype."""
+
+from itertools import product
 
 import pytest
 import torch
-from ops_checks import assert_as_accurate_as_torch, gaussian
+from kernel_checks import needs_kernels
+from ops_checks import gaussian
 
-from sparsetrain.ops import quantize, quantize_both24, scaled_matmul24, select24, unpack24
-from sparsetrain.reference.quantize import SCALINGS, dequantize
+from sparsetrain.ops import (
+    apply24,
+    narrow24,
+    quantize,
+    quantize24,
+    quantize_both24,
+    select24,
+)
+from sparsetrain.reference.quantize import SCALINGS
 
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.*runs in plain PyTorch")]
+pytestmark = [pytest.mark.gpu, needs_kernels]
 
 E4M3 = torch.float8_e4m3fn
+SIZES = [(1, 4), (67, 300), (260, 388), (130, 2056), (5, 40000), (3, 0), (0, 8)]
+"""Rows and columns: of whole vectors and not, of one, four and sixteen warps a row, and longer."""
 
+sources = pytest.mark.parametrize("source", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 every_scaling = pytest.mark.parametrize("scaling", SCALINGS)
+powers = pytest.mark.parametrize("power_of_two", [False, True])
+dtypes = pytest.mark.parametrize("dtype", [E4M3, torch.int8], ids=str)
 
 
-def same_bits(one, other):
-    return torch.equal(one.cpu().view(torch.uint8), other.view(torch.uint8))
+def matrix(rows, columns, source):
+    """Give rows of many magnitudes, one of zeros, one with a NaN, one with an infinity."""
+    x = (gaussian(rows, columns) * 10 ** gaussian(rows, 1, seed=1)).to(source)
+    if rows > 3 and columns:
+        x[3], x[1, -1], x[2, 0] = 0, float("nan"), float("inf")
+    return x
 
 
+def assert_same_bits(got, expected):
+    """NaN has many bits, and any of them will do."""
+    for one, other in zip(got, expected, strict=True):
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype
+        one, nan = one.cpu(), other.float().isnan()
+        assert torch.equal(one.float().isnan(), nan)
+        bits = torch.int32 if other.element_size() == 4 else torch.uint8
+        assert torch.equal(one.view(bits)[~nan], other.view(bits)[~nan])
+
+
+@sources
 @every_scaling
-@pytest.mark.parametrize("power_of_two", [False, True])
-@pytest.mark.parametrize("dtype", [E4M3, torch.int8], ids=str)
-def test_cuda_gives_the_bits_of_the_cpu(scaling, power_of_two, dtype):
-    x = gaussian(260, 388, torch.bfloat16) * 10 ** gaussian(260, 1, torch.bfloat16, seed=1)
-    x[3], x[140, 7], x[259, 2] = 0, float("nan"), float("inf")
-    mask = select24(x, "transposable")
+@powers
+@dtypes
+def test_cuda_gives_the_bits_of_the_cpu(source, scaling, power_of_two, dtype):
     given = dtype, scaling, power_of_two
-    for got, expected in (
-        (quantize(x.cuda(), *given), quantize(x, *given)),
-        (quantize_both24(x.cuda(), mask.cuda(), *given), quantize_both24(x, mask, *given)),
-    ):
-        for one, other in zip(got, expected, strict=True):
-            finite = other.float().isfinite() if other.dtype != torch.uint8 else slice(None)
-            assert same_bits(one.cpu()[finite], other[finite])
-            assert torch.equal(one.cpu().float().isnan(), other.float().isnan())
+    for rows, columns in SIZES:
+        x = matrix(rows, columns, source)
+        mask = select24(x, "transposable")
+        assert_same_bits(quantize(x.cuda(), *given), quantize(x, *given))
+        for op in (quantize24, quantize_both24):
+            assert_same_bits(op(x.cuda(), mask.cuda(), *given), op(x, mask, *given))
 
 
-@pytest.mark.parametrize("transpose_out", [False, True])
-def test_the_product_is_as_accurate_as_pytorchs_scaled_product_by_row(transpose_out):
-    if torch.cuda.get_device_capability() < (9, 0):
-        pytest.skip("PyTorch multiplies fp8 by row on compute capability 9.0 and above")
-    x, y = gaussian(256, 4096).cuda(), gaussian(128, 4096, seed=1).cuda()
-    values, meta, scales, *_ = quantize_both24(x, select24(x, "transposable"), E4M3)
-    q, scales_b = quantize(y, E4M3)
-    a = unpack24(values, meta)
-    plain = torch.ops.aten._scaled_mm(a, q.T, scales, scales_b.T, out_dtype=torch.bfloat16)
-    oracle = dequantize(a, scales).double() @ dequantize(q, scales_b).double().T
-    got = scaled_matmul24(values, meta, scales, q.T, scales_b.T, None, transpose_out)
-    got = got.T if transpose_out else got
-    assert_as_accurate_as_torch(got, plain, oracle)
+@sources
+@powers
+@dtypes
+def test_packed_rows_are_narrowed_to_the_bits_of_the_cpu(source, power_of_two, dtype):
+    for rows, columns in SIZES:
+        x = matrix(rows, columns, source)
+        values, meta, *_ = apply24(x, select24(x, "transposable"))
+        got = narrow24(values.cuda(), meta.cuda(), dtype, power_of_two)
+        assert_same_bits(got, narrow24(values, meta, dtype, power_of_two))
+
+
+@dtypes
+def test_the_strides_of_a_matrix_do_not_matter(dtype):
+    x = matrix(67, 300, torch.bfloat16)
+    apart = torch.zeros(67, 307, dtype=torch.bfloat16, device="cuda")[:, 3:303].copy_(x)
+    down = x.cuda().T.contiguous().T
+    for view, scaling in product((apart, down), SCALINGS):
+        assert_same_bits(quantize(view, dtype, scaling), quantize(x, dtype, scaling))
+
+
+def test_float64_runs_the_definition():
+    x = matrix(67, 300, torch.float32).double()
+    assert_same_bits(quantize(x.cuda(), E4M3), quantize(x, E4M3))

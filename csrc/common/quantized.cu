@@ -186,8 +186,7 @@ void check_quantizing(const Quantizing& how) {
                   "scaling: ", how.scaling, " is unknown; use one of row, block, tensor");
 }
 
-std::tuple<Tensor, Tensor> quantize_matrix(const Tensor& x_in, const Quantizing& how,
-                                           bool packed) {
+std::tuple<Tensor, Tensor> quantize_matrix(const Tensor& x_in, const Quantizing& how, bool packed) {
   if (how.scaling == "tensor" || !is_float(x_in.scalar_type())) {
     auto stack = call_reference("sparsetrain::_quantize_reference", x_in, how.dtype, how.scaling,
                                 how.power_of_two);

@@ -12,9 +12,10 @@ namespace {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Microseconds of a step of 64 columns, 128 of 8-bit values, and of what comes once a tile, on an
-// H200 at its power limit; in the order of kTiles. Fitted to 3120 times of the products of five MLPs (2026-11-22):
-// what the model chooses is 1.7 % slower than the best config in the mean, 5 % at most. 128x128 is
-// a guess, and so is all of 8-bit values: as many bytes as of 16 bits in as much time.
+// H200 at its power limit; in the order of kTiles. Fitted to 3120 times of the products of five
+// MLPs (2026-11-22): what the model chooses is 1.7 % slower than the best config in the mean, 5 %
+// at most. 128x128 is a guess, and so is all of 8-bit values: as many bytes as of 16 bits in as
+// much time.
 constexpr double kStep[] = {0.591, 0.784, 0.562, 0.40};
 constexpr double kTile[] = {1.23, 2.48, 1.30, 0.9};
 constexpr double kPartialSums = 6.5;

@@ -259,7 +259,8 @@ using Plain = Stored<T, T>;
 template <class T>
 using Wide = Stored<T, float>;
 
-// kScaled: of 8-bit values; there is no activation, no residual, nothing to add to and no column sums.
+// kScaled: of 8-bit values; there is no activation, no residual, nothing to add to and no column
+// sums.
 template <class T, bool kScaled = false>
 class General {
  public:

@@ -1,9 +1,9 @@
 // The product of a packed 2:4 matrix and a dense one on the sparse tensor cores of sm_90a.
 //
 // One block a multiprocessor, persistent. One warp has the copy engine fill a ring of stages (64
-// columns of A, 128 of 8-bit values, their metadata, as many rows of B); warpgroups multiply them, each its own rows of the
-// tile, and write what they have summed (epilogue.cuh). In a cluster, blocks below each other each
-// load a share of B for all of them, blocks side by side a share of A.
+// columns of A, 128 of 8-bit values, their metadata, as many rows of B); warpgroups multiply them,
+// each its own rows of the tile, and write what they have summed (epilogue.cuh). In a cluster,
+// blocks below each other each load a share of B for all of them, blocks side by side a share of A.
 #pragma once
 
 #include "arguments.h"

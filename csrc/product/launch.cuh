@@ -72,12 +72,12 @@ extern template void launch<Tile<2, 2, 192>>(const Arguments&, const Variant&, i
 extern template void launch<Tile<2, 2, 128>>(const Arguments&, const Variant&, int, cudaStream_t);
 extern template void launch<Tile<2, 1, 128>>(const Arguments&, const Variant&, int, cudaStream_t);
 extern template void launch_scaled<Tile<2, 1, 256, 1>>(const Arguments&, const Variant&, int,
-                                                      cudaStream_t);
+                                                       cudaStream_t);
 extern template void launch_scaled<Tile<2, 2, 192, 1>>(const Arguments&, const Variant&, int,
-                                                      cudaStream_t);
+                                                       cudaStream_t);
 extern template void launch_scaled<Tile<2, 2, 128, 1>>(const Arguments&, const Variant&, int,
-                                                      cudaStream_t);
+                                                       cudaStream_t);
 extern template void launch_scaled<Tile<2, 1, 128, 1>>(const Arguments&, const Variant&, int,
-                                                      cudaStream_t);
+                                                       cudaStream_t);
 
 }  // namespace sparsetrain

@@ -27,8 +27,8 @@ CUtensorMap map_rows(const Rows& rows);
 // few rows of each; the pitch has room for whole columns.
 CUtensorMap map_columns(const Rows& rows, int columns);
 
-// Metadata [ceil(K/64), ceil(M/64), 512], or [ceil(K/128), ceil(M/64), 1024], in boxes of some atoms
-// below each other.
+// Metadata [ceil(K/64), ceil(M/64), 512], or [ceil(K/128), ceil(M/64), 1024], in boxes of some
+// atoms below each other.
 CUtensorMap map_meta(const Tensor& meta, int atoms);
 
 }  // namespace sparsetrain

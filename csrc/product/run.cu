@@ -38,7 +38,8 @@ bool columns_lie_together(const Tensor& b) { return b.stride(0) == 1 && b.stride
 Tensor readable_b(const Tensor& b) {
   bool columns = columns_lie_together(b) && aligned16(b, b.stride(1));
   if (bytes_of(b) == 1) {
-    return columns ? b : torch::stable::transpose(with_pitch(torch::stable::transpose(b, 0, 1)), 0, 1);
+    return columns ? b
+                   : torch::stable::transpose(with_pitch(torch::stable::transpose(b, 0, 1)), 0, 1);
   }
   bool rows = b.stride(1) == 1 && b.stride(0) >= b.size(1) && aligned16(b, b.stride(0)) &&
               b.size(1) % 64 == 0;

@@ -6,8 +6,8 @@
 
 namespace sparsetrain {
 
-// What is wanted of a product besides the operands; see Epilogue. Scales: of 8-bit values, [M, 1] and
-// [1, N], or one for all.
+// What is wanted of a product besides the operands; see Epilogue. Scales: of 8-bit values, [M, 1]
+// and [1, N], or one for all.
 struct Wanted {
   std::optional<Tensor> scales, scales_b;
   std::optional<Tensor> bias;

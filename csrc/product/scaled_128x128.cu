@@ -2,6 +2,7 @@
 
 namespace sparsetrain {
 
-template void launch_scaled<Tile<2, 1, 128, 1>>(const Arguments&, const Variant&, int, cudaStream_t);
+template void launch_scaled<Tile<2, 1, 128, 1>>(const Arguments&, const Variant&, int,
+                                                cudaStream_t);
 
 }  // namespace sparsetrain

@@ -110,8 +110,8 @@ class Engines:
         obstacle = why_not_native(self.gpu, self.library)
         if obstacle:
             raise ValueError(
-                f"format={format}: {name} would run on {sm(self.gpu)}: {obstacle}; leave the format "
-                "away, or run on a CPU"
+                f"format={format}: {name} would run on {sm(self.gpu)}: {obstacle}; leave the "
+                "format away, or run on a CPU"
             )
         return "native", f"native: fp8, {sm(self.gpu)}"
 

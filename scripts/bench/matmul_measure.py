@@ -9,7 +9,7 @@ from statistics import geometric_mean
 import torch
 from torch import Tensor
 
-from scripts.bench.matmul_peers import Contender, usable_peers
+from scripts.bench.matmul_peers import FP8_PEERS, Contender, usable_peers
 from scripts.bench.sparsify_measure import NO_KERNEL, has_kernel
 from sparsetrain.bench.products import Product, Shape, why_wrong
 from sparsetrain.bench.timing import Clock, Run, Times, measure
@@ -58,6 +58,11 @@ class Row:
         best = min(self.times[DENSE].median, self.times[DENSE_TRANSPOSED].median)
         return best / self.times[candidate].median
 
+    def speed_up_over_fp8(self) -> float | None:
+        """Of ours over the faster dense product in fp8; None where one of them was not timed."""
+        peers = [self.times[name].median for name in FP8_PEERS if name in self.times]
+        return min(peers) / self.times[NATIVE].median if peers and NATIVE in self.times else None
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -99,7 +104,7 @@ def bench_product(
         problem=product.problem,
         flops=product.flops,
         moved={NATIVE: product.bytes_moved(True), DENSE: product.bytes_moved(False)},
-        times=measure(runs, clock, rounds, _round(runs)),
+        times=measure(runs, clock, rounds, round_of(runs)),
         errors={
             DENSE: of_cublas,
             **{name: product.error(candidate.run()) for name, candidate in checked.items()},
@@ -109,7 +114,7 @@ def bench_product(
     )
 
 
-def _round(runs: Iterable[str]) -> list[str]:
+def round_of(runs: Iterable[str]) -> list[str]:
     """The order of a round: dense three times, as everything is divided by its median."""
     others = [name for name in runs if name != DENSE]
     return [name for first in range(3) for name in (DENSE, *others[first::3])]

@@ -31,6 +31,9 @@ DEFAULT_PEERS = ("cusparselt", "cusparselt-best", "torch-cutlass", "xformers")
 PEERS = (*DEFAULT_PEERS, "cusparselt-search")
 """What `peers=` chooses from."""
 
+FP8_PEERS = ("fp8-row", "fp8-tensor")
+"""Dense products in fp8, with dtype=fp8 (matmul_fp8.py)."""
+
 _ALGORITHMS = 70  # cuSPARSELt numbers them from 0 and does not say how many; 0.8 has 21
 _REFUSED_IN_A_ROW = 4
 _TRIALS = 3

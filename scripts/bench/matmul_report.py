@@ -19,7 +19,7 @@ from scripts.bench.matmul_measure import (
     geometric_mean,
     summary,
 )
-from scripts.bench.matmul_peers import PEERS
+from scripts.bench.matmul_peers import FP8_PEERS, PEERS
 from sparsetrain.bench.json_file import write_json
 
 LEGEND = """\
@@ -30,7 +30,9 @@ dense: µs of what a dense layer runs in cuBLAS, on the unpruned operand; ×: sp
 best: over the faster of dense and the same product stored transposed
 error: relative to float64 of the pruned operand, on a sample of 512 rows and columns
 peers, × over dense: cslt cuSPARSELt's default, its best algorithm, what its own search finds;
-      torch its CUTLASS op, xf xFormers, both without the copy that a transposed result needs"""
+      torch its CUTLASS op, xf xFormers, both without the copy that a transposed result needs
+dtype=fp8: dense is bfloat16; error relative to float64 of the same quantized operands; fp8 row and
+      tensor: torch._scaled_mm dense, by its scales, × over dense"""
 
 AUTO_LEGEND = """\
 Random products: 64 to 65536 tokens, 256 to 16384 features in multiples of 64, each doubling as
@@ -43,14 +45,17 @@ _HEADS = {
     "cusparselt-search": "cslt\nown",
     "torch-cutlass": "torch",
     "xformers": "xf",
+    "fp8-row": "fp8\nrow",
+    "fp8-tensor": "fp8\ntensor",
 }
+_ALL_PEERS = (*PEERS, *FP8_PEERS)
 
 
 def product_table(rows: Sequence[Row]) -> Table:
     """The products of one shape; a column for each peer that runs any of them."""
     first = rows[0]
     dtype = str(first.problem.dtype).removeprefix("torch.")
-    peers = [name for name in PEERS if any(name in row.times for row in rows)]
+    peers = [name for name in _ALL_PEERS if any(name in row.times for row in rows)]
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     shape = first.shape
     words = f"{shape.tokens} tokens, {shape.features} features, {shape.hidden} hidden, {dtype}"
@@ -83,10 +88,14 @@ def product_lines(rows: Iterable[Row]) -> Iterator[str]:
 
 def summary_lines(rows: Sequence[Row]) -> Iterator[str]:
     """Geometric mean and worst of each candidate over all products."""
-    for name in (NATIVE, *PEERS):
+    for name in (NATIVE, *_ALL_PEERS):
         found = summary(rows, name)
         if found is not None:
             yield f"{name}: {_words(found, len(rows))}"
+    over_fp8 = [ratio for row in rows if (ratio := row.speed_up_over_fp8()) is not None]
+    if over_fp8:
+        mean, worst = geometric_mean(over_fp8), min(over_fp8)
+        yield f"{NATIVE} over the faster dense fp8: {mean:.3f}× (worst {worst:.2f}×)"
 
 
 def auto_table(rows: Sequence[AutoRow], count: int = 10) -> Table:
@@ -131,7 +140,7 @@ def write_products(
     path: Path, about: dict[str, str], copy: float, rounds: int, rows: Sequence[Row]
 ) -> None:
     """Write every number. `copy` is in TB/s."""
-    found = {name: summary(rows, name) for name in (NATIVE, *PEERS)}
+    found = {name: summary(rows, name) for name in (NATIVE, *_ALL_PEERS)}
     content = {
         "about": about,
         "rounds": rounds,

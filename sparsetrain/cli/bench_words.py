@@ -66,7 +66,7 @@ def read_count(key: str, options: dict[str, str]) -> int | None:
 def read_dtype(options: dict[str, str]) -> torch.dtype:
     """`dtype=` of a product: bfloat16 or float16."""
     name = options.get("dtype", "bfloat16")
-    check_name("dtype", name, tuple(DTYPES))
+    check_name("dtype", name, ("bfloat16", "float16"))
     return DTYPES[name]
 
 

@@ -19,7 +19,11 @@ ProductEngine = Literal["native", "dense", "cusparselt"]
 
 PRODUCT_ENGINES: tuple[ProductEngine, ...] = get_args(ProductEngine)
 B_LAYOUTS: tuple[BLayout, ...] = get_args(BLayout)
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+}
 
 DENSE_FLOPS_PER_US = 720e6
 LAUNCH_US = 5.0
@@ -35,8 +39,8 @@ taken to be native, and each was at least 1.15 times as fast as dense.
 class Problem:
     """A[M, K] @ b[K, N], A packed. All that the choice may depend on.
 
-    dtype: that of A and b, bfloat16 or float16. transpose_out: the result is [N, M].
-    wide: the result is float32.
+    dtype: that of A and b, one of DTYPES; float8_e4m3fn has results in 16 bits.
+    transpose_out: the result is [N, M]. wide: the result is float32.
     """
 
     dtype: torch.dtype
@@ -49,7 +53,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES.values():
-            raise ValueError(f"dtype={self.dtype}: a problem is of bfloat16 or float16")
+            raise ValueError(f"dtype={self.dtype}: a problem is of {', '.join(DTYPES)}")
         if self.b_layout not in B_LAYOUTS:
             raise ValueError(f"b_layout={self.b_layout!r}: choose one of {', '.join(B_LAYOUTS)}")
 

@@ -33,7 +33,7 @@ def test_a_config_that_no_kernel_runs_is_refused(cluster, group):
 
 
 def test_what_is_no_problem_is_refused():
-    with pytest.raises(ValueError, match=r"dtype=torch.float32: a problem is of bfloat16 or"):
+    with pytest.raises(ValueError, match=r"dtype=torch.float32: a problem is of bfloat16, f"):
         Problem(torch.float32, 1, 1, 4, "rows")
     with pytest.raises(ValueError, match="b_layout='row': choose one of columns, rows"):
         Problem(torch.bfloat16, 1, 1, 4, "row")  # pyright: ignore

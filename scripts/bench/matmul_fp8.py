@@ -1,0 +1,145 @@
+"""The products of an MLP in fp8, ours against cuBLAS in bfloat16 and PyTorch's dense fp8.
+
+    fp8-row       torch._scaled_mm with a scale for each row of both operands
+    fp8-tensor    the same with one scale for each operand
+
+Both sum in the tensor cores alone (use_fast_accum), on the operands that are not pruned, quantized
+before the clock starts; so are ours. Gradients of weights have no product in fp8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from scripts.bench.matmul_measure import (
+    DENSE,
+    DENSE_TRANSPOSED,
+    NATIVE,
+    Row,
+    native_config,
+    round_of,
+)
+from scripts.bench.matmul_peers import FP8_PEERS
+from scripts.bench.sparsify_measure import NO_KERNEL, has_kernel
+from sparsetrain import ops
+from sparsetrain.bench.products import Product, why_wrong
+from sparsetrain.bench.refusal import first_line
+from sparsetrain.bench.timing import Clock, Run, measure
+from sparsetrain.products import Problem
+from sparsetrain.reference.quantize import dequantize
+
+PRODUCTS = ("W24 forward", "W24 dX", "act24 forward", "dz24 dX")
+"""The names of bench.products that there are in fp8."""
+
+E4M3 = torch.float8_e4m3fn
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A product in fp8 with its operands.
+
+    wide       the same in bfloat16
+    values, meta, scales    the packed A, a scale for each row
+    a          [M, K0], what is not pruned, and scales_a
+    b          [N, K0], and scales_b [N, 1]
+    """
+
+    wide: Product
+    values: Tensor
+    meta: Tensor
+    scales: Tensor
+    a: Tensor
+    scales_a: Tensor
+    b: Tensor
+    scales_b: Tensor
+
+    @property
+    def problem(self) -> Problem:
+        """What a kernel is chosen by: b lies column by column, whatever it did in 16 bits."""
+        return replace(self.wide.problem, dtype=E4M3, b_layout="columns")
+
+    def native(self) -> Tensor:
+        """ops.scaled_matmul24, to bfloat16."""
+        transposed = self.problem.transpose_out
+        given = self.values, self.meta, self.scales, self.b.T, self.scales_b.T
+        return ops.scaled_matmul24(*given, None, transposed)
+
+    def dense(self, by_row: bool) -> Tensor:
+        """torch._scaled_mm; by tensor its scales are 1, and cost what any would."""
+        left, right, scales = self.a, self.b, (self.scales_a, self.scales_b)
+        if self.problem.transpose_out:
+            left, right, scales = right, left, scales[::-1]
+        if not by_row:
+            one = self.scales.new_ones(1, 1)
+            scales = one, one
+        return torch._scaled_mm(
+            left, right.T, scales[0], scales[1].T, out_dtype=torch.bfloat16, use_fast_accum=True
+        )
+
+    def oracle(self) -> Product:
+        """The product of what the quantized operands stand for, in float32."""
+        pruned_MK = dequantize(ops.unpack24(self.values, self.meta), self.scales)
+        pruned_MK = pruned_MK[:, : self.b.shape[1]]
+        pruned = pruned_MK if self.wide.a.is_contiguous() else pruned_MK.T
+        return replace(self.wide, pruned=pruned, b=dequantize(self.b, self.scales_b).T)
+
+
+def quantized(product: Product) -> Quantized:
+    """A product in fp8, each operand with a scale for each of its rows along K."""
+    packed = ops.narrow24(product.values, product.meta, E4M3)
+    left, right = product.operands(product.source)
+    a_MK = right.T if product.problem.transpose_out else left
+    a, scales_a = ops.quantize(a_MK, E4M3)
+    b, scales_b = ops.quantize(product.b.T, E4M3)
+    return Quantized(product, *packed, a, scales_a, b, scales_b)
+
+
+def bench_fp8(product: Product, clock: Clock, rounds: int, sms: int) -> Row:
+    """Check ours against float64 of the same quantized operands, then time all that run."""
+    narrow = quantized(product)
+    oracle = narrow.oracle()
+    of_torch = oracle.error(oracle.masked().bfloat16())
+    error = oracle.error(narrow.native())
+    del oracle
+    runs: dict[str, Run] = {DENSE: product.dense, DENSE_TRANSPOSED: product.dense_transposed}
+    skipped, reason = {}, no_kernel(product) or why_wrong(error, of_torch)
+    if reason:
+        skipped[NATIVE] = reason
+    else:
+        runs[NATIVE] = narrow.native
+    for name, by_row in zip(FP8_PEERS, (True, False), strict=True):
+        run = partial(narrow.dense, by_row)
+        try:
+            run()
+        except (RuntimeError, ValueError) as refused:
+            skipped[name] = first_line(refused)
+        else:
+            runs[name] = run
+    problem = narrow.problem
+    config = native_config(problem, sms)
+    return Row(
+        name=product.name,
+        shape=product.shape,
+        problem=problem,
+        flops=product.flops,
+        moved={NATIVE: _bytes(narrow), DENSE: product.bytes_moved(False)},
+        times=measure(runs, clock, rounds, round_of(runs)),
+        errors={DENSE: of_torch, **({} if reason else {NATIVE: error})},
+        configs={NATIVE: config} if config and not reason else {},
+        skipped=skipped,
+    )
+
+
+def no_kernel(product: Product) -> str:
+    """Why ours is not worth timing here, '' where it is."""
+    return NO_KERNEL if product.b.is_cuda and not has_kernel("scaled_matmul24") else ""
+
+
+def _bytes(narrow: Quantized) -> float:
+    """That ours must move: half of A and two bits for each, b, a result of 16 bits."""
+    M, N, K = narrow.problem.M, narrow.problem.N, narrow.problem.K
+    return M * K * (1 / 2 + 1 / 8) + narrow.b.numel() + 2 * M * N

@@ -108,6 +108,8 @@ class Engines:
         if self.gpu is None:
             return "native", "native: fp8, its definition in plain PyTorch"
         obstacle = why_not_native(self.gpu, self.library)
+        if not obstacle and format.scaling == "block":
+            obstacle = "products by block have no GPU kernels yet, those by row and tensor have"
         if obstacle:
             raise ValueError(
                 f"format={format}: {name} would run on {sm(self.gpu)}: {obstacle}; leave the "

@@ -37,6 +37,6 @@ def narrow24(
 
     Returns values [R, C/2] in dtype, meta uint8 [ceil(C/128), ceil(R/64), 1024] and scales [R, 1]:
     what `quantize24` gives of the same matrix under the same mask. Raises ValueError for what it
-    does not take. It has no CUDA kernel yet: on CUDA tensors it warns once, and runs in PyTorch.
+    does not take. The kernel for CUDA takes float32, bfloat16 and float16.
     """
     return _op(values, meta, dtype, power_of_two)

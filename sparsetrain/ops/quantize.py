@@ -43,6 +43,6 @@ def quantize(
 
     Returns q [R, C] in dtype and float32 scales: [R, 1], [ceil(R/128), ceil(C/128)] or [1, 1].
     Rows of zeros, NaN, infinities and saturation: reference/quantize.py. Raises ValueError for what
-    it does not take. It has no CUDA kernel yet: on CUDA tensors it warns once, and runs in PyTorch.
+    it does not take. By tensor, and of float64, it runs in PyTorch on CUDA tensors too.
     """
     return _op(x, dtype, scaling, power_of_two)

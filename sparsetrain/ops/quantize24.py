@@ -59,7 +59,7 @@ def quantize24(
     Returns values [R, C/2] in dtype, meta uint8 [ceil(C/128), ceil(R/64), 1024], which is the order
     of 8-bit values (reference/pack24.py), and float32 scales (reference/quantize.py).
     `unpack24(values, meta)` gives back the quantized matrix.
-    Raises ValueError for what it does not take, and for a group that keeps more than two. It has no
-    CUDA kernel yet: on CUDA tensors it warns once, and runs in PyTorch.
+    Raises ValueError for what it does not take, and for a group that keeps more than two; the
+    kernel for CUDA keeps the two lowest of such a group, and does not take float64.
     """
     return _op(x, mask, dtype, scaling, power_of_two)

@@ -47,6 +47,6 @@ def quantize_both24(
     each orientation is quantized with the scales of its own rows; by "block" and "tensor" the
     scales, and so the numbers, are the same.
     Raises ValueError for what it does not take, and for a 4x4 tile with a row or column that keeps
-    more than two. It has no CUDA kernel yet: on CUDA tensors it warns once, and runs in PyTorch.
+    more than two; the kernel for CUDA keeps the two lowest of those, and does not take float64.
     """
     return _op(x, mask, dtype, scaling, power_of_two)

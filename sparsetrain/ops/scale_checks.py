@@ -45,18 +45,18 @@ def check_scales(
         )
 
 
-def check_kernel(op: str, x: Tensor) -> None:
-    """Say once that an op has no kernel for CUDA tensors."""
+def check_kernel(op: str, x: Tensor, without: str = "") -> None:
+    """Say once that an op has no kernel for CUDA tensors; without: for which of its arguments."""
     if not x.is_cuda or torch.compiler.is_compiling():
         return
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"sparsetrain::{op}", "CUDA"):
-        _tell_of_missing_kernel(op)
+    if without or not torch._C._dispatch_has_kernel_for_dispatch_key(f"sparsetrain::{op}", "CUDA"):
+        _tell_of_missing_kernel(f"{op}{without}")
 
 
 @cache
-def _tell_of_missing_kernel(op: str) -> None:
+def _tell_of_missing_kernel(what: str) -> None:
     warnings.warn(
-        f"{op} on CUDA tensors runs in plain PyTorch, slowly: no kernel library has it;"
+        f"{what} on CUDA tensors runs in plain PyTorch, slowly: no kernel library has it;"
         " 16-bit values have kernels",
         stacklevel=6,
     )

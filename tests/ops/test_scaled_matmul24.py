@@ -203,3 +203,5 @@ def test_on_a_gpu_an_op_without_a_kernel_says_so_once():
     with pytest.warns(UserWarning, match="^scaled_matmul24 on CUDA tensors runs in plain"):
         scale_checks.check_kernel("scaled_matmul24", OnGpu())  # pyright: ignore
     scale_checks.check_kernel("scaled_matmul24", OnGpu())  # pyright: ignore
+    with pytest.warns(UserWarning, match="^scaled_matmul24 by block on CUDA tensors runs in plain"):
+        scale_checks.check_kernel("scaled_matmul24", OnGpu(), " by block")  # pyright: ignore

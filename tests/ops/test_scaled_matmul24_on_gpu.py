@@ -180,6 +180,7 @@ def test_what_is_not_finite_shows_in_its_row_alone():
     assert not got[7, [0, 2]].any()
 
 
+@pytest.mark.filterwarnings("ignore:.*runs in plain PyTorch")
 @pytest.mark.parametrize("dtype", [E4M3, torch.int8], ids=str)
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_every_scaling_is_the_definitions(dtype, scaling):

@@ -12,12 +12,18 @@ namespace {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Microseconds of a step of 64 columns, 128 of 8-bit values, and of what comes once a tile, on an
-// H200 at its power limit; in the order of kTiles. Fitted to 3120 times of the products of five
-// MLPs (2026-11-22): what the model chooses is 1.7 % slower than the best config in the mean, 5 %
-// at most. 128x128 is a guess, and so is all of 8-bit values: as many bytes as of 16 bits in as
-// much time.
-constexpr double kStep[] = {0.591, 0.784, 0.562, 0.40};
-constexpr double kTile[] = {1.23, 2.48, 1.30, 0.9};
+// H200 at its power limit; in the order of kTiles.
+struct Costs {
+  double step[4], tile[4];
+};
+
+// Fitted to 3120 times of the products of five MLPs (2026-11-22): what the model chooses is 1.7 %
+// slower than the best config in the mean, 5 % at most. 128x128 is a guess.
+constexpr Costs kWide = {{0.591, 0.784, 0.562, 0.40}, {1.23, 2.48, 1.30, 0.9}};
+// Fitted to the best times of three tiles for 15 products of those MLPs (2026-11-29), 3 % off in
+// the mean square: the tile it chooses was 0.8 % slower than the best in the mean, 6 % at most.
+constexpr Costs kNarrow = {{0.583, 0.808, 0.585}, {3.51, 6.53, 3.58}};
+
 constexpr double kPartialSums = 6.5;
 
 struct Cluster {
@@ -34,7 +40,9 @@ double microseconds(const Problem& problem, size_t tile, const Cluster& cluster,
   int64_t workers = std::max(multiprocessors / blocks - (blocks == 4), 1);
   int64_t tiles = ceil_div(problem.M, kTiles[tile].rows * cluster.m) *
                   ceil_div(problem.N, kTiles[tile].columns * cluster.n);
-  double a_tile = ceil_div(problem.K, problem.type == 2 ? 128 : 64) * kStep[tile] + kTile[tile];
+  bool narrow = problem.type == 2;
+  const Costs& costs = narrow ? kNarrow : kWide;
+  double a_tile = ceil_div(problem.K, narrow ? 128 : 64) * costs.step[tile] + costs.tile[tile];
   if (!stream_k) return ceil_div(tiles, workers) * a_tile * cluster.whole;
   return (a_tile * tiles / workers + kPartialSums) * cluster.cut;
 }
@@ -46,7 +54,7 @@ struct Plan {
 
 Plan plan(const Problem& problem, int multiprocessors) {
   Plan best{{}, std::numeric_limits<double>::infinity()};
-  for (size_t tile = 0; tile < kTiles.size(); ++tile) {
+  for (size_t tile = 0; tile < tiles_of(problem.type); ++tile) {
     for (const Cluster& cluster : kClusters) {
       for (bool stream_k : {false, true}) {
         double time = microseconds(problem, tile, cluster, stream_k, multiprocessors);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace sparsetrain {
@@ -34,6 +35,10 @@ struct TileSize {
 };
 
 constexpr std::array<TileSize, 4> kTiles = {{{128, 256}, {256, 192}, {256, 128}, {128, 128}}};
+
+// How many of them, from the first on, have kernels for the type: 128x128 was never the fastest of
+// 8-bit values.
+constexpr size_t tiles_of(int64_t type) { return type == 2 ? 3 : kTiles.size(); }
 
 // What the table says of the problem, else the model of choose.cpp.
 Config choose(const Problem& problem, int multiprocessors);

@@ -4,7 +4,8 @@
 //   Plain     bias, rounded, 64 x 64 through swizzled shared memory to the copy engine
 //   Wide      the same in float32, 64 x 32 at a time
 //   General   any epilogue: float32 through shared memory, then a loop along rows of the result
-// Plain and General have a form for 8-bit values, whose sums are multiplied by scales.
+// Terms say what is multiplied and added: Biased a bias, of 16-bit values; scaled.cuh has the
+// other.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -53,39 +54,63 @@ __device__ uint32_t round_pair(float x, float y) {
   return *reinterpret_cast<uint32_t*>(&pair);
 }
 
-// One rounding each, as the definition has it: the compiler would fuse the addition.
-__device__ inline float scaled(float sum, float scale_a, float scale_b, float bias) {
-  return __fadd_rn(__fmul_rn(__fmul_rn(sum, scale_a), scale_b), bias);
-}
-
-// The scales of a product of 8-bit values, and its bias, T or float32; 1 and 0 outside.
+// The terms of a product of 16-bit values: its bias, of the result's 16-bit type.
 template <class T>
-struct Terms {
+struct Biased {
+  static constexpr bool kScaled = false;
   const Arguments& of;
 
-  __device__ float scale_a(int row) const {
-    return row < of.M ? __ldg(of.scales.a + int64_t{row} * of.scales.step_a) : 1.0f;
+  // Of 64 rows from m on: what is the same along a row.
+  template <bool kTransposed, int kValues>
+  __device__ void rows(float (&d)[kValues], int m) const {
+    const T* bias = static_cast<const T*>(of.epilogue.bias);
+    if (!kTransposed || bias == nullptr) return;
+    const Place place;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      int row = m + place.row(i);
+      float term = row < of.M ? static_cast<float>(bias[row]) : 0.0f;
+#pragma unroll
+      for (int j = 0; j < kValues; j += 4) {
+        d[j + 2 * i] += term;
+        d[j + 2 * i + 1] += term;
+      }
+    }
   }
-  __device__ float scale_b(int column) const {
-    return column < of.N ? __ldg(of.scales.b + int64_t{column} * of.scales.step_b) : 1.0f;
-  }
-  __device__ float bias(int at) const {
-    if (of.epilogue.bias == nullptr || at >= of.epilogue.width) return 0.0f;
-    if (of.wide_bias) return static_cast<const float*>(of.epilogue.bias)[at];
-    return static_cast<float>(static_cast<const T*>(of.epilogue.bias)[at]);
+
+  // Of a piece of kColumns columns from n on: the rest.
+  template <bool kTransposed, int kColumns>
+  __device__ void piece(float* d, int, int n) const {
+    const T* bias = static_cast<const T*>(of.epilogue.bias);
+    if (kTransposed || bias == nullptr) return;
+    const Place place;
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        int column = n + 8 * j + place.column(e);
+        float term = column < of.N ? static_cast<float>(bias[column]) : 0.0f;
+        d[4 * j + e] += term;
+        d[4 * j + 2 + e] += term;
+      }
+    }
   }
 };
 
-// Out: T, or float for Wide. kScaled: of 8-bit values.
-template <class T, class Out, bool kScaled = false>
+// Out: T, or float for Wide.
+template <class T, class Out, class Terms = Biased<T>>
 class Stored {
  public:
   __device__ Stored(const Arguments& arguments, uint32_t staging)
-      : arguments_(arguments), staging_(staging) {}
+      : arguments_(arguments), terms_{arguments}, staging_(staging) {}
 
   __device__ ~Stored() {
     if (Place().thread == 0) ptx::store_wait_read<0>();  // shared memory ends with the block
   }
+
+  static constexpr bool kBegins = Terms::kScaled;
+  // Before the sums of the rows from m on and the columns from n on.
+  __device__ void begin(int m, int n) { terms_.begin(m, n); }
 
   // 64 rows from m on, columns from n on, of which the warpgroup holds d.
   template <int kValues>
@@ -103,15 +128,13 @@ class Stored {
 
   template <bool kTransposed, int kValues>
   __device__ void write_pieces(float (&d)[kValues], int m, int n) {
-    const T* bias = kScaled ? nullptr : static_cast<const T*>(arguments_.epilogue.bias);
-    if (kTransposed && bias != nullptr) add_along_rows(d, bias, m);
+    terms_.template rows<kTransposed>(d, m);
 #pragma unroll
     for (int c = 0; c < 2 * kValues / kColumns; ++c) {
       int column = n + c * kColumns;
       if (column >= arguments_.N) break;
       float* piece = d + c * kColumns / 2;
-      if (!kTransposed && bias != nullptr) add_along_columns(piece, bias, column);
-      if constexpr (kScaled) scale<kTransposed>(piece, m, column);
+      terms_.template piece<kTransposed, kColumns>(piece, m, column);
       uint32_t buffer = staging_ + turn_ * kPieceBytes;
       turn_ = (turn_ + 1) % kBuffers;
       stage<kTransposed>(piece, buffer);
@@ -122,60 +145,6 @@ class Stored {
         ptx::store_commit();
         // The next barrier tells everyone that the buffer after the next is free.
         ptx::store_wait_read<kBuffers - 2>();
-      }
-    }
-  }
-
-  template <bool kTransposed>
-  __device__ void scale(float* piece, int m, int n) {
-    const Place place;
-    const Terms<T> terms{arguments_};
-    float scale_a[2], bias[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      scale_a[i] = terms.scale_a(m + place.row(i));
-      bias[i] = kTransposed ? terms.bias(m + place.row(i)) : 0.0f;
-    }
-#pragma unroll
-    for (int j = 0; j < kColumns / 8; ++j) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        int column = n + 8 * j + place.column(e);
-        float scale_b = terms.scale_b(column), term = kTransposed ? 0.0f : terms.bias(column);
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          float& sum = piece[4 * j + 2 * i + e];
-          sum = scaled(sum, scale_a[i], scale_b, kTransposed ? bias[i] : term);
-        }
-      }
-    }
-  }
-
-  template <int kValues>
-  __device__ void add_along_rows(float (&d)[kValues], const T* bias, int m) {
-    const Place place;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      int row = m + place.row(i);
-      float term = row < arguments_.M ? static_cast<float>(bias[row]) : 0.0f;
-#pragma unroll
-      for (int j = 0; j < kValues; j += 4) {
-        d[j + 2 * i] += term;
-        d[j + 2 * i + 1] += term;
-      }
-    }
-  }
-
-  __device__ void add_along_columns(float* piece, const T* bias, int n) {
-    const Place place;
-#pragma unroll
-    for (int j = 0; j < kColumns / 8; ++j) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        int column = n + 8 * j + place.column(e);
-        float term = column < arguments_.N ? static_cast<float>(bias[column]) : 0.0f;
-        piece[4 * j + e] += term;
-        piece[4 * j + 2 + e] += term;
       }
     }
   }
@@ -250,6 +219,7 @@ class Stored {
   }
 
   const Arguments& arguments_;
+  Terms terms_;
   uint32_t staging_;
   int turn_ = 0;
 };
@@ -259,13 +229,13 @@ using Plain = Stored<T, T>;
 template <class T>
 using Wide = Stored<T, float>;
 
-// kScaled: of 8-bit values; there is no activation, no residual, nothing to add to and no column
-// sums.
-template <class T, bool kScaled = false>
+// Of terms with scales there is no activation, no residual, nothing to add to and no column sums.
+template <class T, class Terms = Biased<T>>
 class General {
  public:
   __device__ General(const Arguments& arguments, uint32_t staging)
       : arguments_(arguments), staging_(staging) {}
+  static constexpr bool kBegins = false;
 
   template <int kValues>
   __device__ void write(float (&d)[kValues], int m, int n) {
@@ -292,7 +262,7 @@ class General {
       ptx::sync_group();
       if (column < arguments_.N) {
         int outer = kTransposed ? column : m, inner = kTransposed ? m : column;
-        if constexpr (kScaled) {
+        if constexpr (Terms::kScaled) {
           finish_scaled<kTransposed>(outer, inner);
         } else {
           finish<kTransposed>(outer, inner);
@@ -359,7 +329,7 @@ class General {
   template <bool kTransposed>
   __device__ void finish_scaled(int outer0, int inner0) {
     const Place place;
-    const Terms<T> terms{arguments_};
+    const Terms terms{arguments_};
     int rows = kTransposed ? arguments_.N : arguments_.M;
     int width = kTransposed ? arguments_.M : arguments_.N;
     int inner = inner0 + 2 * place.lane;
@@ -376,7 +346,7 @@ class General {
       for (int e = 0; e < 2; ++e) {
         float scale_a = terms.scale_a(kTransposed ? inner + e : row);
         float scale_b = terms.scale_b(kTransposed ? row : inner + e);
-        value[e] = scaled(value[e], scale_a, scale_b, terms.bias(inner + e));
+        value[e] = Terms::scaled(value[e], scale_a, scale_b, terms.bias(inner + e));
       }
       write_pair(value, here, int64_t{row} * width + inner);
     }

@@ -310,6 +310,13 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     Write finish(arguments, base + Ring<Tile>::kStagingAt + group * Tile::kStaging);
     Multiply<T, Tile, kRowsOfB> multiply(ring, group, member.same_m | member.same_n);
     while (parts.next(part)) {
+      auto row = [&] {
+        return (part.m * arguments.cluster_m + member.m) * Tile::kRows + group * Tile::kBlocks * 64;
+      };
+      auto column = [&] { return (part.n * arguments.cluster_n + member.n) * Tile::kColumns; };
+      if constexpr (Write::kBegins) {
+        if (part.begin == 0) finish.begin(row(), column());
+      }
       float d[Tile::kBlocks][Tile::kValues];
       multiply.run(d, part.end - part.begin);
       if (part.begin > 0) {
@@ -319,8 +326,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       if (part.end < schedule.steps) {
         collect<Tile>(d, arguments, part, worker, cluster, ptx::cluster_rank(), group);
       }
-      int m = (part.m * arguments.cluster_m + member.m) * Tile::kRows + group * Tile::kBlocks * 64;
-      int n = (part.n * arguments.cluster_n + member.n) * Tile::kColumns;
+      int m = row(), n = column();
 #pragma unroll
       for (int i = 0; i < Tile::kBlocks; ++i) {
         if (m + i * 64 < arguments.M) finish.write(d[i], m + i * 64, n);

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "choose.h"
-#include "launch.cuh"
+#include "launch_scaled.cuh"
 #include "maps.h"
 
 namespace sparsetrain {
@@ -245,7 +245,7 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
     case 2:
       return launch_either<2, 2, 128>(arguments, variant, narrow, grid, stream);
     default:
-      return launch_either<2, 1, 128>(arguments, variant, narrow, grid, stream);
+      return launch<Tile<2, 1, 128>>(arguments, variant, grid, stream);  // not of 8-bit values
   }
 }
 

@@ -1,4 +1,4 @@
-#include "launch.cuh"
+#include "launch_scaled.cuh"
 
 namespace sparsetrain {
 

@@ -1,8 +1,0 @@
-#include "launch.cuh"
-
-namespace sparsetrain {
-
-template void launch_scaled<Tile<2, 1, 128, 1>>(const Arguments&, const Variant&, int,
-                                                cudaStream_t);
-
-}  // namespace sparsetrain

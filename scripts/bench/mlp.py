@@ -42,7 +42,7 @@ from sparsetrain.cli.bench_words import (
 from sparsetrain.cli.console import console, print_lines, relative, show_values
 
 _KEYS = ("shapes", "variants", "rounds", "compile", "peers", "json", "picture")
-_NAMES = tuple(name for name in VARIANTS if not name.endswith("+attn"))
+_NAMES = tuple(name for name in VARIANTS if not name.endswith(("+attn", "fp8")))
 _ROUNDS = 20
 
 

@@ -54,8 +54,9 @@ def bench_model(
     """Build every variant of the model, run its first steps, then time them in rounds.
 
     make: a new model, on the default device. say: is told what happens now.
-    A variant that does not fit into memory, or whose loss is not finite, is skipped with the
-    reason. Raises ValueError if that is the dense one, or it is missing.
+    A variant that does not fit into memory, that this machine has no kernels for, or whose loss
+    is not finite, is skipped with the reason. Raises ValueError if that is the dense one, or it
+    is missing.
     """
     torch.compiler.reset()
     torch.manual_seed(0)
@@ -72,7 +73,7 @@ def bench_model(
             say(f"{vit.name} {variant.name}: first steps")
             try:
                 found = _start(model, variant, (images, labels), setting, gauges)
-            except (torch.OutOfMemoryError, FloatingPointError) as error:
+            except (torch.OutOfMemoryError, FloatingPointError, ValueError) as error:
                 skipped[variant.name] = first_line(error)
                 gc.collect()
             else:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import sparsetrain as st
+from sparsetrain.bench.dense_fp8 import make_fp8
 from sparsetrain.nn import Report, SquaredReLU, grouped
 from sparsetrain.nn.structure import is_mlp
 from sparsetrain.products import Engine
@@ -41,13 +42,14 @@ _GRAPHS = 64
 @dataclass(frozen=True)
 class Variant:
     """One of them. sparsity: None leaves it dense; squared_relu: put into every MLP, as 2:4
-    activations do."""
+    activations do; dense_fp8: globs of linear layers that run dense in fp8."""
 
     name: str
     what: str
     sparsity: st.Sparsity | None = None
     squared_relu: bool = False
     compiled: bool = True
+    dense_fp8: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,16 @@ VARIANTS = {
             "the same, and 2:4 weights in qkv and proj",
             st.Sparsity(_ATTENTION, activation=_ACTIVATION),
         ),
+        Variant(
+            "dense-fp8",
+            "dense, those layers in fp8 by row through torch._scaled_mm, grad weight in bfloat16",
+            dense_fp8=_ATTENTION,
+        ),
+        Variant(
+            "fp8",
+            "as all+attn, products but grad weights in fp8 (st.FP8)",
+            st.Sparsity(_ATTENTION, activation=_ACTIVATION, format=st.FP8()),
+        ),
     )
 }
 
@@ -105,6 +117,7 @@ def prepare(
         for module in model.modules():
             if is_mlp(module):
                 module.act = SquaredReLU()
+    make_fp8(model, variant.dense_fp8)
     if variant.sparsity is None:
         return None
     tokens = None

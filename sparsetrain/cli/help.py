@@ -130,7 +130,8 @@ Whole training steps of vision transformers, dense and 2:4, on one batch that st
   python -m sparsetrain bench step models=vit_l variants=weights,all+attn batch=64 rounds=20
 
 models= vit_b (batch 256), vit_l (128), vit_h (64); variants= dense-eager, dense-relu2, weights,
-activations, all, and with qkv and proj weights+attn, all+attn (dense, compiled, is always there);
+activations, all, and with qkv and proj weights+attn, all+attn, fp8 (all+attn in fp8) and dense-fp8
+(dense, compiled, is always there); what a GPU has no kernels for is skipped with its reason;
 batch= for every model; rounds= that count; compile= default, reduce-overhead, max-autotune or
 max-autotune-no-cudagraphs (of torch.compile); json= the file for every number; picture= a PNG of
 bars. The energy is read where nvidia-ml-py is installed.

@@ -63,8 +63,9 @@ def uncompiled(monkeypatch):
 
 @pytest.mark.slow
 def test_every_variant_trains(uncompiled):
-    result = bench_tiny()
-    assert [row.variant.name for row in result.rows] == list(VARIANTS)
+    names = [name for name in VARIANTS if name != "fp8"]
+    result = bench_tiny(*names)
+    assert [row.variant.name for row in result.rows] == names
     assert result.skipped == {}
     for row in result.rows:
         assert row.last_loss < row.start.loss, "the batch is always the same"
@@ -76,6 +77,19 @@ def test_every_variant_trains(uncompiled):
     assert engines["activations"] == {"masked": 2}
     assert engines["all+attn"] == {"masked": 10}
     assert engines["dense-relu2"] == {}
+
+
+def test_fp8_is_skipped_with_its_reason_where_nothing_multiplies_it(uncompiled):
+    result = bench_tiny("dense", "dense-fp8", "fp8")
+    assert [row.variant.name for row in result.rows] == ["dense", "dense-fp8"]
+    assert result.skipped["fp8"].startswith("ValueError: engine='masked': blocks.0.")
+
+
+@pytest.mark.slow
+def test_fp8_trains_natively(uncompiled):
+    (_, row) = bench_tiny("dense", "fp8", engine="native").rows
+    assert row.last_loss < row.start.loss
+    assert row.start.engines == {"native": 10}
 
 
 def test_a_layer_that_is_not_native_is_told_with_its_reason(uncompiled):

@@ -1,0 +1,75 @@
+"""Dense linear layers in fp8 through torch._scaled_mm: what 2:4 in fp8 is compared with.
+
+Dynamic scales for each row of both operands of forward and grad input, the grad weight in 16 bits:
+torchao's recipe `rowwise_with_gw_hp`, but that the grad input's weight has scales of its own.
+Quantizing is plain PyTorch, which torch.compile fuses with what comes before.
+
+Dimension key:  T tokens   I inputs   O outputs
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_E4M3 = torch.float8_e4m3fn
+_LARGEST = 448.0
+
+
+class Fp8Linear(nn.Linear):
+    """A linear layer on the same parameters."""
+
+    @classmethod
+    def from_dense(cls, linear: nn.Linear) -> Fp8Linear:
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, "meta")
+        layer.weight, layer.bias = linear.weight, linear.bias
+        return layer.train(linear.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            x_TI = x.flatten(0, -2).bfloat16()
+            y_TO = _Linear.apply(x_TI, self.weight.bfloat16())
+            if self.bias is not None:
+                y_TO = y_TO + self.bias.bfloat16()
+        return y_TO.unflatten(0, x.shape[:-1])
+
+
+def make_fp8(model: nn.Module, include: tuple[str, ...]) -> None:
+    """Put Fp8Linear in place of the linear layers that a glob of `include` names."""
+    for name, parent in list(model.named_modules()):
+        for child, layer in list(parent.named_children()):
+            path = f"{name}.{child}" if name else child
+            if type(layer) is nn.Linear and any(fnmatch(path, glob) for glob in include):
+                setattr(parent, child, Fp8Linear.from_dense(layer))
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TI: Tensor, weight_OI: Tensor) -> Tensor:
+        ctx.save_for_backward(x_TI, weight_OI)
+        return _product(x_TI, weight_OI)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        (grad_TO,), (x_TI, weight_OI) = grads, ctx.saved_tensors
+        return _product(grad_TO, weight_OI.T.contiguous()), grad_TO.T @ x_TI
+
+
+def _product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
+    """a bᵀ in bfloat16."""
+    (a, scales_a), (b, scales_b) = _rows(a_MK), _rows(b_NK)
+    if not a.is_cuda:  # a CPU has no product with scales by row
+        return ((a.float() * scales_a) @ (b.float() * scales_b).T).bfloat16()
+    return torch._scaled_mm(
+        a, b.T, scales_a, scales_b.T, out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+
+
+def _rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x in e4m3, and a scale for each row."""
+    wide = x.float()
+    scales = wide.abs().amax(-1, keepdim=True).clamp(min=1e-12) / _LARGEST
+    return (wide / scales).clamp(-_LARGEST, _LARGEST).to(_E4M3), scales

@@ -26,7 +26,8 @@ struct Epilogue {
 };
 
 // What the sums of 8-bit values are multiplied by before the bias is added: the scale of the row of
-// A, then that of the column of B. A step of 0: one scale for all.
+// A, then that of the column of B. A step of 1, or 0: one scale for all. Those of B are whole pairs
+// from an address of whole 16 bytes; one for all is there twice.
 struct Scales {
   const float *a, *b;
   int step_a, step_b;

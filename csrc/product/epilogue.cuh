@@ -60,6 +60,8 @@ struct Biased {
   static constexpr bool kScaled = false;
   const Arguments& of;
 
+  __device__ explicit Biased(const Arguments& arguments) : of(arguments) {}
+
   // Of 64 rows from m on: what is the same along a row.
   template <bool kTransposed, int kValues>
   __device__ void rows(float (&d)[kValues], int m) const {
@@ -102,15 +104,18 @@ template <class T, class Out, class Terms = Biased<T>>
 class Stored {
  public:
   __device__ Stored(const Arguments& arguments, uint32_t staging)
-      : arguments_(arguments), terms_{arguments}, staging_(staging) {}
+      : arguments_(arguments), terms_(arguments), staging_(staging) {}
 
   __device__ ~Stored() {
     if (Place().thread == 0) ptx::store_wait_read<0>();  // shared memory ends with the block
   }
 
   static constexpr bool kBegins = Terms::kScaled;
-  // Before the sums of the rows from m on and the columns from n on.
-  __device__ void begin(int m, int n) { terms_.begin(m, n); }
+  // Before the sums of so many rows from m on and columns from n on.
+  template <int kRows, int kColumns>
+  __device__ void begin(int m, int n) {
+    terms_.template begin<kRows, kColumns>(m, n);
+  }
 
   // 64 rows from m on, columns from n on, of which the warpgroup holds d.
   template <int kValues>
@@ -229,7 +234,7 @@ using Plain = Stored<T, T>;
 template <class T>
 using Wide = Stored<T, float>;
 
-// Of terms with scales there is no activation, no residual, nothing to add to and no column sums.
+// Of terms with scales there is no activation and no residual.
 template <class T, class Terms = Biased<T>>
 class General {
  public:
@@ -329,7 +334,7 @@ class General {
   template <bool kTransposed>
   __device__ void finish_scaled(int outer0, int inner0) {
     const Place place;
-    const Terms terms{arguments_};
+    const Terms terms(arguments_);
     int rows = kTransposed ? arguments_.N : arguments_.M;
     int width = kTransposed ? arguments_.M : arguments_.N;
     int inner = inner0 + 2 * place.lane;

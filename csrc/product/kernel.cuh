@@ -315,7 +315,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       };
       auto column = [&] { return (part.n * arguments.cluster_n + member.n) * Tile::kColumns; };
       if constexpr (Write::kBegins) {
-        if (part.begin == 0) finish.begin(row(), column());
+        if (part.begin == 0) {
+          finish.template begin<Tile::kBlocks * 64, Tile::kColumns>(row(), column());
+        }
       }
       float d[Tile::kBlocks][Tile::kValues];
       multiply.run(d, part.end - part.begin);

@@ -46,6 +46,17 @@ Tensor readable_b(const Tensor& b) {
   return columns || rows ? b : with_pitch(b);
 }
 
+// Scales [1, n] as whole pairs; one as a pair of it.
+Tensor in_pairs(const Tensor& scales) {
+  int64_t n = scales.size(1);
+  if (n % 2 == 0) return aligned(scales);
+  Tensor wide = torch::stable::new_empty(scales, {1, n + 1}), given = scales;
+  Tensor copy = torch::stable::narrow(wide, 1, 0, n), last = torch::stable::narrow(wide, 1, n, 1);
+  torch::stable::copy_(copy, given);
+  torch::stable::copy_(last, torch::stable::narrow(given, 1, n - 1, 1));
+  return wide;
+}
+
 int multiprocessors(const Tensor& x) {
   int count = 0;
   STD_CUDA_CHECK(
@@ -192,12 +203,12 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
                             CU_TENSOR_MAP_SWIZZLE_128B, bytes});
   }
 
+  Tensor scales_a = values, scales_b = values;
   if (narrow) {
-    const Tensor &a = *wanted.scales, &of_b = *wanted.scales_b;
-    arguments.scales = {static_cast<const float*>(a.const_data_ptr()),
-                        static_cast<const float*>(of_b.const_data_ptr()),
-                        a.size(0) == 1 ? 0 : static_cast<int>(a.stride(0)),
-                        of_b.size(1) == 1 ? 0 : static_cast<int>(of_b.stride(1))};
+    scales_a = aligned(*wanted.scales), scales_b = in_pairs(*wanted.scales_b);
+    arguments.scales = {static_cast<const float*>(scales_a.const_data_ptr()),
+                        static_cast<const float*>(scales_b.const_data_ptr()), scales_a.size(0) > 1,
+                        wanted.scales_b->size(1) > 1};
   }
 
   Epilogue& epilogue = arguments.epilogue;

@@ -76,7 +76,7 @@ class Quantized:
         if not by_row:
             one = self.scales.new_ones(1, 1)
             scales = one, one
-        return torch._scaled_mm(
+        return torch.ops.aten._scaled_mm(
             left, right.T, scales[0], scales[1].T, out_dtype=torch.bfloat16, use_fast_accum=True
         )
 

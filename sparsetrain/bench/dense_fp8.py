@@ -63,7 +63,7 @@ def _product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     (a, scales_a), (b, scales_b) = _rows(a_MK), _rows(b_NK)
     if not a.is_cuda:  # a CPU has no product with scales by row
         return ((a.float() * scales_a) @ (b.float() * scales_b).T).bfloat16()
-    return torch._scaled_mm(
+    return torch.ops.aten._scaled_mm(
         a, b.T, scales_a, scales_b.T, out_dtype=torch.bfloat16, use_fast_accum=True
     )
 

@@ -1,6 +1,7 @@
 """8-bit values on CUDA: the bits of the CPU, for every width, scaling and dtype."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,8 @@ def test_cuda_gives_the_bits_of_the_cpu(source, dtype):
     for (rows, columns), how in product(SIZES, HOW):
         x, given = matrix(rows, columns, source), (dtype, *how)
         mask = select24(x, "transposable")
-        for op, args in ((quantize, (x,)), (quantize24, (x, mask)), (quantize_both24, (x, mask))):
+        calls: list[Any] = [(quantize, x), (quantize24, x, mask), (quantize_both24, x, mask)]
+        for op, *args in calls:
             got = on_cuda(op, *args, *given)
             assert_same_bits(got, op(*args, *given), op.__name__, x.shape, *given)
 

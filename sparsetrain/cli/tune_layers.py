@@ -38,6 +38,8 @@ def products_of_recipe(config: DictConfig) -> list[Named]:
     sparsity = instantiate_sparsity(config)
     if sparsity.dense:
         raise ValueError("this recipe trains dense: it has no products to tune")
+    if any(part.format for part in sparsity.rules):
+        raise ValueError("this recipe has products in fp8, which are not tuned: leave format away")
     with open_dict(config):
         config.model.num_classes = config.model.num_classes or _CLASSES
     network = nn.Module()

@@ -85,7 +85,7 @@ class Engines:
         if not isinstance(part.pattern, NM):
             return self.of_pattern(name, part.pattern)
         if part.format is not None:
-            return self.of_format(name, part.format)
+            return self.of_format(name, part.format, products)
         return self.of_layer(name, *features, products=products)
 
     def of_pattern(self, name: str, pattern: Pattern) -> tuple[Engine, str]:
@@ -97,9 +97,10 @@ class Engines:
             )
         return "masked", f"masked: {pattern} has no product of its own"
 
-    def of_format(self, name: str, format: FP8) -> tuple[Engine, str]:
-        """The engine of a layer with products in 8 bits: on a CPU the definition. Raises
-        ValueError where another was asked for, and on a GPU without kernels for it."""
+    def of_format(self, name: str, format: FP8, products: Products) -> tuple[Engine, str]:
+        """The engine of a layer with products in 8 bits: on a CPU the definition. It is asked for,
+        so what its products gain is told and decides nothing. Raises ValueError where another was
+        asked for, and on a GPU without kernels for it."""
         if self.asked not in ("auto", "native"):
             raise ValueError(
                 f"engine={self.asked!r}: {name} has format={format}, which engine='native' "
@@ -115,15 +116,22 @@ class Engines:
                 f"format={format}: {name} would run on {sm(self.gpu)}: {obstacle}; leave the "
                 "format away, or run on a CPU"
             )
-        return "native", f"native: fp8, {sm(self.gpu)}"
+        if not products:
+            return "native", f"native: fp8, {sm(self.gpu)}"
+        words, _, source = self._gains(products)
+        return "native", f"native: fp8: {words}, {source}, without quantizing"
 
-    def _by_gain(self, products: Products) -> tuple[Engine, str]:
+    def _gains(self, products: Products) -> tuple[str, float, str]:
+        """Of each product in words, of their sum, and whether that is measured or expected."""
         sms = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
         gains = {what: gain_of(problem, self.entries, sms) for what, problem in products.items()}
         words = ", ".join(f"{what} {g.dense_us / g.native_us:.2f}×" for what, g in gains.items())
-        measured = all(g.measured for g in gains.values())
-        source = "measured" if measured else "expected"
         gain = sum(g.dense_us for g in gains.values()) / sum(g.native_us for g in gains.values())
+        return words, gain, "measured" if all(g.measured for g in gains.values()) else "expected"
+
+    def _by_gain(self, products: Products) -> tuple[Engine, str]:
+        words, gain, source = self._gains(products)
+        measured = source == "measured"
         if measured and gain <= 1:
             return "masked", f"masked: native is no faster here, measured: {words}"
         if not measured and gain < LEAST_GAIN:

@@ -81,7 +81,8 @@ def _engine(
     products: Products = {}
     if name in tokens and isinstance(part.pattern, NM):
         assert part.weight is not None, "it is sparse"
-        products = linear_products(tokens[name], shape, part.weight, part.selection)
+        given = shape, part.weight, part.selection, part.format
+        products = linear_products(tokens[name], *given)
     return engines.of_part(name, part, *shape, products=products)
 
 
@@ -165,7 +166,8 @@ def _choose_mlps(
         products: Products = {}
         if fc1 in tokens:
             method = part.weight if fc1 in sparse and fc2 in sparse else None
-            products = mlp_products(tokens[fc1], shape, part.activation, method, part.selection)
+            given = shape, part.activation, method, part.selection, part.format
+            products = mlp_products(tokens[fc1], *given)
         plan.mlps[name] = part, engines.of_part(name, part, *shape, products=products)
     if activations and not plan.mlps:
         found = "; ".join(f"{n or 'the model'}: {r}" for n, r in list(plan.dense_mlps.items())[:5])

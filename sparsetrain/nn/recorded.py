@@ -13,7 +13,7 @@ from sparsetrain.methods import ActivationMethod, WeightMethod
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.phase import Phase
-from sparsetrain.products import NATIVE, Problem
+from sparsetrain.products import FP8, Problem, Product
 from sparsetrain.schedule import Schedule
 from sparsetrain.select import Selection
 
@@ -23,10 +23,14 @@ Products = dict[str, Problem]
 
 @cache
 def linear_products(
-    tokens: int, shape: tuple[int, int], method: WeightMethod, selection: Selection
+    tokens: int,
+    shape: tuple[int, int],
+    method: WeightMethod,
+    selection: Selection,
+    format: FP8 | None = None,
 ) -> Products:
     """Of a linear layer (O, I) that multiplies so many rows."""
-    return _products(_linear(shape, method, selection), tokens, shape[1])
+    return _products(_linear(shape, method, selection, format), tokens, shape[1])
 
 
 @cache
@@ -36,6 +40,7 @@ def mlp_products(
     activation: ActivationMethod | None,
     method: WeightMethod | None,
     selection: Selection,
+    format: FP8 | None = None,
 ) -> Products:
     """Of an MLP (I, H, O) as one function. method: of both weights, None where they are dense."""
     inputs, hidden, outputs = shape
@@ -43,10 +48,12 @@ def mlp_products(
     if method is None:
         mlp.fc1, mlp.fc2 = _dense((hidden, inputs)), _dense((outputs, hidden))
     else:
-        mlp.fc1 = _linear((hidden, inputs), method, selection)
-        mlp.fc2 = _linear((outputs, hidden), method, selection)
+        mlp.fc1 = _linear((hidden, inputs), method, selection, format)
+        mlp.fc2 = _linear((outputs, hidden), method, selection, format)
     mlp.act = nn.GELU()
-    return _products(SparseMlp.from_dense(mlp, activation, NATIVE, _PHASE), tokens, inputs)
+    return _products(
+        SparseMlp.from_dense(mlp, activation, Product("native", format), _PHASE), tokens, inputs
+    )
 
 
 _PHASE = Phase(Schedule())
@@ -64,6 +71,10 @@ class _Record(TorchDispatchMode):
             transposed = bool(rest[1]) if len(rest) > 1 else False
             sizes = values.shape[0], b.shape[1], 2 * values.shape[1]
             self.problems.append(Problem(values.dtype, *sizes, layout, transposed))
+        if func is torch.ops.sparsetrain.scaled_matmul24.default:
+            values, _, _, b, _, _, transposed, dtype = args
+            sizes, wide = (values.shape[0], b.shape[1], 2 * values.shape[1]), dtype == torch.float32
+            self.problems.append(Problem(values.dtype, *sizes, "columns", transposed, wide))
         return func(*args, **(kwargs or {}))
 
 
@@ -83,7 +94,10 @@ def _dense(shape: tuple[int, int]) -> nn.Linear:
     return nn.Linear(shape[1], shape[0], device="meta", dtype=torch.bfloat16)
 
 
-def _linear(shape: tuple[int, int], method: WeightMethod, selection: Selection) -> SparseLinear:
-    layer = SparseLinear.from_dense(_dense(shape), method, selection, NATIVE, _PHASE).eval()
+def _linear(
+    shape: tuple[int, int], method: WeightMethod, selection: Selection, format: FP8 | None
+) -> SparseLinear:
+    product = Product("native", format)
+    layer = SparseLinear.from_dense(_dense(shape), method, selection, product, _PHASE).eval()
     layer.scale = torch.empty(1, device="meta")
     return layer

@@ -1,5 +1,7 @@
 """What the products of a layer gain, at its number of tokens, and what `auto` makes of it."""
 
+import re
+
 import pytest
 import torch
 from nn_checks import Mlp, seeded
@@ -11,7 +13,7 @@ from sparsetrain.methods import SSTE, STE, Activation24
 from sparsetrain.nn import Sparsity, count_tokens, gains, sparsify
 from sparsetrain.nn.engine import Engines
 from sparsetrain.nn.recorded import linear_products, mlp_products
-from sparsetrain.products import MASKED, NATIVE, Config, Entry
+from sparsetrain.products import FP8, MASKED, NATIVE, Config, Entry, Problem
 from sparsetrain.select import EXACT, ROW
 
 CONFIG = Config("128x256", 1, 1, 8, False)
@@ -48,6 +50,19 @@ def test_the_products_are_those_that_tune_and_bench_time():
         "forward": named("act24 forward", fc2),
         **activations,
     }
+
+
+def test_products_in_fp8_are_recorded_beside_those_in_16_bits_and_told_with_what_they_gain(place):
+    products = mlp_products(500, (64, 256, 32), Activation24(), STE(), EXACT, FP8())
+    narrow = [problem.dtype == torch.float8_e4m3fn for problem in products.values()]
+    assert narrow == [True] * 4 + [False] * 2
+    assert products["forward 1"] == Problem(
+        torch.float8_e4m3fn, 256, 500, 64, "columns", transpose_out=True
+    )
+    linear = linear_products(500, (256, 64), STE(), EXACT, FP8())
+    engine, why = Engines("auto", (9, 0), place.library, {}).of_format("fc", FP8(), linear)
+    assert engine == "native"
+    assert re.match(r"native: fp8: forward \d.*, backward \d.*, expected, without quant", why)
 
 
 @pytest.mark.parametrize("method", [STE(), SSTE(mvue=False)], ids=["STE", "S-STE"])

@@ -160,6 +160,10 @@ def _check_parts(values: dict[str, Any], choices: dict[str, str]) -> None:
             options = _options_with(f"{group}.{name}._target_", choices)
             fix = f"choose {' or '.join(options)}" if options else "give its class as _target_"
             raise ValueError(f"{group}.{name} has no _target_, so nothing can be made of it: {fix}")
+    if values["logger"].get("csv") is None:
+        raise ValueError(
+            "logger.csv=null: the summary and report.html are drawn from metrics.csv; leave it in"
+        )
     for name, node in (values["sparsity"].get("parts") or {}).items():
         if node is None:
             raise ValueError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsetrain.cli.console import relative, show_values
+from sparsetrain.cli.folder import make_folder
 from sparsetrain.cli.overrides import check_form, split_word
 from sparsetrain.lightning.dashboard import comparison, spec, workspace
 from sparsetrain.lightning.loggers import online_or_why_not
@@ -16,6 +17,7 @@ from sparsetrain.lightning.report.record import write_whole
 from sparsetrain.recipe import nearest
 
 _KEYS = ("entity", "project", "runs", "out")
+_NOT_IN_A_NAME = set("/\\#?%:")
 OWN = "your-entity"
 """Stands in a spec for the entity that nobody gave."""
 
@@ -28,6 +30,9 @@ def dashboard(words: list[str]) -> None:
         raise ValueError("dashboard needs wandb-workspaces: pip install 'sparsetrain[dashboard]'")
     project = options.get("project", "sparsetrain")
     runs = [name for name in options.get("runs", "").split(",") if name]
+    folder = Path(options.get("out", "dashboard"))
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out={folder} is a file: give a folder, as out=dashboard")
     why = online_or_why_not()
     entity = options.get("entity") or (OWN if why else _own_entity())
     made = {"workspace": workspace(entity, project), "report": comparison(entity, project, runs)}
@@ -37,8 +42,7 @@ def dashboard(words: list[str]) -> None:
         if why is None:
             show_values(rows)
             return
-    folder = Path(options.get("out", "dashboard"))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, f"out={folder}")
     for name, values in specs.items():
         write_whole(folder / f"{name}.json", json.dumps(values, indent=1) + "\n")
     files = [(name, str(relative(folder / f"{name}.json"))) for name in specs]
@@ -76,4 +80,8 @@ def _options(words: list[str]) -> dict[str, str]:
             raise ValueError(f"{key}= is no option of dashboard: {nearest(key, _KEYS)}")
         if not value:
             raise ValueError(f"{key}= is empty: give a value or leave it out")
+    odd = sorted(set(options.get("project", "")) & _NOT_IN_A_NAME)
+    if odd:
+        fix = "write entity=… project=…" if odd == ["/"] else f"leave out {' '.join(odd)}"
+        raise ValueError(f"project={options['project']} is no name that W&B takes: {fix}")
     return options

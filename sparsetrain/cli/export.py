@@ -23,6 +23,7 @@ from sparsetrain.recipe import nearest
 
 _OF_FOLDERS = ("block", "dtype")
 _KEYS = ("checkpoint", "format", "out", "prune", "tensorrt", *_OF_FOLDERS)
+_PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 _ENDINGS = {"safetensors": ".safetensors", "onnx": ".onnx"}
 
 
@@ -165,6 +166,11 @@ def _options(words: list[str]) -> dict[str, str]:
         raise ValueError("checkpoint= is missing: give a file that `fit` wrote")
     ending = Path(options.get("out", "")).suffix.lower()
     kinds = {ending: kind for kind, ending in _ENDINGS.items()}
+    if ending in _PICKLED:
+        raise ValueError(
+            f"out={options['out']}: {ending} is the ending of pickled files, which export does not "
+            f"write; give out={Path(options['out']).with_suffix('.safetensors')}"
+        )
     options.setdefault("format", kinds.get(ending, "safetensors"))
     if options["format"] not in (*_ENDINGS, *FORMATS):
         known = ", ".join((*_ENDINGS, *FORMATS))

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from sparsetrain.cli.console import relative
+from sparsetrain.cli.explain import one_line
 from sparsetrain.cli.facts import about
 from sparsetrain.cli.interrupt import resumable
-from sparsetrain.cli.load import changes_since, check_weights
-from sparsetrain.cli.overrides import NOTES
+from sparsetrain.cli.load import changes_since, check_sparsity, check_weights
+from sparsetrain.cli.overrides import NOTES, split_word
 from sparsetrain.cli.permuted import permute_once
 from sparsetrain.cli.quiet import quiet_lightning
 from sparsetrain.cli.show import ShowLayers, show_banner, show_line, show_lines, show_summary
@@ -39,7 +43,7 @@ from sparsetrain.lightning.flavour import pl
 from sparsetrain.lightning.fsdp2 import FSDP2, ShardedClassifier, fsdp2_strategy
 from sparsetrain.lightning.report import read_run, write_report
 from sparsetrain.nn import count_tokens
-from sparsetrain.recipe import instantiate_sparsity
+from sparsetrain.recipe import instantiate_sparsity, nearest
 
 AUTO = "auto"
 
@@ -64,6 +68,7 @@ def fit(config: DictConfig) -> None:
     if config.model.attention == "sdpa":
         show_lines(leave_out_cudnn(module.network, config.model.img_size))
     if saved is not None:
+        check_sparsity(saved, config, str(config.checkpoint))
         check_weights(module, saved["state_dict"], str(config.checkpoint))
         show_lines(changes_since(saved, config, str(config.checkpoint)))
     tokens = tokens_of(module, config, data.batch_size)
@@ -73,7 +78,8 @@ def fit(config: DictConfig) -> None:
     show = ShowLayers(f"{config.model.name} on {data.name}")
     compiles = [CompileWhereItWorks(show_line)] if config.compile == AUTO else []
     name_run(config, saved)
-    trainer = build_trainer(config, [sparsify, save_config, show, *compiles])
+    with _named(words):
+        trainer = build_trainer(config, [sparsify, save_config, show, *compiles])
     device = trainer.strategy.root_device
     show_lines(data.placement(device))
     save_config.permuted = permute_once(module, sparsity, config, saved, device)
@@ -161,7 +167,15 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
     if arguments.accelerator == "auto" and not torch.cuda.is_available():
         # Not Apple's GPU: masks are chosen in float64, which it does not have.
         arguments.accelerator = "cpu"
+    if arguments.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"trainer.accelerator={arguments.accelerator}: PyTorch finds no GPU, and `python -m "
+            "sparsetrain doctor` says why; give auto or cpu"
+        )
     strategy: Any = arguments.strategy
+    known = ("auto", FSDP2, *pl.strategies.StrategyRegistry.available_strategies())
+    if isinstance(strategy, str) and strategy not in known:
+        raise ValueError(f"trainer.strategy={strategy} is unknown: {nearest(strategy, known)}")
     if strategy == FSDP2:
         if config.callbacks.get("ema") is not None:
             raise ValueError("trainer.strategy=fsdp2 averages no weights: add callbacks=default")
@@ -175,6 +189,18 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
         default_root_dir=f"{config.run_dir}/checkpoints",  # what is saved when SLURM's time is up
         _convert_="all",
     )
+
+
+@contextmanager
+def _named(words: list[str]) -> Iterator[None]:
+    """Put the trainer.* words before what Lightning says of its arguments, which names no key."""
+    try:
+        yield
+    except InstantiationException as error:
+        said = one_line(error)
+        given = [word for word in words if split_word(word)[0].startswith("trainer.")]
+        named = [word for word in given if split_word(word)[0].partition(".")[2] in said]
+        raise ValueError(f"{' '.join(named or given) or 'trainer'}: {said}") from error
 
 
 def _processes(arguments: DictConfig) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from sparsetrain.cli.known import base_config, keys_of
 from sparsetrain.cli.overrides import split_word
 from sparsetrain.recipe import nearest
 
@@ -18,6 +20,7 @@ _ALONE = (
     "-sc",
 )
 _WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
+_COMMON = {"trainer": "default", "optimizer": "adamw", "data": "imagenet", "model": "vit_b"}
 _FOLDER = ("--config-dir", "-cd")
 
 
@@ -38,7 +41,7 @@ def split_flags(args: list[str]) -> tuple[list[str], list[str]]:
         name, equals, value = arg.partition("=")
         known = (*_ALONE, *_WITH_VALUE, *_FOLDER)
         if name not in known:
-            raise ValueError(f"{name} is no flag of fit: {nearest(name, known)}")
+            raise ValueError(f"{name} is no flag of fit: {_instead(name, value, known)}")
         if name in _ALONE:
             flags.append(arg)
             continue
@@ -51,6 +54,19 @@ def split_flags(args: list[str]) -> tuple[list[str], list[str]]:
     if folders and any(split_word(word)[0] == "hydra.searchpath" for word in words):
         raise ValueError("--config-dir and hydra.searchpath= say the same: put all into the latter")
     return flags, [*words, f"hydra.searchpath=[{','.join(folders)}]"] if folders else words
+
+
+def _instead(flag: str, value: str, known: Sequence[str]) -> str:
+    """What to write for a flag that is none: a key of the config without its dashes, say."""
+    bare = flag.lstrip("-").replace("-", "_")
+    config = base_config(_COMMON)
+    top = [key for key in ("recipe", *config) if key not in _COMMON]
+    keys = (*top, *keys_of({group: config[group] for group in _COMMON}))
+    same = [key for key in keys if key.rpartition(".")[2] == bare]
+    near = same or [key for key in keys if key.endswith(f"_{bare}")]
+    if not near:
+        return f"values are given as key=value; {nearest(flag, known)}"
+    return f"write {near[0]}={value or '…'}"
 
 
 def _folder(flag: str, value: str) -> str:

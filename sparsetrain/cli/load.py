@@ -75,6 +75,31 @@ def check_weights(module: nn.Module, saved: dict[str, Any], path: str) -> None:
         )
 
 
+def check_sparsity(checkpoint: dict[str, Any], config: DictConfig, path: str) -> None:
+    """Raise ValueError in one line for a dense checkpoint of a sparse run, and the reverse."""
+    saved = checkpoint.get("sparsetrain_config")
+    before = saved.get("config") if isinstance(saved, dict) else None
+    before = before.get("sparsity") if isinstance(before, dict) else None
+    if not isinstance(before, dict):
+        return
+    was, now = _is_sparse(before), _is_sparse(config.sparsity)
+    if was == now:
+        return
+    if was:
+        raise ValueError(
+            f"checkpoint={path} was trained sparse, and this run is dense: give the sparsity= of "
+            "the run that wrote it"
+        )
+    raise ValueError(
+        f"checkpoint={path} was trained dense, and this run is sparse: give sparsity=dense, or go "
+        f"on from what `prune checkpoint={path} method=magnitude` writes"
+    )
+
+
+def _is_sparse(sparsity: Any) -> bool:
+    return any(sparsity.get(part) for part in ("weight", "activation", "parts"))
+
+
 def changes_since(checkpoint: dict[str, Any], config: DictConfig, path: str) -> tuple[str, ...]:
     """A line that names what of a run's config is not as its checkpoint says; nothing without."""
     saved = checkpoint.get("sparsetrain_config")

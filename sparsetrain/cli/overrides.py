@@ -160,6 +160,28 @@ def swept(words: list[str]) -> dict[str, int]:
     }
 
 
+def check_single(words: list[str], fix: str) -> None:
+    """Raise ValueError for a word with several values, where one run is made of the words.
+
+    fix: what has a run for each of them.
+    """
+    for override in parsed(words):
+        if override.is_sweep_override():
+            word, key = str(override.input_line), override.get_key_element()
+            value = word.partition("=")[2]
+            raise ValueError(
+                f"{word} has several values: {fix}; a list is written {key}=[{value}], text with "
+                f"commas \"{key}='{value}'\""
+            )
+
+
+def check_folders(words: list[str]) -> None:
+    """Raise ValueError for a run's folder that is empty: it would be the folder of the process."""
+    for key, value in values_of(words):
+        if key in ("run_dir", "hydra.run.dir", "hydra.sweep.dir") and value in ("", None):
+            raise ValueError(f"{key}= is empty: give a folder, as {key}=runs/mine, or leave it out")
+
+
 def parsed(words: list[str]) -> list[Override]:
     """The words as Hydra reads them."""
     from hydra.core.override_parser.overrides_parser import OverridesParser

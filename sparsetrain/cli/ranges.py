@@ -200,6 +200,8 @@ CHECKS: dict[str, Check] = {
     "sparsity.schedule.dense_tail": SHARE,
     "sparsity.schedule.mask_every": COUNT,
     "sparsity.schedule.freeze_at": Number(0, 1, null=True),
+    "trainer.accelerator": OneOf(("auto", "cpu", "gpu", "cuda")),
+    "trainer.devices": Either(OneOf(("auto", -1)), Either(COUNT, Items(Number(0, whole=True)))),
     "trainer.num_nodes": COUNT,
     "trainer.precision": OneOf(PRECISIONS),
     "trainer.max_epochs": Number(-1, whole=True, null=True),

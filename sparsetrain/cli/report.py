@@ -20,6 +20,10 @@ def report(words: list[str]) -> None:
     named, out = [], None
     for word in words:
         key, value = split_word(word)
+        if word.startswith("-"):
+            raise ValueError(f"{word} is no flag of report: it takes NAME=FOLDER, FOLDER and out=")
+        if key == "out" and not value:
+            raise ValueError("out= is empty: give a file, as out=comparison.html")
         if Path(word).exists() or not value:
             named.append(("", Path(word)))
         elif key == "out":
@@ -29,9 +33,12 @@ def report(words: list[str]) -> None:
     if not named:
         raise ValueError("report needs a run: python -m sparsetrain report runs/RECIPE/TIME")
     found = [(name, folder) for name, path in named for folder in folders(path)]
+    _check_once([folder for _, folder in found])
     runs = labelled([(name, read_run(folder)) for name, folder in found])
     if out is None:
         out = found[0][1] / "report.html" if len(runs) == 1 else Path("comparison.html")
+    if out.is_dir():
+        raise ValueError(f"out={out} is a folder: give a file in it, as {out / 'comparison.html'}")
     if not out.parent.is_dir():
         raise ValueError(f"out={out}: there is no folder {out.parent}")
     write_report(out, runs)
@@ -41,6 +48,13 @@ def report(words: list[str]) -> None:
             ("report", str(relative(out))),
         )
     )
+
+
+def _check_once(found: list[Path]) -> None:
+    whole = [folder.resolve() for folder in found]
+    for folder, path in zip(found, whole, strict=True):
+        if whole.count(path) > 1:
+            raise ValueError(f"{folder} is named twice: name each run once")
 
 
 def folders(path: Path) -> Iterator[Path]:

@@ -23,6 +23,8 @@ from sparsetrain.cli.flags import split_flags
 from sparsetrain.cli.folder import check_unused, own_folder
 from sparsetrain.cli.known import FILES
 from sparsetrain.cli.overrides import (
+    check_folders,
+    check_single,
     split_word,
     swept,
     take,
@@ -45,6 +47,9 @@ def run_fit(args: list[str]) -> None:
     words = with_quotes(with_recipe_file(words))
     words = _in_slurm(words) if not flags else words
     words = with_demo(words, has_gpu=torch.cuda.is_available())
+    if not {"-m", "--multirun"} & {*flags} and take(words, "hydra.mode")[0] is None:
+        check_single(words, "a run for each is `fit -m …`")
+    check_folders(words)
     check(words, allowed)
     whole = sys.argv
     sweep = _Sweep(swept(words))

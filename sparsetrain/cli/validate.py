@@ -16,6 +16,7 @@ from sparsetrain.cli.fit import classifier
 from sparsetrain.cli.known import FILES
 from sparsetrain.cli.load import load_trained, saved_config
 from sparsetrain.cli.overrides import (
+    check_single,
     parsed,
     split_word,
     take,
@@ -41,6 +42,13 @@ def validate(words: list[str]) -> None:
     allowed, words = take_allowed(with_demo_off(words))
     path, rest = take(words, "checkpoint")
     rest = with_quotes(rest)
+    for word in rest:
+        if path is not None and split_word(word)[0].partition(".")[0] in _OF_THE_CHECKPOINT:
+            raise ValueError(
+                f"{word} changes nothing that validate does: model and sparsity are those of the "
+                "checkpoint; it takes data.*, demo=, recipe= and trainer.*"
+            )
+    check_single(rest, "call validate for each")
     if path is None:
         _check_the_other_words(with_recipe_file(rest), allowed)
         raise ValueError("checkpoint= is missing: give a file that `fit` wrote")
@@ -68,6 +76,13 @@ def validate(words: list[str]) -> None:
             ("throughput", f"{images / timer.seconds:,.0f} images/s"),
         )
     )
+
+
+_OF_THE_CHECKPOINT = (
+    "model", "sparsity", "optimizer", "mix", "callbacks", "logger", "permute", "engine", "compile",
+    "run_dir", "hydra",
+)  # fmt: skip
+"""Groups and keys that are fixed by a checkpoint, or that are of training alone."""
 
 
 def check_classes(names: list[str] | None, trained: list[str] | None, path: str) -> None:

@@ -87,6 +87,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     format that is not read here.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = sorted(map(str, path.glob("**/*.ckpt")))[:5]
+        found = f"give one of {', '.join(inside)}" if inside else "it has no .ckpt file"
+        raise IsADirectoryError(f"checkpoint={path} is a folder: {found}")
     if not path.is_file():
         files = [*path.parent.glob("*.ckpt")] or [*Path("runs").glob("**/*.ckpt")]
         near = difflib.get_close_matches(str(path), map(str, files), n=5, cutoff=0.0)

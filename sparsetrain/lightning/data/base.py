@@ -247,7 +247,7 @@ def check_class_count(count: int, num_classes: int | None, where: str) -> None:
     if num_classes is not None and count != num_classes:
         raise ValueError(
             f"{where} has {count} classes but model.num_classes={num_classes}; "
-            f"set model.num_classes={count}"
+            f"set model.num_classes={count} for a new run, or give data of {num_classes}"
         )
 
 

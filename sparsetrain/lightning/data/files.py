@@ -3,6 +3,8 @@
 from difflib import get_close_matches
 from pathlib import Path
 
+from sparsetrain.lightning.data.decode import SUFFIXES
+
 VAL_WORDS = ("val", "test")
 
 
@@ -56,9 +58,20 @@ def split_files(
             fix = "" if split == "train" else ", or set data.val_fraction=0.1"
             raise FileNotFoundError(
                 f"data.root={root} has no {split} split, only {some(listing(root))}; "
-                f"wanted *train*{suffix} and *val*{suffix} or *test*{suffix}{fix}"
+                f"wanted *train*{suffix} and *val*{suffix} or *test*{suffix}{fix}{other_kind(root)}"
             )
     return train, val
+
+
+def other_kind(root: Path) -> str:
+    """Which data= reads what is in `root`, for the end of an error; empty where none does."""
+    if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return "; data=hf reads what is there"
+    endings = {path.suffix.lower() for path in root.rglob("*")}
+    if ".parquet" in endings:
+        return "; data=parquet reads what is there"
+    images = endings & {".tar", *SUFFIXES}
+    return "; data=imagenet reads what is there" if images else ""
 
 
 def listing(folder: Path) -> list[str]:

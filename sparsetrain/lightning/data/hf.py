@@ -18,7 +18,7 @@ import numpy as np
 from sparsetrain.lightning.data.augmented import AugmentedData
 from sparsetrain.lightning.data.base import Splits, check_class_count, check_labels
 from sparsetrain.lightning.data.decode import WHITE, Encoded
-from sparsetrain.lightning.data.files import existing_root, listing, some
+from sparsetrain.lightning.data.files import existing_root, listing, other_kind, some
 from sparsetrain.lightning.data.folders import SPLIT_NAMES
 from sparsetrain.lightning.data.transforms import Augment
 
@@ -148,7 +148,7 @@ def saved_splits(root: Path) -> "dict[str, Dataset]":
     if not any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
         raise FileNotFoundError(
             f"data.root={root} has no dataset_dict.json or state.json, only "
-            f"{some(listing(root))}; wanted {WANTED} (Parquet files are read by data=parquet)"
+            f"{some(listing(root))}; wanted {WANTED}{other_kind(root)}"
         )
     try:
         from datasets import DatasetDict, load_from_disk

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sparsetrain.lightning.data.augmented import AugmentedData
 from sparsetrain.lightning.data.base import Splits, check_class_count, check_labels
-from sparsetrain.lightning.data.files import existing_root, listing, some, split_files
+from sparsetrain.lightning.data.files import existing_root, listing, other_kind, some, split_files
 from sparsetrain.lightning.data.folders import FolderSource, has_class_folders, split_folder
 from sparsetrain.lightning.data.shards import ShardSource
 
@@ -38,7 +38,7 @@ class ImageNet(AugmentedData):
             return self._load_shards(root)
         if self.val_fraction and has_class_folders(root):
             return self._load_folders(root, root)
-        fix = f"wanted {WANTED}"
+        fix = f"wanted {WANTED}{other_kind(root)}"
         if has_class_folders(root):
             fix = "if these are classes, set data.val_fraction=0.1 to validate on a tenth of them"
         raise FileNotFoundError(

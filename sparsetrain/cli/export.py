@@ -166,7 +166,7 @@ def _options(words: list[str]) -> dict[str, str]:
         raise ValueError("checkpoint= is missing: give a file that `fit` wrote")
     ending = Path(options.get("out", "")).suffix.lower()
     kinds = {ending: kind for kind, ending in _ENDINGS.items()}
-    if ending in _PICKLED:
+    if ending in _PICKLED and "format" not in options:
         raise ValueError(
             f"out={options['out']}: {ending} is the ending of pickled files, which export does not "
             f"write; give out={Path(options['out']).with_suffix('.safetensors')}"

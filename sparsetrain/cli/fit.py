@@ -173,7 +173,8 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
             "sparsetrain doctor` says why; give auto or cpu"
         )
     strategy: Any = arguments.strategy
-    known = ("auto", FSDP2, *pl.strategies.StrategyRegistry.available_strategies())
+    registry = pl.strategies.StrategyRegistry  # pyright: ignore[reportAttributeAccessIssue]
+    known = ("auto", FSDP2, *registry.available_strategies())
     if isinstance(strategy, str) and strategy not in known:
         raise ValueError(f"trainer.strategy={strategy} is unknown: {nearest(strategy, known)}")
     if strategy == FSDP2:

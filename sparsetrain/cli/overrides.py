@@ -165,7 +165,7 @@ def check_single(words: list[str], fix: str) -> None:
 
     fix: what has a run for each of them.
     """
-    for override in parsed(words):
+    for override in parsed([word for word in words if "=" in word]):
         if override.is_sweep_override():
             word, key = str(override.input_line), override.get_key_element()
             value = word.partition("=")[2]
@@ -177,7 +177,7 @@ def check_single(words: list[str], fix: str) -> None:
 
 def check_folders(words: list[str]) -> None:
     """Raise ValueError for a run's folder that is empty: it would be the folder of the process."""
-    for key, value in values_of(words):
+    for key, value in values_of([word for word in words if "=" in word]):
         if key in ("run_dir", "hydra.run.dir", "hydra.sweep.dir") and value in ("", None):
             raise ValueError(f"{key}= is empty: give a folder, as {key}=runs/mine, or leave it out")
 

@@ -33,7 +33,6 @@ def report(words: list[str]) -> None:
     if not named:
         raise ValueError("report needs a run: python -m sparsetrain report runs/RECIPE/TIME")
     found = [(name, folder) for name, path in named for folder in folders(path)]
-    _check_once([folder for _, folder in found])
     runs = labelled([(name, read_run(folder)) for name, folder in found])
     if out is None:
         out = found[0][1] / "report.html" if len(runs) == 1 else Path("comparison.html")
@@ -48,13 +47,6 @@ def report(words: list[str]) -> None:
             ("report", str(relative(out))),
         )
     )
-
-
-def _check_once(found: list[Path]) -> None:
-    whole = [folder.resolve() for folder in found]
-    for folder, path in zip(found, whole, strict=True):
-        if whole.count(path) > 1:
-            raise ValueError(f"{folder} is named twice: name each run once")
 
 
 def folders(path: Path) -> Iterator[Path]:

@@ -161,7 +161,7 @@ def test_the_table_says_how_good_how_fast_and_how_large():
         row.label: [(cell.text, cell.against, cell.better) for cell in row.cells]
         for row in table([dense, sparse])
     }
-    assert rows["what is 2:4"] == [("nothing: dense", "", None), ("2:4 weight", "", None)]
+    assert rows["what is sparse"] == [("nothing: dense", "", None), ("2:4 weight", "", None)]
     assert rows["best top-1"] == [("75.00 %", "", None), ("76.00 %", "+1.00 points", True)]
     assert rows["last top-1"][1] == ("74.00 %", "+4.00 points", True)
     assert rows["best epoch"] == [("2", "", None), ("2", "", None)]

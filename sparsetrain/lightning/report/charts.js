@@ -4,6 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const LINES = 6;
+  const WHOLE = [1, 2, 5].flatMap((n) => [0, 1, 2, 3, 4, 5, 6].map((e) => n * 10 ** e)).sort((a, b) => a - b);
 
   // A few significant digits: 0.4123, 12.35, 12.35k, 2.1e-5.
   function short(value, digits = 4) {
@@ -56,7 +57,7 @@
       cursor: { dataIdx: (u, line, at) => (line ? nearest(u.data[line], at) : at), drag: { x: true, y: false } },
       scales: { x: { time: false } },
       axes: [
-        { ...axis, label: chart.x, labelSize: 18, size: 30, space: 60 },
+        { ...axis, label: chart.x, labelSize: 18, size: 30, space: 60, incrs: ["epoch", "step"].includes(chart.x) ? WHOLE : undefined },
         { ...axis, size: 52, space: 36 },
       ],
       series: [{ label: chart.x, value: (u, v) => String(v ?? u.data[0][last]) }, ...lines],

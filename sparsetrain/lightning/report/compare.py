@@ -57,7 +57,7 @@ def table(runs: Sequence[Run]) -> list[Row]:
 
     target = _target(runs)
     rows = [
-        row("what is 2:4", measures.kind, str, None),
+        row("what is sparse", measures.kind, str, None),
         row("best top-1", lambda r: _top1(best(r)), _percent, _points),
         row("last top-1", lambda r: _top1(_last(r)), _percent, _points),
         row("best epoch", lambda run: _epoch(best(run)), "{:.4g}".format, None),

@@ -119,7 +119,7 @@ def _cards(run: Run) -> list[tuple[str, str]]:
     rows += [] if steps is None else [("optimizer steps", f"{steps:,}")]
     density = measures.density(run)
     if run.layers or measures.is_dense(run):
-        rows.append(("what is 2:4", measures.kind(run)))
+        rows.append(("what is sparse", measures.kind(run)))
     rows += [] if density is None else [("density of those", f"{density:.3f}")]
     return rows
 

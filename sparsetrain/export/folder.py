@@ -140,7 +140,10 @@ def _block(
     own = (blocks.rows, blocks.columns) if isinstance(blocks, Block) else None
     size = asked or own
     if size is None:
-        raise ValueError(f"format=bsr: {name} has no blocks of its own: give block=(rows, columns)")
+        raise ValueError(
+            f"format=bsr: {name} has no blocks of its own: give block= with rows and columns, as "
+            "(64, 64), and 64x64 on the command line"
+        )
     size = (size[1], size[0]) if transposed else size
     rows, columns = weight.shape[0], weight[0].numel()
     if rows % size[0] or columns % size[1]:

@@ -134,7 +134,7 @@ def test_folders_are_built_by_timm_and_read_back(trained, tmp_path):
         (["format=bsr"], "format=bsr: blocks.0.mlp.fc1 has no blocks of its own: give block="),
         (["format=bsr", "block=64"], "block='64': give rows and columns, as block=64x64"),
         (["format=csr", "block=64x64"], "block=(64, 64) with format=csr: blocks are of bsr"),
-        (["format=semi_structured"], "blocks.0.mlp.fc1.weight is float32, and torch's semi"),
+        (["format=semi_structured"], "blocks.0.mlp.fc1.weight is 384×96, and torch's semi"),
         (["dtype=float16"], "dtype=float16 with format=safetensors: it is of folders"),
     ],
 )

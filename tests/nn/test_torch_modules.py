@@ -44,7 +44,7 @@ def encoder_layer(**changes):
 def test_an_encoder_layer_with_a_fused_eval_path_stays_dense_with_the_reason():
     # In eval mode it multiplies by linear1.weight itself: it would be validated dense.
     with pytest.raises(
-        ValueError, match=r"linear1: TransformerEncoderLayer reads its weight.*eval"
+        ValueError, match=r"linear1 and 1 more: TransformerEncoderLayer reads its weight.*eval"
     ):
         sparsify(encoder_layer(batch_first=True), Sparsity())
 

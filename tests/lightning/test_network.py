@@ -1,5 +1,7 @@
 """timm models by name, and xFormers' attention in them."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -175,7 +177,9 @@ def test_weights_that_could_be_a_pickle_are_not_read(options):
 
 def test_convolutions_make_the_tokens():
     small = {"patch_size": 4, "embed_dim": 64, "depth": 1, "num_heads": 2}
-    network = build_network("vit_tiny_patch16_224", 32, 10, tokenizer="convolutions", options=small)
+    network: Any = build_network(
+        "vit_tiny_patch16_224", 32, 10, tokenizer="convolutions", options=small
+    )
     assert network.patch_embed(torch.rand(2, 3, 32, 32)).shape == (2, 64, 64)
     assert network(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from nn_checks import Net, assert_trains, normal, seeded
-from timm.layers import Mlp
+from timm.layers.mlp import Mlp
 from torch import nn
 
 from sparsetrain.methods import SSTE, STE, Activation24

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import sparsetrain
@@ -28,10 +29,10 @@ def main() -> None:
     a command that does not exist; 130 after Ctrl-C."""
     args = sys.argv[1:]
     if not args or args[0] in ("-h", "--help", "help"):
-        print(overview())
+        _show(overview())
         return
     if args[0] == "--version":
-        print(f"sparsetrain {sparsetrain.__version__}")
+        _show(f"sparsetrain {sparsetrain.__version__}")
         return
     verb, rest = args[0], args[1:]
     if verb not in VERBS:
@@ -39,10 +40,17 @@ def main() -> None:
 
         stop(f"{verb!r} is no command: {nearest(verb, VERBS[:-1])}", 2)
     if any(arg in ("-h", "--help") for arg in rest):
-        print(verb_help(verb))
+        _show(verb_help(verb))
         return
     with explained():
         _run(verb, rest)
+
+
+def _show(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # its reader has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(verb: str, rest: list[str]) -> None:

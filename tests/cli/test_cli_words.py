@@ -1,7 +1,11 @@
 """Words on the command line that are wrong: one line, the nearest names, no traceback."""
 
+import os
+import subprocess
+import sys
+
 import pytest
-from cli_helpers import call, spawn
+from cli_helpers import call, environment, spawn
 
 from sparsetrain import __version__
 from sparsetrain.recipe import nearest
@@ -115,6 +119,17 @@ def test_every_command_explains_itself(verb):
     assert ended.status == 0
     assert "sparsetrain" in ended.out
     assert max(map(len, ended.out.splitlines())) <= 120
+
+
+def test_help_whose_reader_has_seen_enough_ends_without_a_word():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "sparsetrain", "fit", "--help"]
+    done = subprocess.run(
+        command, stdout=write, stderr=subprocess.PIPE, env=environment(), check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_the_help_of_fit_lists_every_recipe_data_set_and_sparsity():

@@ -30,7 +30,7 @@ Train a recipe:  python -m sparsetrain fit recipe=NAME [key=value …]
   python -m sparsetrain fit recipe=./mine.yaml                          a recipe file of your own
   python -m sparsetrain fit recipe=vit_tiny_24 sparsity=dense           the same recipe dense
   python -m sparsetrain fit recipe=vit_tiny_24 sparsity.weight.decay=1e-4
-  python -m sparsetrain fit recipe=vit_tiny_24 permute=true             units change places once, masks keep more
+  python -m sparsetrain fit recipe=vit_tiny_24 permute=true             so that masks keep more
   python -m sparsetrain fit -m recipe=vit_tiny_24 seed=0,1,2            one run for each seed
   python -m sparsetrain fit recipe=vit_tiny_24 checkpoint=runs/…/last.ckpt   go on from there
   python -m sparsetrain fit recipe=vit_l_24 trainer.strategy=fsdp2 callbacks=default   in shards

@@ -54,8 +54,8 @@ def linear24(
         (Chmiel et al., ICLR 2023) instead of exactly.
     engine: `masked` (dense products with zeros), `native` (packed operands) or `aten` (packed,
         PyTorch's own products: compute capability 8.x); see `products.product`.
-    format: FP8 for a forward and grad input in 8 bits, with engine="native"; no GPU has kernels for
-        it yet.
+    format: FP8 for a forward and grad input in 8 bits, with engine="native": on a CPU, and on GPUs
+        of compute capability 9.0.
 
     Under autocast the mask is chosen from the master weight and the products run in the autocast
     dtype; float64 stays float64, as in `F.linear`. float32, float64, bfloat16, float16. Raises

@@ -42,8 +42,8 @@ def save_pretrained(
         st.save_pretrained(model, "out-csr", "csr")         # weights = st.load_weights("out-csr")
 
     The model stays as it is. Weights are those that an evaluation multiplies by. The sparse
-    weights are those of the sparse layers. A model without sparse layers has them in linear layers
-    and convolutions of which half or more is zero.
+    weights are those of the sparse layers. In a model without sparse layers they are those of
+    linear layers and convolutions with at least half of their values zero.
 
     format: `dense` has zeros; with transformers' or timm's `config.json` their own loaders read it.
         `coo`, `csr` and `bsr` are the parts of such tensors of torch.sparse. `semi_structured` is

@@ -42,22 +42,25 @@ def build_network(
         raise ValueError(f"model.attention={attention!r}: choose one of {', '.join(ATTENTIONS)}")
     if tokenizer not in TOKENIZERS:
         raise ValueError(f"model.tokenizer={tokenizer!r}: choose one of {', '.join(TOKENIZERS)}")
-    options = dict(options or {})
+    embedding: dict[str, Any] = {}
     if tokenizer == "convolutions":
         from sparsetrain.lightning.tokenizer import ConvTokenizer
 
-        options["embed_layer"] = ConvTokenizer
+        embedding = {"embed_layer": ConvTokenizer}
     try:
         network = timm.create_model(
             name,
             img_size=img_size,
             num_classes=num_classes,
             drop_path_rate=drop_path,
-            **options,
+            **(options or {}),
+            **embedding,
         )
     except (TypeError, AssertionError) as error:  # timm asserts what does not fit together
+        fix = "; model.tokenizer=convolutions is for timm's ViTs" if embedding else ""
         raise ValueError(
-            f"model.name={name!r} does not take img_size={img_size} with options={options}: {error}"
+            f"model.name={name!r} does not take img_size={img_size} with options={options}: "
+            f"{error}{fix}"
         ) from error
     _check_size(network, name, img_size)
     if attention == "xformers":

@@ -98,9 +98,9 @@ class Engines:
         return "masked", f"masked: {pattern} has no product of its own"
 
     def of_format(self, name: str, format: FP8, products: Products) -> tuple[Engine, str]:
-        """The engine of a layer with products in 8 bits: on a CPU the definition. It is asked for,
-        so what its products gain is told and decides nothing. Raises ValueError where another was
-        asked for, and on a GPU without kernels for it."""
+        """The engine of a layer with products in 8 bits; on a CPU they run in plain PyTorch. The
+        user asked for this format, so the gain of its products is reported and decides nothing.
+        Raises ValueError for another engine, and on a GPU without kernels for the format."""
         if self.asked not in ("auto", "native"):
             raise ValueError(
                 f"engine={self.asked!r}: {name} has format={format}, which engine='native' "

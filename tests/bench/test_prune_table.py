@@ -52,7 +52,9 @@ def test_a_checkpoint_is_pruned_in_every_way_and_retrained(tmp_path, monkeypatch
     checkpoint = dense / "checkpoints" / "last.ckpt"
     rows = rows_of(checkpoint, tmp_path, None, INCLUDE)
     assert [each["variant"] for each in rows] == [None, *map(asdict, VARIANTS)]
-    assert rows_of(checkpoint, tmp_path, None, INCLUDE) == rows, "what is there is not done again"
+    assert rows_of(checkpoint, tmp_path, None, INCLUDE) == rows, (
+        "measured rows are not measured again"
+    )
     best = best_of(rows)
     last = retrained(checkpoint, tmp_path, best, 0.5, 0.3, None, INCLUDE)
     assert last["epochs"] == 1

@@ -1,13 +1,13 @@
-"""Tab completion in bash: verbs and files ours, keys and values Hydra's."""
+"""Tab completion in bash: verbs, keys, values and files.
+
+Hydra's own completion composes the config once for each group, which takes seconds.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
 
-import hydra
-
-from sparsetrain.recipe import data_folder, store_recipes
+from sparsetrain.recipe import data_folder, recipe_names
 
 _SCRIPT = """\
 _sparsetrain_complete() {
@@ -60,16 +60,49 @@ def complete(args: list[str]) -> None:
         return
     print(_WORDS.get(words[0], ""))
     if words[0] in ("fit", "validate"):
-        _ask_hydra(words[1:])
+        print(" ".join(_continued(words[1:-1], words[-1])))
 
 
-def _ask_hydra(words: list[str]) -> None:
-    store_recipes()
+def _continued(words: list[str], word: str) -> list[str]:
+    """Groups, keys and values of the config that `words` compose which begin with `word`."""
+    key, equals, _ = word.partition("=")
+    groups = _groups()
+    if equals and key in groups:
+        return [f"{key}={name}" for name in groups[key] if f"{key}={name}".startswith(word)]
+    if equals:
+        return []
+    found = [f"{group}=" for group in groups] + _keys(words, word.rpartition(".")[0])
+    return sorted({name for name in found if name.startswith(word)})
 
-    @hydra.main(version_base="1.3", config_path=str(data_folder("configs")), config_name="config")
-    def task(config: object) -> None:
-        """Never runs: Hydra answers the query instead."""
 
-    os.environ["COMP_LINE"] = " ".join([sys.argv[0], *words])
-    sys.argv = [sys.argv[0], "-sc", "query=bash"]
-    task()
+def _groups() -> dict[str, list[str]]:
+    """The config groups, and what each can be."""
+    folders = [path for path in data_folder("configs").iterdir() if path.is_dir()]
+    groups = {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in folders}
+    return {**groups, "recipe": recipe_names()}
+
+
+def _keys(words: list[str], parent: str) -> list[str]:
+    """The keys right below `parent` of the config: `a.b.` where it holds keys, else `a.b=`."""
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from sparsetrain.cli.overrides import with_quotes, with_recipe_file
+    from sparsetrain.recipe import compose
+
+    words = [word for word in words if "=" in word or word[:1] == "~"]
+    if not any(word.startswith("recipe=") for word in words):
+        words = [*words, f"recipe={recipe_names()[0]}"]  # any: keys are the same but for few
+    try:
+        config = compose(with_quotes(with_recipe_file(words)))
+        node = OmegaConf.select(config, parent) if parent else config
+    except (ValueError, HydraException, OmegaConfBaseException):  # `fit` will say what is wrong
+        return []
+    if not isinstance(node, DictConfig):
+        return []
+    start = f"{parent}." if parent else ""
+    return [
+        f"{start}{key}" + ("." if OmegaConf.is_dict(value) else "=")
+        for key, value in node.items_ex(resolve=False)
+    ]

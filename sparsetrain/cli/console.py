@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
 from rich.console import Console
@@ -21,10 +22,19 @@ def print_lines(lines: tuple[str, ...]) -> None:
 
 
 def show_values(values: tuple[tuple[str, str], ...]) -> None:
-    """Label and value on a line each; long values are never cut."""
+    """Label and value on a line each; long values wrap between words below their beginning where
+    the terminal ends, and are never cut."""
     width = max(len(label) for label, _ in values)
     for label, value in values:
-        console.print(f"[dim]{label:<{width}}[/dim]  {escape(value)}", soft_wrap=True)
+        lines = _wrapped(value, console.width - width - 2) if console.is_terminal else [value]
+        text = f"\n{' ' * (width + 2)}".join(escape(line) for line in lines)
+        console.print(f"[dim]{label:<{width}}[/dim]  {text}", soft_wrap=True)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Words that are wider, as paths may be, stay whole, so that they can be copied."""
+    wrap = textwrap.TextWrapper(max(width, 20), break_long_words=False, break_on_hyphens=False)
+    return wrap.wrap(text) or [""]
 
 
 def relative(path: str | Path) -> Path:

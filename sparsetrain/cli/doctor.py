@@ -122,7 +122,7 @@ def _xformers() -> str:
     try:
         load_memory_efficient_attention()
     except ValueError as error:
-        return f"no: {error}"
+        return f"no: {str(error).removeprefix('model.attention=xformers: ')}"
     if not torch.cuda.is_available():
         return "its library loads, but it computes attention on CUDA devices only"
     return "yes: model.attention=xformers"

@@ -157,7 +157,7 @@ _BUILD = """\
 Compile the GPU kernels; a model made sparse on a GPU does it by itself the first time.
 
   python -m sparsetrain build                       for the GPUs of this machine, else for all
-  python -m sparsetrain build arch=80,90a           for these: {archs}, or native
+  python -m sparsetrain build arch=80,90a           for these: 80, 89, 90a, 100a, 120, native
   python -m sparsetrain build output=sparsetrain/prebuilt     in a checkout: into its wheel
 
 It needs g++ and nvcc: that of CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda, or
@@ -173,10 +173,6 @@ def overview() -> str:
 
 
 def verb_help(verb: str) -> str:
-    if verb == "build":
-        from sparsetrain.native import ARCHS  # imports torch
-
-        return _BUILD.format(archs=", ".join(ARCHS))
     if verb == "fit":
         groups = {name: _titles(name) for name in ("recipes", "configs/data", "configs/sparsity")}
         return _FIT.format(
@@ -191,6 +187,7 @@ def verb_help(verb: str) -> str:
         "report": _REPORT,
         "dashboard": _DASHBOARD,
         "doctor": _DOCTOR,
+        "build": _BUILD,
         "bench": _BENCH,
         "tune": _TUNE,
         "complete": _COMPLETE,

@@ -78,12 +78,24 @@ def load_memory_efficient_attention() -> Callable[..., Any]:
         ) from None
     broken = getattr(binary, "_cpp_library_load_exception", None)
     if broken is not None:
-        built = " ".join(str(broken).split("Please reinstall")[0].split())
-        raise ValueError(
-            f"model.attention=xformers: {built} Cause: {_root_cause(broken)}. "
-            "Use model.attention=sdpa, or install an xFormers built for this torch and CUDA"
-        )
+        raise ValueError(f"model.attention=xformers: {_misfit(broken)}")
     return ops.memory_efficient_attention
+
+
+def _misfit(broken: BaseException) -> str:
+    """Why xFormers' binary does not load, which torch it was built for, and what to do."""
+    here, cause = torch.__version__, _root_cause(broken)
+    built = getattr(broken, "build_info", None)  # of xFormersInvalidLibException
+    if built is None:
+        reason = " ".join(str(broken).split("Please ")[0].split())
+        return f"{reason} Cause: {cause}. Use model.attention=sdpa, or reinstall xformers"
+    version = importlib.import_module("xformers").__version__
+    fits = built.torch_version
+    return (
+        f"xFormers cannot load its binary: {version} was built for torch {fits} and torch {here} "
+        f"is installed. Cause: {cause}. Use model.attention=sdpa, install torch=={fits} beside "
+        f"xformers {version}, or an xformers that was built for torch {here}"
+    )
 
 
 def _root_cause(error: BaseException) -> BaseException:

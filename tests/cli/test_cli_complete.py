@@ -59,6 +59,10 @@ def completions(folder, *lines):
         ("sparsetrain export format=", ["format=safetensors", "format=onnx"]),
         ("sparsetrain validate checkpoint=x recipe=vit_tiny_24", ["recipe=vit_tiny_24"]),
         ("sparsetrain fit recipe=vit_tiny_24 sparsity=", SPARSITIES),
+        ("sparsetrain fit recipe=vit_tiny_24 trainer.max_e", ["trainer.max_epochs="]),
+        ("sparsetrain fit data=parquet data.im", ["data.img_size=", "data.image_column="]),
+        ("sparsetrain fit recipe=vit_tiny_24 ", ["sparsity=", "sparsity.", "seed="]),
+        (f"sparsetrain fit recipe={ROOT}/recipes/vit_b_24.yaml mix.pr", ["mix.prob="]),
     ],
 )
 def test_a_query_is_answered_with_the_words_that_go_on(line, words, monkeypatch):
@@ -66,6 +70,13 @@ def test_a_query_is_answered_with_the_words_that_go_on(line, words, monkeypatch)
     ended = call("complete", "query")
     assert ended.status == 0, ended.err
     assert set(words) <= set(ended.out.split())
+
+
+@pytest.mark.parametrize("word", ["recipe=nope trainer.m", "nonsense tra", "seed=1 wib", "lr=[1 m"])
+def test_a_query_among_wrong_words_ends_without_a_complaint(word, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", f"sparsetrain fit {word}")
+    ended = call("complete", "query")
+    assert (ended.status, ended.err) == (0, "")
 
 
 @pytest.mark.slow

@@ -8,9 +8,10 @@ import pytest
 from cli_helpers import call, environment, spawn
 
 from sparsetrain import __version__
+from sparsetrain.cli.console import _wrapped
+from sparsetrain.cli.main import VERBS
+from sparsetrain.native import ARCHS
 from sparsetrain.recipe import nearest
-
-VERBS = ("fit", "validate", "export", "doctor", "bench", "tune", "build", "complete")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,23 @@ def test_every_command_explains_itself(verb):
     assert ended.status == 0
     assert "sparsetrain" in ended.out
     assert max(map(len, ended.out.splitlines())) <= 120
+
+
+def test_help_imports_neither_torch_nor_hydra(tmp_path):
+    ask = "import sys; from sparsetrain.cli.main import VERBS, verb_help\n[*map(verb_help, VERBS)]"
+    heavy = "print(sorted(sys.modules.keys() & {'torch', 'hydra'}))"
+    done = spawn("-c", f"{ask}\n{heavy}", cwd=tmp_path)
+    assert done.out == "[]\n", done.err
+
+
+def test_the_help_of_build_names_every_architecture():
+    assert f"for these: {', '.join(ARCHS)}, native" in call("build", "--help").out
+
+
+def test_long_values_wrap_between_words_and_paths_stay_whole():
+    path = "runs/" + "x" * 40
+    assert _wrapped(f"one two {path} three", 20) == ["one two", path, "three"]
+    assert _wrapped("", 20) == [""]
 
 
 def test_help_whose_reader_has_seen_enough_ends_without_a_word():

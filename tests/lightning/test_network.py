@@ -1,5 +1,6 @@
 """timm models by name, and xFormers' attention in them."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,6 +67,15 @@ def test_an_xformers_that_does_not_load_says_why():
     text = str(error.value)
     assert "Cause: " in text or "cannot be imported: " in text
     assert "\n" not in text
+
+
+def test_an_xformers_for_another_torch_says_which_pair_fits():
+    broken: Any = RuntimeError("long")
+    broken.build_info = SimpleNamespace(torch_version="2.10.0+cu128")
+    broken.__cause__ = OSError("libcudart.so.12: cannot open")
+    text = attention._misfit(broken)
+    assert f"was built for torch 2.10.0+cu128 and torch {torch.__version__} is installed" in text
+    assert "Cause: libcudart.so.12: cannot open. Use model.attention=sdpa, install torch==" in text
 
 
 def sdpa(q, k, v, p=0.0, scale=None):

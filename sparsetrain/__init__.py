@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sparsetrain import ops
     from sparsetrain.autograd import linear24
     from sparsetrain.export import check_tensorrt, load_weights, save_pretrained
+    from sparsetrain.inference import quantize
     from sparsetrain.lightning import SparsifyModel, SparsityMonitor
     from sparsetrain.methods import (
         SRSTE,
@@ -104,6 +105,7 @@ __all__ = [
     "packed_once",
     "permute",
     "prune",
+    "quantize",
     "save_pretrained",
     "set_sparse",
     "sparse_state",
@@ -115,6 +117,7 @@ __all__ = [
 _HOMES = {
     "autograd": ("linear24",),
     "export": ("check_tensorrt", "load_weights", "save_pretrained"),
+    "inference": ("quantize",),
     "lightning": ("SparsifyModel", "SparsityMonitor"),
     "methods": (
         "SRSTE",

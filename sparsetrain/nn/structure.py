@@ -55,7 +55,7 @@ def why_not(module: nn.Module, replaces_dropout: bool = False) -> str | None:
     bad = [f for f in (fc1.in_features, fc1.out_features, fc2.out_features) if f % 4]
     if bad:
         return f"{bad[0]} features are not a multiple of 4"
-    return _why_not_called(module) or _why_not_equal(module)
+    return why_not_called(module) or _why_not_equal(module)
 
 
 def why_apart(module: Any, act: type[nn.Module]) -> str:
@@ -74,7 +74,7 @@ def why_apart(module: Any, act: type[nn.Module]) -> str:
         return f"act is {type(module.act).__name__} now"
     if why := _why_dropped(module, _DROPS if module.training else ()):
         return f"{why} now"
-    return _why_normed(module) or _why_not_called(module) or ""
+    return _why_normed(module) or why_not_called(module) or ""
 
 
 def why_not_dropped(module: Any) -> str:
@@ -118,7 +118,9 @@ def _why_dropped(module: Any, names: tuple[str, ...]) -> str:
     return ""
 
 
-def _why_not_called(module: nn.Module) -> str | None:
+def why_not_called(module: nn.Module) -> str | None:
+    """Why calling the children of an MLP is not the same as computing what they do; None if it is.
+    Asked in every forward: hooks, and forwards that were replaced."""
     if "forward" in module.__dict__:
         return "its forward was replaced on the instance"
     return _why_hooked(module, _BETWEEN)

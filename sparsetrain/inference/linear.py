@@ -1,0 +1,165 @@
+"""A linear layer for inference: its 2:4 weight is packed once, and there is no dense one.
+
+    y_TO = x_TI @ w24_OI.T + bias
+
+Dimension key:  T tokens   I inputs   O outputs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from sparsetrain.autograd.inputs import autocast_device, compute_dtype
+from sparsetrain.nn.leaf import traced
+from sparsetrain.ops import empty_forms24, pack_into24, quantize, quantize24, scaled_matmul24
+from sparsetrain.products import NATIVE, Product
+from sparsetrain.products.fp8 import RESULTS
+from sparsetrain.reference.masks24 import pack_bits
+from sparsetrain.reference.pack24 import EIGHT_BITS
+from sparsetrain.reference.quantize import quantize as quantize_in_graph
+
+DTYPES = (torch.float8_e4m3fn, torch.int8, torch.bfloat16, torch.float16)
+"""Those that values are packed in."""
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weight is 2:4 and packed (reference/pack24.py), for inference alone.
+
+    values   [O, I/2] in one of DTYPES, a buffer
+    meta     uint8, where the values lie in their row, a buffer
+    scales   float32 [O, 1] of 8-bit values, a buffer; None of 16-bit ones
+    bias     [O] or None, a parameter without gradient
+    product  what multiplies 16-bit values; 8-bit ones go to ops.scaled_matmul24
+
+    With 8-bit values each row of the input (each token) is quantized in the forward with a scale of
+    its own, and the result is in the input's dtype, or autocast's: float32, bfloat16 or float16.
+    With 16-bit values the input has their dtype, or autocast gives it. Sums are float32, rounded
+    once, after the bias.
+
+    `.to(dtype)` changes the bias alone, `.to(device)` all. In training mode, and for an input that
+    wants a gradient, the forward raises RuntimeError.
+    """
+
+    values: Tensor
+    meta: Tensor
+    scales: Tensor | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        values: Tensor,
+        meta: Tensor,
+        scales: Tensor | None,
+        bias: Tensor | None,
+        product: Product = NATIVE,
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = values.shape[0], 2 * values.shape[1]
+        self.product = product
+        self.register_buffer("values", values)
+        self.register_buffer("meta", meta)
+        self.register_buffer("scales", scales)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.eval()
+
+    @classmethod
+    @torch.no_grad()
+    def pack(
+        cls, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, product: Product = NATIVE
+    ) -> PackedLinear:
+        """From a weight [O, I] with at most two non-zeros in every four of a row, I % 4 == 0.
+
+        8-bit values are quantized from the weight as it is, 16-bit ones rounded once.
+        """
+        mask = pack_bits(weight != 0)
+        if dtype in EIGHT_BITS:
+            return cls(*quantize24(weight, mask, dtype), bias)
+        weight = weight.to(dtype)
+        values, meta, *_ = pack_into24(weight, mask, "row", *empty_forms24(weight, rows=True))
+        assert values is not None, "asked for"
+        assert meta is not None, "asked for"
+        return cls(values, meta, None, bias, product)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if (node := traced(self, input)) is not None:
+            return node
+        check_inference(self, input)
+        in_16 = self.scales is None
+        dtype = compute_dtype(input, self.values) if in_16 else _result_dtype(input)
+        return by_tokens(self.of_tokens, input, dtype)
+
+    def of_tokens(self, x_TI: Tensor) -> Tensor:
+        """The layer of a matrix, in its dtype."""
+        dtype = x_TI.dtype
+        bias = None if self.bias is None else self.bias.to(dtype)
+        if self.scales is None:
+            return self.product.mm(self.values, self.meta, x_TI.T, bias, True)
+        # Compiled, quantizing is part of the graph and is fused with what x comes from.
+        quantized = quantize_in_graph if torch.compiler.is_compiling() else quantize
+        q_TI, scales_T1 = quantized(x_TI, self.values.dtype, "row", False)
+        weight = self.values, self.meta, self.scales
+        return scaled_matmul24(*weight, q_TI.T, scales_T1.T, bias, True, dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        packed = {id(t) for t in (self.values, self.meta, self.scales)}
+
+        def keeping_dtype(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            same = id(tensor) not in packed or new.dtype == tensor.dtype
+            return new if same else tensor.to(new.device)
+
+        return super()._apply(keeping_dtype, recurse)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        values = state_dict.get(f"{prefix}values")
+        if isinstance(values, Tensor) and values.dtype != self.values.dtype:
+            errors: list[str] = rest[-1]
+            errors.append(
+                f"{prefix}values is {values.dtype} in the file and {self.values.dtype} here: "
+                f"quantize the model with dtype={values.dtype}"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def extra_repr(self) -> str:
+        dtype = str(self.values.dtype).removeprefix("torch.")
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, 2:4 {dtype}"
+        )
+
+
+def by_tokens(function: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype) -> Tensor:
+    """function of x [..., I] as rows [T, I] in `dtype`, outside autocast, as [..., O]."""
+    rows = x.to(dtype).flatten(0, -2) if x.ndim > 1 else x.to(dtype)[None]
+    with torch.autocast(autocast_device(x), enabled=False):
+        out = function(rows)
+    return out.unflatten(0, x.shape[:-1]) if x.ndim > 1 else out[0]
+
+
+def check_inference(module: nn.Module, input: Tensor) -> None:
+    """Refuse training mode, and an input that wants a gradient. Raises RuntimeError."""
+    kind = type(module).__name__
+    if module.training:
+        raise RuntimeError(
+            f"{kind} is for inference: call model.eval(), and train the model that was quantized"
+        )
+    if torch.is_grad_enabled() and input.requires_grad:
+        raise RuntimeError(
+            f"{kind} has no backward: run the model under torch.inference_mode(), and train the "
+            "model that was quantized"
+        )
+
+
+def _result_dtype(x: Tensor) -> torch.dtype:
+    device = autocast_device(x)
+    on = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(device) if on else x.dtype
+    if dtype not in RESULTS:
+        raise ValueError(f"x is {dtype}: 8-bit products give float32, bfloat16 or float16")
+    return dtype

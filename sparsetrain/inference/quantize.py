@@ -1,0 +1,174 @@
+"""Turn a model with 2:4 weights into one for inference, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsetrain.inference.engine import engine_of
+from sparsetrain.inference.linear import DTYPES, PackedLinear
+from sparsetrain.inference.mlp import PackedMlp, fits
+from sparsetrain.nn import (
+    LayerReport,
+    Part,
+    Report,
+    SparseLinear,
+    SquaredReLU,
+    densify,
+)
+from sparsetrain.nn.engine import find_engines
+from sparsetrain.nn.obstacles import weight_obstacle
+from sparsetrain.nn.report import grouped
+from sparsetrain.nn.sharded import is_sharded
+from sparsetrain.nn.structure import is_mlp, why_not
+from sparsetrain.nn.swap import replace_module
+from sparsetrain.patterns import NM
+from sparsetrain.pruning.conv1d import put_back, replace_conv1d
+from sparsetrain.select import ROW
+
+_RULE = Part(selection=ROW)
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+
+
+def quantize(
+    model: nn.Module,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+    *,
+    include: tuple[str, ...] = (),
+) -> Report:
+    """Pack the 2:4 weights of a model of any library for inference, in place; say what became of
+    each linear layer.
+
+        st.prune(model, st.Magnitude())      # or trained by sparsify, or 2:4 from elsewhere
+        st.quantize(model)                   # e4m3 weights, inputs quantized token by token
+        model = torch.compile(model)
+
+    Each linear layer whose weight has at most two non-zeros in every four of a row becomes a
+    `PackedLinear`; sparse layers count as an evaluation would multiply by them. The others stay as
+    they are, sparse ones as dense layers with zeros. The model ends in eval mode, and its
+    parameters want no gradients. Hidden activations that were 2:4 are squared ReLU, dense.
+
+    dtype: torch.float8_e4m3fn or torch.int8 quantize, weights with a scale for each row and inputs,
+        in each forward, with one for each token. torch.bfloat16 and torch.float16 only pack.
+    include: globs of layers that are packed, all others stay dense; an error names one whose weight
+        is not 2:4. Without, all 2:4 weights are.
+
+    GPU products need compute capability 9.0; 16-bit ones run on 8.x too. int8 runs in plain PyTorch
+    everywhere, as everything does on a CPU; the report says so.
+
+    Raises ValueError, and changes nothing, where no weight is 2:4 or one of `include` is not, for
+    another dtype, a model that is packed already, and a GPU without products for the dtype.
+    """
+    if dtype not in DTYPES:
+        known = ", ".join(map(str, DTYPES))
+        raise ValueError(f"dtype={dtype}: choose one of {known}")
+    if isinstance(include, str):
+        raise ValueError(f"include={include!r}: give a tuple of globs, as ({include!r},)")
+    if packed_linears(model):
+        raise ValueError("the model is packed already: quantize the one that it was made of")
+    pairs = replace_conv1d(model)
+    try:
+        weights, dense = _choose(model, include)
+        if not weights:
+            raise ValueError(f"no linear layer has a 2:4 weight: {_hint(model, dense)}")
+        on_cpu = not any(weight.is_cuda for weight in weights.values())
+        engines, layers, rows = find_engines("auto", on_cpu), {}, []
+        for name, weight in weights.items():
+            linear = model.get_submodule(name)
+            assert isinstance(linear, nn.Linear), "as chosen"
+            product, why = engine_of(engines, dtype, name, tuple(weight.shape))
+            layers[name] = PackedLinear.pack(weight, linear.bias, dtype, product)
+            runs = f"2:4 {str(dtype).removeprefix('torch.')}"
+            rows.append(LayerReport(name, tuple(weight.shape), runs, why))
+        fused = put_packed(model, layers)
+    finally:
+        put_back(model, pairs)
+    return Report(tuple(rows), dense, _notes(model), fused=fused)
+
+
+def put_packed(model: nn.Module, layers: Mapping[str, PackedLinear]) -> str:
+    """Put packed layers in place of the linear ones of these names, and MLPs of them in place of
+    MLPs; the model is for inference then. Returns a line about the MLPs, empty without 16-bit ones.
+    """
+    densify(model, apply_masks=True)
+    mlps = {n: why_not(m) for n, m in model.named_modules() if n and is_mlp(m)}
+    for name, layer in layers.items():
+        linear = model.get_submodule(name)
+        for hooks in _HOOKS:
+            setattr(layer, hooks, getattr(linear, hooks))
+        replace_module(model, linear, layer)
+    for name, why in mlps.items():
+        mlp = model.get_submodule(name)
+        if not why and fits(mlp):
+            replace_module(model, mlp, PackedMlp.from_dense(mlp))
+    model.eval().requires_grad_(False)
+    count = sum(isinstance(module, PackedMlp) for module in model.modules())
+    return f"{count} MLPs: GELU at the end of fc1's product." if count else ""
+
+
+def packed_linears(model: nn.Module) -> dict[str, PackedLinear]:
+    """The model's packed layers by name."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, PackedLinear)}
+
+
+def _choose(
+    model: nn.Module, include: tuple[str, ...]
+) -> tuple[dict[str, Tensor], tuple[LayerReport, ...]]:
+    """The weights to pack by name, and why other linear layers stay dense."""
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    for glob in include:
+        if not any(fnmatchcase(name, glob) for name in linears):
+            raise ValueError(f"include: {glob!r} matches no linear layer")
+    weights, dense = {}, []
+    for name, linear in linears.items():
+        asked = any(fnmatchcase(name, glob) for glob in include)
+        why = "not named by include" if include and not asked else _why_not_24(model, name, linear)
+        if why and asked:
+            raise ValueError(f"{name} cannot be packed: {why}; leave it out of include")
+        if why:
+            shape = linear.out_features, linear.in_features
+            dense.append(LayerReport(name, shape, "dense", reason=why))
+        else:
+            weights[name] = _used(linear)
+    return weights, tuple(dense)
+
+
+def _why_not_24(model: nn.Module, name: str, linear: nn.Linear) -> str:
+    if isinstance(linear, SparseLinear) and not linear.phase.runs_sparse(training=False):
+        return "it is in a dense phase (st.set_sparse(model, True) applies the masks)"
+    # Of a sparse layer the dense one was looked at; its class would not be plain.
+    plain = linear.to_dense() if isinstance(linear, SparseLinear) else linear
+    if why := weight_obstacle(model, name, plain, _RULE):
+        return why
+    if is_sharded(linear.weight) or linear.weight.is_meta:
+        return "its weight is not here (sharded, or on the meta device)"
+    weight = _used(linear)
+    if bad := NM(2, 4).count_violations(weight):
+        groups = weight.numel() // 4
+        return f"its weight is not 2:4 along its rows in {bad} of {groups} fours (st.prune does it)"
+    return "" if weight.count_nonzero() else "its weight is zero"
+
+
+def _used(linear: nn.Linear) -> Tensor:
+    return linear.evaluated_weight() if isinstance(linear, SparseLinear) else linear.weight.detach()
+
+
+def _hint(model: nn.Module, dense: tuple[LayerReport, ...]) -> str:
+    rows = [f"{row.name} ({count}): {row.reason}" for row, count in grouped(dense)[:3]]
+    more = "" if rows else "it has none"
+    return "; ".join(rows) + more
+
+
+def _notes(model: nn.Module) -> tuple[str, ...]:
+    found: Any = [m for m in model.modules() if isinstance(m, SquaredReLU)]
+    return ("The squared ReLU of the MLPs is dense.",) if found else ()

@@ -1,0 +1,220 @@
+"""st.quantize: which layers are packed, what the model computes then, what is refused."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from nn_checks import Mlp, Net, normal, seeded
+from op_calls import OpCalls
+from torch import nn
+
+import sparsetrain as st
+from sparsetrain.inference import DTYPES, PackedLinear, PackedMlp, packed_linears
+from sparsetrain.native import Library
+from sparsetrain.nn import sparsify
+from sparsetrain.nn.engine import Engines
+
+E4M3 = torch.float8_e4m3fn
+MLP = ("mlp*",)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def pruned(include=MLP) -> Any:
+    net = seeded(Net())
+    st.prune(net, st.Magnitude(), st.Sparsity(include))
+    return net.eval()
+
+
+def outputs(net, dtype):
+    """Of 8-bit weights in float32, else in the dtype of the weights."""
+    x = normal(64, 8)
+    if dtype in (torch.bfloat16, torch.float16):
+        net, x = copy.deepcopy(net).to(dtype), x.to(dtype)
+    with torch.inference_mode():
+        return net(x).float()
+
+
+@dtypes
+def test_a_pruned_model_computes_nearly_what_it_did_and_dense_layers_stay(dtype):
+    net = pruned()
+    exact = outputs(net, torch.float32)
+    report = st.quantize(net, dtype)
+    assert list(packed_linears(net)) == ["mlp.fc1", "mlp.fc2"]
+    assert [type(m) for m in (net.embed, net.head)] == [nn.Linear, nn.Linear]
+    error = (outputs(net, dtype) - exact).norm() / exact.norm()
+    assert error < {E4M3: 0.08, torch.int8: 0.03}.get(dtype, 0.01)
+    assert [row.name for row in report.converted] == ["mlp.fc1", "mlp.fc2"]
+    assert "its weight is not 2:4 along its rows in" in str(report)
+    assert "native: its definition in plain PyTorch" in str(report)
+    assert not any(p.requires_grad for p in net.parameters())
+    assert not net.training
+
+
+@pytest.mark.parametrize("engine", ["masked", "native"])
+def test_a_trained_model_is_what_it_is_evaluated_as(engine):
+    net = seeded(Net())
+    sparsify(net, st.Sparsity(MLP, weight=st.SSTE()), engine=engine, on_cpu=True)
+    net.train()
+    evaluated = net.mlp.fc1.evaluated_weight().clone()
+    st.quantize(net, torch.float16)
+    expected = PackedLinear.pack(evaluated, None, torch.float16)
+    assert torch.equal(net.mlp.fc1.values, expected.values)
+    assert torch.equal(net.mlp.fc1.meta, expected.meta)
+
+
+def test_mlps_that_were_one_function_stay_one_in_16_bits():
+    net = seeded(Net())
+    sparsify(net, st.Sparsity(MLP), engine="native", on_cpu=True)
+    net.eval()
+    exact = outputs(net, torch.bfloat16)
+    report = st.quantize(net, torch.bfloat16)
+    assert report.fused == "1 MLPs: GELU at the end of fc1's product."
+    assert isinstance(net.mlp, PackedMlp)
+    with OpCalls() as calls:
+        found = outputs(net, torch.bfloat16)
+    assert calls.names == ["matmul24", "matmul24"]
+    torch.testing.assert_close(found, exact, rtol=0.05, atol=0.05)
+
+
+def test_a_changed_child_of_such_an_mlp_is_called():
+    net = pruned()
+    st.quantize(net, torch.bfloat16)
+    expected = outputs(net, torch.bfloat16)
+    seen = []
+    handle = net.mlp.fc1.register_forward_hook(lambda *given: seen.append(given))
+    torch.testing.assert_close(outputs(net, torch.bfloat16), expected, rtol=0.05, atol=0.05)
+    assert len(seen) == 1
+    handle.remove()
+    net.mlp.act = nn.ReLU()
+    assert not torch.allclose(outputs(net, torch.bfloat16), expected, rtol=0.05, atol=0.05)
+
+
+def test_squared_relu_of_2_of_4_activations_is_dense_and_the_report_says_so():
+    net = seeded(Net())
+    sparsify(net, st.Sparsity(MLP, activation=st.Activation24()), on_cpu=True)
+    dense = st.densify(copy.deepcopy(net), apply_masks=True).eval()
+    report = st.quantize(net)
+    assert report.notes == ("The squared ReLU of the MLPs is dense.",)
+    exact = outputs(dense, torch.float32)
+    assert (outputs(net, E4M3) - exact).norm() < 0.1 * exact.norm()
+
+
+def test_hooks_of_a_layer_stay():
+    net, seen = pruned(), []
+    net.mlp.fc2.register_forward_pre_hook(lambda layer, args: seen.append(type(layer)))
+    st.quantize(net)
+    outputs(net, E4M3)
+    assert seen == [PackedLinear]
+
+
+def test_a_layer_whose_weight_is_read_by_its_parent_stays_dense():
+    block = nn.Module()
+    block.attention = nn.MultiheadAttention(8, 2)
+    block.mlp = Mlp()
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter[..., ::2] = 0
+    report = st.quantize(block)
+    assert list(packed_linears(block)) == ["mlp.fc1", "mlp.fc2"]
+    assert "MultiheadAttention reads its weight" in str(report)
+
+
+def test_a_copy_and_a_state_dict_give_the_same_outputs():
+    net, other = pruned(), pruned()
+    st.quantize(net)
+    nn.init.normal_(other.head.weight)
+    st.quantize(other)
+    expected = outputs(net, E4M3)
+    other.load_state_dict(net.state_dict())
+    for again in (copy.deepcopy(net), other):
+        assert torch.equal(outputs(again, E4M3), expected)
+
+
+def test_a_model_compiles_without_breaks():
+    torch._dynamo.reset()
+    net = pruned()
+    st.quantize(net)
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    x = normal(6, 8)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(compiled(x), net(x))
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ({"dtype": torch.float32}, r"^dtype=torch.float32: choose one of torch.float8_e4m3fn"),
+        ({"include": "mlp*"}, r"^include='mlp\*': give a tuple"),
+        ({"include": ("fc*",)}, r"^include: 'fc\*' matches no linear layer"),
+        (
+            {"include": ("mlp*", "embed")},
+            r"^embed cannot be packed: its weight is not 2:4 along its rows in \d+ of 16 fours "
+            r"\(st.prune does it\); leave it out of include",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_and_nothing_changes(words, complaint):
+    net = pruned()
+    before = str(net)
+    with pytest.raises(ValueError, match=complaint):
+        st.quantize(net, **words)
+    assert str(net) == before
+
+
+def test_include_names_what_is_packed():
+    net = pruned()
+    st.quantize(net, include=("mlp.fc2",))
+    assert list(packed_linears(net)) == ["mlp.fc2"]
+
+
+def test_a_model_without_2_of_4_weights_is_told_why():
+    with pytest.raises(
+        ValueError, match=r"^no linear layer has a 2:4 weight: embed \(1\): its wei"
+    ):
+        st.quantize(seeded(Net()))
+    with pytest.raises(ValueError, match=r"^no linear layer has a 2:4 weight: it has none"):
+        st.quantize(nn.Sequential(nn.ReLU()))
+    net = pruned()
+    st.set_sparse(net, False)
+    with pytest.raises(ValueError, match=r"mlp.fc1 \(1\): it is in a dense phase \(st.set_sparse"):
+        st.quantize(net)
+    zero: Any = nn.Sequential(nn.Linear(8, 8), nn.Linear(6, 8))
+    nn.init.zeros_(zero[0].weight)
+    with pytest.raises(ValueError, match=r"its weight is zero; .*in_features=6 is not a multiple"):
+        st.quantize(zero)
+    st.set_sparse(net, True)
+    st.quantize(net)
+    with pytest.raises(ValueError, match=r"^the model is packed already"):
+        st.quantize(net)
+
+
+def test_a_gpu_without_products_is_named(monkeypatch):
+    from sparsetrain.inference import quantize
+
+    module: Any = __import__("sys").modules[quantize.__module__]
+    ampere = Engines("auto", (8, 0), Library())
+    monkeypatch.setattr(module, "find_engines", lambda *given: ampere)
+    with pytest.raises(ValueError, match=r"mlp.fc1 would run on sm_80: native products need"):
+        st.quantize(pruned())
+    assert "slowly: int8 has no GPU kernel" in str(st.quantize(pruned(), torch.int8))
+    net = seeded(nn.Sequential(nn.Linear(64, 128), nn.Linear(128, 64)))
+    st.prune(net, st.Magnitude())
+    assert {row.engine for row in st.quantize(net, torch.bfloat16).converted} == {"aten: sm_80"}
+
+
+@pytest.mark.slow
+def test_gpt2s_conv1d_layers_are_packed():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        n_embd=16, n_layer=1, n_head=2, vocab_size=32, n_positions=16, use_cache=False
+    )
+    model = transformers.GPT2Model(config).eval()
+    st.prune(model, st.Magnitude())
+    tokens = torch.arange(8)[None]
+    with torch.no_grad():
+        exact = model(tokens).last_hidden_state
+        st.quantize(model, torch.int8)
+        found = model(tokens).last_hidden_state
+    assert len(packed_linears(model)) == 4
+    assert (found - exact).norm() < 0.05 * exact.norm()

@@ -26,6 +26,9 @@ from sparsetrain.cli.run import run_fit  # noqa: E402
 CHECKS = 5
 """Validations of a run that makes choices; one that reads the test images has one, at the end."""
 
+GPU_WORDS = ("engine=native",)
+"""So that the kernels are what is judged. A variant's words come after them."""
+
 
 def train_one(run: Run, folder: Path, commit: str | None) -> None:
     """Train, or go on from folder/checkpoints/last.ckpt, and write folder/row.json."""
@@ -88,9 +91,8 @@ def fit_words(run: Run, folder: Path) -> list[str]:
         f"callbacks.last.every_n_epochs={max(1, run.epochs // 4)}",
         f"hydra.run.dir={folder}",
     ]
-    if torch.cuda.is_available():
-        words.append("engine=native")  # so that the kernels are what is judged
-    return [*words, *run.words]
+    on_gpu = GPU_WORDS if torch.cuda.is_available() else ()
+    return [*words, *on_gpu, *run.words]
 
 
 def is_finished(checkpoint: Path, epochs: int) -> bool:

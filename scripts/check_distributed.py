@@ -33,9 +33,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 import sparsetrain as st
-from sparsetrain import native
 from sparsetrain.bench.environment import environment
 from sparsetrain.bench.variants import graphs_compiled, many_graphs
+from sparsetrain.cli.bench_words import library_words
 from sparsetrain.nn import load_sparse_state, sparse_linears, sparse_state
 
 WARM_UP = 10
@@ -124,8 +124,7 @@ def run(options: Options, device: torch.device) -> dict[str, Any]:
         found["losses_resumed"] = check_resumed(training, Path(options.resume))
     if device.type == "cuda":
         found |= measure(training, options.steps)
-        library = str(native.load().path or "none")
-        found["about"] = environment(f"torchrun {' '.join(sys.argv)}", library)
+        found["about"] = environment(f"torchrun {' '.join(sys.argv)}", library_words())
     found["graphs"] = graphs_compiled()
     found["masks_checked"] = check_masks(training.model)
     if options.checkpoint:

@@ -69,7 +69,7 @@ def train_one(run: Run, folder: Path, commit: str | None) -> None:
         "python": platform.python_version(),
         "sparsetrain": sparsetrain.__version__,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "config": flat(config),
+        "config": without_paths(flat(config)),
     }
     (folder / "row.json").write_text(json.dumps(row))
 
@@ -176,6 +176,12 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             values[f"{prefix}{key}"] = value
     return values
+
+
+def without_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what says where things were on the machine."""
+    is_path = {key: str(value).startswith("/") for key, value in values.items()}
+    return {key: value for key, value in values.items() if not is_path[key]}
 
 
 def git_commit() -> str | None:

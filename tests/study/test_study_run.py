@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rows
-from one import flat
+from one import flat, without_paths
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,3 +74,8 @@ def test_a_study_that_was_cut_off_goes_on_and_writes_its_row(tmp_path):
 
 def test_a_config_is_written_with_dotted_keys():
     assert flat({"a": 1, "b": {"c": None, "d": {}}}) == {"a": 1, "b.c": None, "b.d": {}}
+
+
+def test_a_row_does_not_say_where_things_were_on_the_machine():
+    config = {"run_dir": "/tmp/a", "data.root": "/data", "recipe": "cifar10_vit", "seed": 0}
+    assert without_paths(config) == {"recipe": "cifar10_vit", "seed": 0}

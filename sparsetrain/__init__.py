@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sparsetrain import ops
     from sparsetrain.autograd import linear24
-    from sparsetrain.export import check_tensorrt, load_weights, save_pretrained
+    from sparsetrain.export import check_tensorrt, load_packed, load_weights, save_pretrained
     from sparsetrain.inference import quantize
     from sparsetrain.lightning import SparsifyModel, SparsityMonitor
     from sparsetrain.methods import (
@@ -99,6 +99,7 @@ __all__ = [
     "follow",
     "inspect",
     "linear24",
+    "load_packed",
     "load_sparse_state",
     "load_weights",
     "ops",
@@ -116,7 +117,7 @@ __all__ = [
 
 _HOMES = {
     "autograd": ("linear24",),
-    "export": ("check_tensorrt", "load_weights", "save_pretrained"),
+    "export": ("check_tensorrt", "load_packed", "load_weights", "save_pretrained"),
     "inference": ("quantize",),
     "lightning": ("SparsifyModel", "SparsityMonitor"),
     "methods": (

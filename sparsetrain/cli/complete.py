@@ -33,7 +33,8 @@ _WORDS = {
     "fit": "",
     "validate": "checkpoint=",
     "export": "checkpoint= format=safetensors format=onnx format=dense format=coo "
-    "format=csr format=bsr format=semi_structured block= dtype= out= prune=true tensorrt=true",
+    "format=csr format=bsr format=semi_structured format=packed block= dtype= out= prune=true "
+    "tensorrt=true",
     "prune": "checkpoint= method=magnitude method=weightnorm method=wanda method=sparsegpt "
     "pattern=2:4 pattern=block:64x64 pattern=block:64x64+2:4 "
     "pattern=vnm:64:2:8 pattern=unstructured density= selection=row selection=exact "

@@ -39,6 +39,8 @@ def export(words: list[str]) -> None:
         set_sparse(trained.network, True)
     if options.get("tensorrt") == "true":
         check_tensorrt(trained.network)
+    if options["format"] == "packed" and not _sparse(trained):
+        raise ValueError(f"format=packed: {_why_dense(trained)}")
     if options["format"] in FORMATS:
         export_folder(trained, options)
         return

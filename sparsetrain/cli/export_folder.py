@@ -1,4 +1,4 @@
-"""`export format=dense|coo|csr|bsr|semi_structured`: a folder that other libraries read."""
+"""`export format=dense|coo|csr|bsr|semi_structured|packed`: a folder that other libraries read."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ from sparsetrain.nn import SquaredReLU
 from sparsetrain.recipe import nearest
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_PACKED = {
+    "fp8": torch.float8_e4m3fn,
+    "int8": torch.int8,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 def export_folder(trained: Trained, options: dict[str, str]) -> None:
@@ -35,7 +41,7 @@ def export_folder(trained: Trained, options: dict[str, str]) -> None:
     mean = sum(densities.values()) / max(len(densities), 1)
     rows = [
         ("written", f"{relative(out)}{'/'} ({size:.1f} MB)"),
-        ("layers", f"{len(densities)} as {form}, density {mean:.3f}: values verified"),
+        ("layers", f"{len(densities)} as {_what(options)}, density {mean:.3f}: values verified"),
         ("read", f'sparsetrain.load_weights("{relative(out)}")'),
     ]
     if form == "dense":
@@ -45,6 +51,8 @@ def export_folder(trained: Trained, options: dict[str, str]) -> None:
             "read",
             "torch.sparse.to_sparse_semi_structured packs each weight on the GPU that loads it",
         )
+    if form == "packed":
+        rows[2] = ("read", f'sparsetrain.load_packed(model, "{relative(out)}")')
     if _squared_relu(trained):
         rows.append(("activation", "squared ReLU in the MLPs: set it in the model that is built"))
     show_values(tuple(rows))
@@ -72,11 +80,18 @@ def _squared_relu(trained: Trained) -> bool:
     return any(isinstance(module, SquaredReLU) for module in trained.network.modules())
 
 
+def _what(options: dict[str, str]) -> str:
+    dtype = f" {options.get('dtype', 'fp8')}" if options["format"] == "packed" else ""
+    return f"{options['format']}{dtype}"
+
+
 def _dtype(options: dict[str, str]) -> torch.dtype | None:
-    text = options.get("dtype")
-    if text is not None and text not in _DTYPES:
-        raise ValueError(f"dtype={text!r}: {nearest(text, tuple(_DTYPES))}")
-    return _DTYPES[text] if text else None
+    text, known = options.get("dtype"), _PACKED if options["format"] == "packed" else _DTYPES
+    if text is not None and text not in known:
+        raise ValueError(
+            f"dtype={text!r} with format={options['format']}: {nearest(text, tuple(known))}"
+        )
+    return known[text] if text else None
 
 
 def _block(options: dict[str, str]) -> tuple[int, int] | None:

@@ -71,9 +71,11 @@ Write a checkpoint's model as any tool reads it: dense, with exact zeros where i
   python -m sparsetrain export checkpoint=runs/…/checkpoints/best.ckpt format=safetensors
   python -m sparsetrain export checkpoint=runs/…/checkpoints/best.ckpt format=onnx out=vit.onnx
   python -m sparsetrain export checkpoint=runs/…/checkpoints/best.ckpt format=bsr block=64x64
+  python -m sparsetrain export checkpoint=runs/…/checkpoints/best.ckpt format=packed dtype=fp8
 
-format= safetensors or onnx: a file; dense, coo, csr, bsr or semi_structured: a folder with weights,
-config.json and sparsity.json (docs/export.md). dtype=bfloat16 rounds a folder's weights.
+format= safetensors or onnx: a file; dense, coo, csr, bsr, semi_structured or packed: a folder with
+weights, config.json and sparsity.json (docs/export.md). dtype=bfloat16 rounds a folder's weights;
+packed ones, for inference, are dtype=fp8 (the default), int8, bf16 or fp16 with their metadata.
 tensorrt=true first checks that TensorRT's sparse kernels take every sparse layer.
 
 The file is read back, and every group of four of every sparse layer is verified. `out` defaults

@@ -17,14 +17,16 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from sparsetrain.export.packed import packed_state
 from sparsetrain.export.parts import PARTS, from_parts, to_parts
 from sparsetrain.export.two_of_four import check_semi_structured, half_zero
 from sparsetrain.nn import densify, sparse_linears
 from sparsetrain.patterns import Block, Combined, Pattern
 
-Format = Literal["dense", "coo", "csr", "bsr", "semi_structured"]
+Format = Literal["dense", "coo", "csr", "bsr", "semi_structured", "packed"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-_WEIGHTS, _CONFIG, _HEADER = "model.safetensors", "config.json", "sparsity.json"
+HEADER = "sparsity.json"
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 
 
 def save_pretrained(
@@ -48,10 +50,13 @@ def save_pretrained(
     format: `dense` has zeros; with transformers' or timm's `config.json` their own loaders read it.
         `coo`, `csr` and `bsr` are the parts of such tensors of torch.sparse. `semi_structured` is
         dense, checked to be what `torch.sparse.to_sparse_semi_structured` takes: that packs for the
-        GPU at hand, so it runs where the weights are loaded.
+        GPU at hand, so it runs where the weights are loaded. `packed` is the model as `st.quantize`
+        makes it, which `st.load_packed` reads.
     block: of bsr; the layer's own where its pattern has blocks.
-    dtype: floating-point weights are rounded to it. config: of `config.json`, where the model has
-        no `config` that saves itself, as transformers' have.
+    dtype: floating-point weights are rounded to it; of `packed` that of `st.quantize`, e4m3 if it
+        is not given, and the dense rest keeps its own.
+    config: of `config.json`, where the model has no `config` that saves itself, as transformers'
+        have.
 
     Returns the density of each sparse weight. Raises ValueError, naming the layer, for a weight
     that the format does not take, and for a folder that is not empty.
@@ -63,6 +68,9 @@ def save_pretrained(
         raise ValueError(f"folder={folder} is not an empty folder: give another name")
     if block is not None and format != "bsr":
         raise ValueError(f"block={block} with format={format}: blocks are of bsr; leave it away")
+    if format == "packed":
+        state, header = packed_state(model, dtype)
+        return _save(folder, *_untied(state), state, header, model, config)
     patterns: dict[str, Pattern | None] = {n: m.pattern for n, m in sparse_linears(model).items()}
     plain = densify(copy.deepcopy(model), apply_masks=True)
     if dtype is not None:
@@ -87,10 +95,8 @@ def save_pretrained(
             parts = to_parts(flat, format, size)
             del tensors[key]
             tensors |= {f"{key}.{part}": tensor for part, tensor in parts.items()}
-    header = {"format": format, "weights": sparse, "tied": tied}
-    _write(folder, tensors, header, model, config)
-    _compare(load_weights(folder), state)
-    return {key.removesuffix(".weight"): each["density"] for key, each in sparse.items()}
+    header = {"format": format, "weights": sparse}
+    return _save(folder, tensors, tied, state, header, model, config)
 
 
 def load_weights(folder: str | Path) -> dict[str, Tensor]:
@@ -98,11 +104,13 @@ def load_weights(folder: str | Path) -> dict[str, Tensor]:
 
     Weights that were written as coo, csr or bsr are tensors of torch.sparse: multiply by them, or
     call `to_dense()` for `load_state_dict`. Those of convolutions are [out, in · height · width].
+    Packed ones stay `NAME.values`, `NAME.meta` and `NAME.scales`: `load_packed` makes a model of
+    them.
     """
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    header = json.loads((folder / _HEADER).read_text("utf-8"))
+    header = json.loads((folder / HEADER).read_text("utf-8"))
     state = load_file(folder / _WEIGHTS)
     form = header["format"]
     for key, each in header["weights"].items() if form in PARTS else ():
@@ -112,6 +120,22 @@ def load_weights(folder: str | Path) -> dict[str, Tensor]:
     for key, other in header["tied"].items():
         state[key] = state[other]
     return state
+
+
+def _save(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    tied: Mapping[str, str],
+    state: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    model: nn.Module,
+    config: Mapping[str, Any] | None,
+) -> dict[str, float]:
+    """Write them, read them back, and compare with `state`; the density of each sparse weight."""
+    _write(folder, tensors, {**header, "tied": tied}, model, config)
+    _compare(load_weights(folder), state)
+    weights = header["weights"].items()
+    return {key.removesuffix(".weight"): each["density"] for key, each in weights}
 
 
 def _untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -171,7 +195,7 @@ def _write(
         kind = type(model)
         said = {"class": f"{kind.__module__}.{kind.__qualname__}"} if config is None else config
         (folder / _CONFIG).write_text(json.dumps(dict(said), indent=2) + "\n", "utf-8")
-    (folder / _HEADER).write_text(json.dumps(header, indent=2) + "\n", "utf-8")
+    (folder / HEADER).write_text(json.dumps(header, indent=2) + "\n", "utf-8")
     unfinished = folder / f".{_WEIGHTS}.unfinished"
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     # Not save_file: its files are readable by their owner alone.
@@ -183,7 +207,10 @@ def _compare(written: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None
     for key, expected in state.items():
         found = written[key]
         found = found if found.layout == torch.strided else found.to_dense()
-        if not torch.equal(found.reshape(expected.shape), expected.cpu()):
+        found, expected = found.reshape(expected.shape), expected.cpu()
+        if expected.dtype == torch.float8_e4m3fn:
+            found, expected = found.view(torch.uint8), expected.view(torch.uint8)
+        if not torch.equal(found, expected):
             raise ValueError(f"{key} was read back different from what the model multiplies by")
 
 

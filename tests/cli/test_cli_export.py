@@ -13,6 +13,7 @@ from cli_helpers import call, fit, shown
 from onnx.numpy_helper import to_array
 from safetensors.torch import load_file
 
+import sparsetrain as st
 from sparsetrain.cli.load import load_trained
 from sparsetrain.nn import set_sparse
 
@@ -128,6 +129,27 @@ def test_folders_are_built_by_timm_and_read_back(trained, tmp_path):
     assert shown(ended.out, "layers") == "4 as csr, density 0.500: values verified"
 
 
+def test_a_packed_folder_is_read_by_the_same_model(trained, tmp_path):
+    network: Any = load_trained(str(trained.last)).network
+    words = ["format=packed", "dtype=int8", f"out={tmp_path / 'p'}"]
+    ended = call("export", f"checkpoint={trained.last}", *words)
+    assert ended.status == 0, ended.err
+    assert shown(ended.out, "layers").startswith("4 as packed int8, density 0.")
+    assert "sparsetrain.load_packed(model, " in shown(ended.out, "read")
+    other: Any = load_trained(str(trained.last)).network
+    st.quantize(network, torch.int8)
+    st.load_packed(other, tmp_path / "p")
+    images = torch.randn(2, 3, *network.patch_embed.img_size)
+    assert torch.equal(other(images), network(images))
+
+
+def test_a_checkpoint_of_the_dense_tail_is_packed_under_its_masks_alone(dense_tail, tmp_path):
+    words = [f"checkpoint={dense_tail.last}", "format=packed", f"out={tmp_path / 'p'}"]
+    assert "format=packed: all dense: the checkpoint is from" in call("export", *words).complaint
+    ended = call("export", *words, "prune=true")
+    assert shown(ended.out, "layers").startswith("4 as packed fp8, density 0.")
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -135,6 +157,8 @@ def test_folders_are_built_by_timm_and_read_back(trained, tmp_path):
         (["format=bsr", "block=64"], "block='64': give rows and columns, as block=64x64"),
         (["format=csr", "block=64x64"], "block=(64, 64) with format=csr: blocks are of bsr"),
         (["format=semi_structured"], "blocks.0.mlp.fc1.weight is 384×96, and torch's semi"),
+        (["format=packed", "dtype=float16"], "dtype='float16' with format=packed: did you mean"),
+        (["format=csr", "dtype=fp8"], "dtype='fp8' with format=csr: "),
         (["dtype=float16"], "dtype=float16 with format=safetensors: it is of folders"),
     ],
 )

@@ -30,7 +30,7 @@ def fresh() -> Any:
     return nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64), nn.LayerNorm(64))
 
 
-@pytest.mark.parametrize("form", [form for form in FORMATS if form != "semi_structured"])
+@pytest.mark.parametrize("form", sorted({*FORMATS} - {"semi_structured", "packed"}))
 def test_weights_are_read_back_and_compute_the_same(tmp_path, form):
     model = block_model()
     x = torch.randn(3, 64)

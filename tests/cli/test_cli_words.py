@@ -8,6 +8,7 @@ import pytest
 from cli_helpers import call, environment, spawn
 
 from sparsetrain import __version__
+from sparsetrain.cli import main
 from sparsetrain.cli.console import _wrapped
 from sparsetrain.cli.main import VERBS
 from sparsetrain.native import ARCHS
@@ -127,6 +128,19 @@ def test_help_imports_neither_torch_nor_hydra(tmp_path):
     heavy = "print(sorted(sys.modules.keys() & {'torch', 'hydra'}))"
     done = spawn("-c", f"{ask}\n{heavy}", cwd=tmp_path)
     assert done.out == "[]\n", done.err
+
+
+def test_threads_sleep_while_they_wait_unless_the_user_decided(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    main._wait_asleep()
+    assert "OMP_WAIT_POLICY" not in os.environ, "torch is there, and has read it"
+    monkeypatch.delitem(sys.modules, "torch")
+    main._wait_asleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    main._wait_asleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_the_help_of_build_names_every_architecture():

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from sparsetrain.lightning.patches import multiply_patches
+
 ATTENTIONS = ("sdpa", "xformers")
 TOKENIZERS = ("patches", "convolutions")
 
@@ -20,7 +22,8 @@ def build_network(
     tokenizer: str = "patches",
     options: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """`timm.create_model(name)` for square images of `img_size` pixels, untrained.
+    """`timm.create_model(name)` for square images of `img_size` pixels, untrained. Images are cut
+    into patches by a matrix product (`PatchConv2d`).
 
     drop_path: stochastic depth rate at the last block.
     attention: `sdpa` (PyTorch's fused attention) or `xformers` (memory-efficient attention).
@@ -63,6 +66,7 @@ def build_network(
             f"{error}{fix}"
         ) from error
     _check_size(network, name, img_size)
+    multiply_patches(network)
     if attention == "xformers":
         from sparsetrain.lightning.attention import use_xformers
 

@@ -9,6 +9,7 @@ json_file.py bars.py  results as a file and as a picture
 
 variants.py     what is compared: dense, and what is 2:4
 step.py train_step.py step_rows.py step_report.py   `bench step`
+inference.py inference_report.py   `bench step mode=inference`
 
 products.py     the six products of an MLP: problems, operands, and the error of a result
 cusparselt.py   a product in cuSPARSELt

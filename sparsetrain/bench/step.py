@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sparsetrain.bench.gauges import Gauges
 from sparsetrain.bench.refusal import first_line
 from sparsetrain.bench.rounds import TOTAL, measure_parts, three_times
-from sparsetrain.bench.step_rows import Result, Row, Start, Vit
+from sparsetrain.bench.step_rows import Result, Start, TrainRow, Vit
 from sparsetrain.bench.timing import Times
 from sparsetrain.bench.train_step import TrainStep
 from sparsetrain.bench.variants import (
@@ -50,7 +50,7 @@ def bench_model(
     setting: Setting,
     gauges: Gauges,
     say: Callable[[str], None],
-) -> Result:
+) -> Result[TrainRow]:
     """Build every variant of the model, run its first steps, then time them in rounds.
 
     make: a new model, on the default device. say: is told what happens now.
@@ -87,7 +87,7 @@ def bench_model(
         works = {name: step.parts for name, step in steps.items()}
         times = measure_parts(works, gauges.clock, setting.rounds, three_times(list(works), DENSE))
         recompiled = graphs_compiled() - before
-        rows: list[Row] = []
+        rows: list[TrainRow] = []
         for variant in (variant for variant in variants if variant.name in steps):
             name = variant.name
             say(f"{vit.name} {name}: memory and energy")
@@ -129,8 +129,8 @@ def _start(
 
 def _row(
     variant: Variant, step: TrainStep, start: Start, times: dict[str, Times], gauges: Gauges
-) -> Row:
+) -> TrainRow:
     peak = start.held + gauges.peak(step.run)
     joules = gauges.joules_of(step.run, times[TOTAL], ENERGY_SECONDS)
     per_image = None if joules is None else joules / len(step.images)
-    return Row(variant, start, times, peak, per_image, step.loss.item())
+    return TrainRow(variant, times, peak, per_image, start, step.loss.item())

@@ -12,7 +12,7 @@ from rich.table import Table
 from sparsetrain.bench.bars import Bar, Panel
 from sparsetrain.bench.json_file import write_json
 from sparsetrain.bench.rounds import TOTAL
-from sparsetrain.bench.step_rows import Result, Row
+from sparsetrain.bench.step_rows import R, Result, TrainRow
 from sparsetrain.bench.timing import Times
 
 PARTS = ("forward", "backward", "optimizer")
@@ -27,21 +27,21 @@ J/img: of the GPU, by NVML's counter, over seconds of steps
 MFU: FLOPs of the dense model over those the device could do dense"""
 
 
-def step_table(result: Result) -> Table:
-    """A row for each variant of the model."""
+def step_table(result: Result[R], parts: Sequence[str] = PARTS, whole: str = "step") -> Table:
+    """A row for each variant of the model. parts: columns before the whole's."""
     vit = result.vit
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     words = f"{vit.name} ({vit.timm}), batch {vit.batch}, {vit.pixels} × {vit.pixels} pixels"
     shown.title, shown.title_justify = words, "left"
     shown.add_column("variant", no_wrap=True)
-    heads = (*PARTS, "step", "±", "images/s", "×", "GiB", "of dense", "J/img", "MFU")
+    heads = (*parts, whole, "±", "images/s", "×", "GiB", "of dense", "J/img", "MFU")
     for head in heads:
         shown.add_column(head, justify="right", no_wrap=True)
     for row in result.rows:
         total = row.times[TOTAL]
         shown.add_row(
             row.variant.name,
-            *(milliseconds(row.times.get(part)) for part in PARTS),
+            *(milliseconds(row.times.get(part)) for part in parts),
             milliseconds(total),
             f"{100 * total.spread:.1f} %",
             f"{result.images_per_s(row):.0f}",
@@ -54,18 +54,23 @@ def step_table(result: Result) -> Table:
     return shown
 
 
-def step_lines(result: Result) -> Iterator[str]:
-    """What was not timed, what does not run native, and what each variant's first steps said."""
+def told_first(result: Result[R]) -> Iterator[str]:
+    """What was not timed, and whether the times are to be trusted."""
     for name, reason in result.skipped.items():
         yield f"not timed: {name}: {reason}"
     if result.recompiled:
         yield (
             f"not to be trusted: torch.compile made {result.recompiled} graphs while the clock ran"
         )
+
+
+def step_lines(result: Result[TrainRow]) -> Iterator[str]:
+    """What was not timed, what does not run native, and what each variant's first steps said."""
+    yield from told_first(result)
     for row in result.rows:
         start = row.start
         engines = ", ".join(f"{count} {engine}" for engine, count in start.engines.items())
-        compiled = f", {start.graphs} compiled graphs" if row.variant.compiled else ""
+        compiled = f", {start.graphs} compiled graphs" if start.graphs else ""
         yield (
             f"{row.variant.name}: {f'sparse layers: {engines}; ' if engines else ''}loss"
             f" {start.loss:.3f} to {row.last_loss:.3f}; first steps {start.seconds:.0f} s{compiled}"
@@ -74,9 +79,9 @@ def step_lines(result: Result) -> Iterator[str]:
 
 
 def write_steps(
-    path: Path, about: dict[str, str], settings: dict[str, str | int], results: Sequence[Result]
+    path: Path, about: dict[str, str], settings: dict[str, str | int], results: Sequence[Result[R]]
 ) -> None:
-    """Write every number. settings: the rounds, steps and mode of the run."""
+    """Write every number. settings: mode, rounds, steps and compile of the run."""
     content = {
         "about": about,
         **settings,
@@ -85,19 +90,19 @@ def write_steps(
             "peak": "bytes",
             "held": "bytes",
             "joules": "J per image",
-            "flops": "FLOP per image, forward and backward",
+            "flops": "FLOP per image, of all that is timed",
         },
         "models": [_content(result) for result in results],
     }
     write_json(path, content)
 
 
-def step_panels(results: Sequence[Result]) -> list[Panel]:
+def step_panels(results: Sequence[Result[R]], parts: Sequence[str] = PARTS) -> list[Panel]:
     """What bars.draw_bars draws of them."""
     return [
         Panel(
             f"{result.vit.name}, batch {result.vit.batch}",
-            [bar(row.variant.name, row.times, PARTS, result.speed_up(row)) for row in result.rows],
+            [bar(row.variant.name, row.times, parts, result.speed_up(row)) for row in result.rows],
         )
         for result in results
     ]
@@ -114,7 +119,7 @@ def milliseconds(times: Times | None) -> str:
     return "–" if times is None else f"{times.median / 1000:.2f}"
 
 
-def _content(result: Result) -> dict[str, Any]:
+def _content(result: Result[R]) -> dict[str, Any]:
     return {
         **asdict(result.vit),
         "flops": result.flops,
@@ -125,7 +130,7 @@ def _content(result: Result) -> dict[str, Any]:
     }
 
 
-def _row_content(result: Result, row: Row) -> dict[str, Any]:
+def _row_content(result: Result[R], row: R) -> dict[str, Any]:
     content = asdict(row)
     return {
         **content,

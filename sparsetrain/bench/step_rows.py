@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from sparsetrain.bench.rounds import TOTAL
 from sparsetrain.bench.timing import Times
-from sparsetrain.bench.variants import DENSE, Variant
+from sparsetrain.bench.variants import DENSE, InferenceVariant, Variant
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ MODELS = {
         Vit("vit_l", "vit_large_patch16_224", 128),
         Vit("vit_h", "vit_huge_patch14_224", 64),
     )
+}
+
+INFERENCE_MODELS = {
+    **MODELS,
+    # Segment Anything's image encoder: 4096 tokens an image, windows of 14 × 14 but in four blocks.
+    "sam_h": Vit("sam_h", "samvit_huge_patch16", batch=8, pixels=1024, classes=0),
 }
 
 
@@ -53,25 +60,50 @@ class Start:
 class Row:
     """What was measured of one variant.
 
-    times       µs of each part and of a whole step
-    peak        bytes: what it holds and what the step takes beside, without the other variants
-    joules      of one image, None where it is not known
-    last_loss   after all steps of the benchmark, on the same batch as the first
+    times    µs of each part and of a whole step
+    peak     bytes: what it holds and what the step takes beside, without the other variants
+    joules   of one image, None where it is not known
     """
 
-    variant: Variant
-    start: Start
+    variant: Variant | InferenceVariant
     times: dict[str, Times]
     peak: int
     joules: float | None
+
+
+@dataclass(frozen=True)
+class TrainRow(Row):
+    """last_loss: after all steps of the benchmark, on the same batch as the first."""
+
+    start: Start
     last_loss: float
 
 
 @dataclass(frozen=True)
-class Result:
+class InferenceRow(Row):
+    """One forward.
+
+    held      bytes of its weights
+    error     relative distance of its outputs from those of the same weights in bfloat16, eager
+    engines   how many packed layers run on which
+    seconds   of the first forwards, compiling included; graphs: how many were compiled
+    """
+
+    held: int
+    error: float
+    engines: dict[str, int]
+    seconds: float
+    graphs: int
+
+
+R = TypeVar("R", bound=Row)
+
+
+@dataclass(frozen=True)
+class Result(Generic[R]):
     """The variants of a model.
 
-    flops        dense, of training on one image
+    flops        dense, on one image: of training, or of a forward
     peak_flops   of the device per second, dense; None where it is not known
     skipped      variants that were not timed, and why
     recompiled   graphs compiled while the clock ran: none, or the times are not to be trusted
@@ -80,12 +112,12 @@ class Result:
     vit: Vit
     flops: float
     peak_flops: float | None
-    rows: tuple[Row, ...]
+    rows: tuple[R, ...]
     skipped: dict[str, str]
     recompiled: int
 
     @property
-    def dense(self) -> Row:
+    def dense(self) -> R:
         return next(row for row in self.rows if row.variant.name == DENSE)
 
     def speed_up(self, row: Row) -> float:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import sparsetrain as st
-from sparsetrain.bench.dense_fp8 import make_fp8
+from sparsetrain.bench.dense_fp8 import Sharing, make_fp8
 from sparsetrain.nn import Report, SquaredReLU, grouped
 from sparsetrain.nn.structure import is_mlp
 from sparsetrain.products import Engine
@@ -50,6 +50,17 @@ class Variant:
     squared_relu: bool = False
     compiled: bool = True
     dense_fp8: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class InferenceVariant:
+    """A way to run a model without gradients, compiled, in bfloat16. packed: the dtype that its 2:4
+    weights are packed in; dense_fp8: what of a dense operand in fp8 shares a scale."""
+
+    name: str
+    what: str
+    packed: torch.dtype | None = None
+    dense_fp8: Sharing | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,28 @@ VARIANTS = {
     )
 }
 
+INFERENCE_VARIANTS = {
+    variant.name: variant
+    for variant in (
+        InferenceVariant(DENSE, "the dense model: what × is over"),
+        InferenceVariant("bf16-24", "2:4 weights, bfloat16 (st.quantize)", torch.bfloat16),
+        InferenceVariant(
+            "dense-fp8",
+            "dense, in fp8 through torch._scaled_mm, a scale for each row of weight and input",
+            dense_fp8="row",
+        ),
+        InferenceVariant(
+            "dense-fp8-tensor",
+            "the same with one scale for a weight, and one for an input",
+            dense_fp8="tensor",
+        ),
+        InferenceVariant("fp8-24", "2:4 weights, fp8 (st.quantize)", torch.float8_e4m3fn),
+    )
+}
+"""Those of `bench step mode=inference`; but for the first they change the layers of INFERENCE."""
+
+INFERENCE = _ATTENTION
+
 
 def prepare(
     model: nn.Module,
@@ -128,9 +161,11 @@ def prepare(
     return report
 
 
-def compiled(model: nn.Module, variant: Variant, mode: Mode = "default") -> Forward:
+def compiled(
+    model: nn.Module, variant: Variant | InferenceVariant, mode: Mode = "default"
+) -> Forward:
     """The model's forward, compiled on its first call if the variant is."""
-    if not variant.compiled:
+    if isinstance(variant, Variant) and not variant.compiled:
         return model
     return torch.compile(model, fullgraph=True, dynamic=False, mode=mode)
 

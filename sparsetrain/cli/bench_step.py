@@ -1,27 +1,26 @@
-"""`bench step`: whole training steps of vision transformers, dense and 2:4."""
+"""`bench step`: whole training steps of vision transformers, or forwards, dense and 2:4."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from sparsetrain.bench import inference_report, step_report
 from sparsetrain.bench.bars import draw_bars, figure_class
 from sparsetrain.bench.environment import environment
 from sparsetrain.bench.gauges import Gauges, cuda_gauges
+from sparsetrain.bench.inference import bench_inference
 from sparsetrain.bench.step import STEPS, UNTIMED, bench_model
-from sparsetrain.bench.step_report import (
-    LEGEND,
-    step_lines,
-    step_panels,
-    step_table,
-    write_steps,
-)
-from sparsetrain.bench.step_rows import MODELS, Result, Vit
-from sparsetrain.bench.variants import DENSE, VARIANTS, Mode, Setting, Variant
+from sparsetrain.bench.step_report import PARTS, step_panels, step_table, write_steps
+from sparsetrain.bench.step_rows import INFERENCE_MODELS, MODELS, Result, Vit
+from sparsetrain.bench.variants import DENSE, INFERENCE_VARIANTS, VARIANTS, Mode, Setting
 from sparsetrain.cli.bench_words import (
+    check_name,
     cuda_device,
     library_words,
     read_count,
@@ -34,16 +33,59 @@ from sparsetrain.cli.bench_words import (
 from sparsetrain.cli.console import console, print_lines, relative, show_values
 from sparsetrain.lightning.network import build_network
 
-_KEYS = ("models", "variants", "batch", "rounds", "compile", "json", "picture")
-_ROUNDS = 10
+_KEYS = ("mode", "models", "variants", "batch", "rounds", "compile", "json", "picture")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is timed. measure: as `bench_model`; lines: below a table; parts: its columns before
+    the whole's; rounds: by default; title: of a picture."""
+
+    models: Mapping[str, Vit]
+    variants: Mapping[str, Any]
+    rounds: int
+    measure: Callable[..., Result[Any]]
+    lines: Callable[[Any], Iterator[str]]
+    legend: str
+    parts: tuple[str, ...]
+    whole: str
+    title: str
+
+
+KINDS = {
+    "train": Kind(
+        MODELS,
+        VARIANTS,
+        10,
+        bench_model,
+        step_report.step_lines,
+        step_report.LEGEND,
+        PARTS,
+        "step",
+        "Training step, {}, bfloat16 autocast",
+    ),
+    "inference": Kind(
+        INFERENCE_MODELS,
+        INFERENCE_VARIANTS,
+        20,
+        bench_inference,
+        inference_report.inference_lines,
+        inference_report.LEGEND,
+        (),
+        "forward",
+        "Inference, {}",
+    ),
+}
+"""What `mode=` chooses from."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `bench step` was asked for."""
+    """What `bench step` was asked for; kind: the word of `mode=`."""
 
+    kind: str
     vits: tuple[Vit, ...]
-    variants: tuple[Variant, ...]
+    variants: tuple[Any, ...]
     rounds: int
     mode: Mode
     json: Path | None
@@ -53,6 +95,7 @@ class Options:
 def bench_step(words: list[str]) -> None:
     """Run it with the key=value words. The file is written anew after each model."""
     options = parse(words)
+    kind = KINDS[options.kind]
     if options.picture is not None:
         figure_class()  # now, not after minutes
     device = cuda_device()
@@ -61,45 +104,52 @@ def bench_step(words: list[str]) -> None:
     about["energy"] = gauges.joules if isinstance(gauges.joules, str) else "NVML's counter"
     show_values(tuple(about.items()))
     setting = Setting(options.rounds, options.mode, device)
-    results: list[Result] = []
+    results: list[Result[Any]] = []
     for vit in options.vits:
-        results.append(_bench(vit, options.variants, setting, gauges))
+        results.append(_bench(kind, vit, options.variants, setting, gauges))
         if options.json is not None:
-            settings = {"rounds": options.rounds, "steps": STEPS, "compile": options.mode}
-            write_steps(options.json, about, settings, results)
+            settings = {"mode": options.kind, "rounds": options.rounds, "steps": STEPS}
+            write_steps(options.json, about, {**settings, "compile": options.mode}, results)
     what = "\n".join(f"{variant.name}: {variant.what}" for variant in options.variants)
-    console.print(f"\n{LEGEND}\n\n{what}", style="dim")
+    console.print(f"\n{kind.legend}\n\n{what}", style="dim")
     if options.json is not None:
         show_values((("written", str(relative(options.json))),))
     if options.picture is not None:
-        title = f"Training step, {about['hardware'].split(',')[0]}, bfloat16 autocast"
-        draw_bars(options.picture, title, "a step", step_panels(results))
+        title = kind.title.format(about["hardware"].split(",")[0])
+        panels = step_panels(results, kind.parts or ("forward",))
+        draw_bars(options.picture, title, f"a {kind.whole}", panels)
         show_values((("drawn", str(relative(options.picture))),))
 
 
-def _bench(vit: Vit, variants: tuple[Variant, ...], setting: Setting, gauges: Gauges) -> Result:
+def _bench(
+    kind: Kind, vit: Vit, variants: tuple[Any, ...], setting: Setting, gauges: Gauges
+) -> Result[Any]:
     make = partial(build_network, vit.timm, vit.pixels, vit.classes)
     with console.status(vit.name) as status:
-        result = bench_model(vit, make, variants, setting, gauges, status.update)
+        result = kind.measure(vit, make, variants, setting, gauges, status.update)
     torch.cuda.empty_cache()
     console.print()
-    console.print(step_table(result))
-    print_lines(tuple(step_lines(result)))
+    console.print(step_table(result, kind.parts, kind.whole))
+    print_lines(tuple(kind.lines(result)))
     return result
 
 
 def parse(words: list[str]) -> Options:
     """Read the words of _KEYS. Raises ValueError naming what is wrong."""
     options = read_options(words, _KEYS)
+    name = options.get("mode", "train")
+    check_name("mode", name, tuple(KINDS))
+    kind = KINDS[name]
     batch = read_count("batch", options)
-    vits = [MODELS[name] for name in read_names("models", options, tuple(MODELS))]
-    names = read_names("variants", options, tuple(VARIANTS))
+    vits = [kind.models[name] for name in read_names("models", options, tuple(kind.models))]
+    names = read_names("variants", options, tuple(kind.variants))
     if DENSE not in names:
         names = (DENSE, *names)  # what the others are compared with
     return Options(
+        kind=name,
         vits=tuple(replace(vit, batch=batch or vit.batch) for vit in vits),
-        variants=tuple(VARIANTS[name] for name in names),
-        rounds=read_rounds(options, _ROUNDS),
+        variants=tuple(kind.variants[name] for name in names),
+        rounds=read_rounds(options, kind.rounds),
         mode=read_mode(options),
         json=read_path("json", options),
         picture=read_path("picture", options),

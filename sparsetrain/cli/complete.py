@@ -42,7 +42,8 @@ _WORDS = {
     "report": "out=",
     "dashboard": "entity= project= runs= out=",
     "doctor": "",
-    "bench": "step models= variants= batch= rounds= compile= json= picture=",
+    "bench": "step mode=train mode=inference models= variants= batch= rounds= compile= json= "
+    "picture=",
     "tune": "recipe= shapes= dtype=bfloat16 dtype=float16 rounds=",
     "build": "arch=native arch= output=",
     "complete": "",

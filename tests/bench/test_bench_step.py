@@ -165,7 +165,9 @@ def test_the_eager_variant_is_not_compiled():
 def test_the_command_shows_a_table_for_each_model_and_writes_json_and_picture(
     uncompiled, monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(bench_step, "MODELS", {"tiny": TINY, "small": replace(TINY, name="small")})
+    train = bench_step.KINDS["train"]
+    models = {"tiny": TINY, "small": replace(TINY, name="small")}
+    monkeypatch.setitem(bench_step.KINDS, "train", replace(train, models=models))
     monkeypatch.setattr(bench_step, "cuda_device", lambda: CPU)
     monkeypatch.setattr(bench_step, "library_words", lambda: "a library")
     monkeypatch.setattr(
@@ -194,7 +196,8 @@ def test_the_command_shows_a_table_for_each_model_and_writes_json_and_picture(
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")
 def test_the_command_times_whole_steps_on_a_gpu(monkeypatch, tmp_path):
     vit = Vit("tiny", "vit_tiny_patch16_224", batch=8, pixels=64, classes=10)
-    monkeypatch.setattr(bench_step, "MODELS", {"tiny": vit})
+    train = bench_step.KINDS["train"]
+    monkeypatch.setitem(bench_step.KINDS, "train", replace(train, models={"tiny": vit}))
     monkeypatch.setattr(
         bench_step,
         "build_network",

@@ -17,7 +17,7 @@ from sparsetrain.bench.step_report import (
     step_table,
     write_steps,
 )
-from sparsetrain.bench.step_rows import Result, Row, Start, Vit
+from sparsetrain.bench.step_rows import Result, Start, TrainRow, Vit
 from sparsetrain.bench.timing import Times
 from sparsetrain.bench.variants import DENSE, VARIANTS
 
@@ -26,8 +26,8 @@ def fake_row(name, milliseconds, engines=None):
     times: dict[str, Times] = {part: Times(250.0, 240.0, 260.0) for part in PARTS}
     median = 1000 * milliseconds
     times[TOTAL] = Times(median, median * 0.99, median * 1.01)
-    start = Start(2**30, 6.9312, engines or {}, (), 41.4, 1)
-    return Row(VARIANTS[name], start, times, 20 * 2**30, 1.2345, 5.5)
+    start = Start(2**30, 6.9312, engines or {}, (), 41.4, int(name != "dense-eager"))
+    return TrainRow(VARIANTS[name], times, 20 * 2**30, 1.2345, start, 5.5)
 
 
 @pytest.fixture

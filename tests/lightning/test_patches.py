@@ -1,6 +1,7 @@
 """Patches by a matrix product, against the convolution that they stand for."""
 
 import copy
+from typing import Any
 
 import pytest
 import timm
@@ -54,10 +55,10 @@ def test_other_convolutions_stay(conv):
 
 
 def test_the_network_of_a_recipe_is_timms_in_all_but_rounding():
-    options = {"depth": 1, "embed_dim": 32, "num_heads": 2}
-    network = build_network("vit_tiny_patch16_224", 32, 10, options=options)
+    options: Any = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    network: Any = build_network("vit_tiny_patch16_224", 32, 10, options=options)
     other = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=10, **options)
     other.load_state_dict(network.state_dict())
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(network(x), other(x))
-    assert type(network.patch_embed.proj) is PatchConv2d  # pyright: ignore
+    assert type(network.patch_embed.proj) is PatchConv2d

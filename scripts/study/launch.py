@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -19,6 +19,9 @@ from rows import Row
 
 TAIL = 3000
 """Characters of a failed run's output that are printed."""
+
+START_SECONDS, SAVE_SECONDS = 90.0, 30.0
+"""Before the end of the budget no run is started that late; what runs has that long to save."""
 
 
 @dataclass
@@ -40,18 +43,14 @@ def launch(planned: Sequence[Run], done: list[Row], file: Path, args: argparse.N
     print(f"{len(planned) - len(waiting)} of {len(planned)} runs are done", flush=True)
     gpus = args.gpus or count_gpus()
     free = [gpu for _ in range(args.jobs) for gpu in range(gpus)]
-    start, running, failed, late = time.monotonic(), [], 0, 0
-    ended: list[Row] = []
+    start, running, failed = time.monotonic(), [], 0
+    budget = math.inf if args.budget_seconds is None else args.budget_seconds
     try:
-        while waiting or running:
-            while waiting and free:
-                run = waiting.pop(0)
-                spent = time.monotonic() - start
-                expected = predict(run, [*done, *ended], args.guess_seconds)
-                if args.budget_seconds is not None and spent + expected > args.budget_seconds:
-                    late += 1
-                    continue
-                running.append(begin(run, free.pop(0), args, gpus))
+        while (waiting or running) and (spent := time.monotonic() - start) < budget:
+            while waiting and free and spent + START_SECONDS < budget:
+                running.append(begin(waiting.pop(0), free.pop(0), args, gpus))
+            if not running:
+                break
             time.sleep(0.5)
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
@@ -60,14 +59,13 @@ def launch(planned: Sequence[Run], done: list[Row], file: Path, args: argparse.N
                 if row is None:
                     failed += 1
                     continue
-                ended.append(row)
                 rows.write(file, [*rows.read(file), row])
                 tell(row, time.monotonic() - start)
     finally:  # also where this process is told to end
-        for job in running:
-            job.process.kill()
-    if late:
-        print(f"{late} runs were not started: they would end after the budget", flush=True)
+        end(running)
+    if waiting or running:
+        left = f"{len(running)} runs stopped, {len(waiting)} not started"
+        print(f"{left}: go on with the same command", flush=True)
     if failed:
         print(f"{failed} runs failed", flush=True)
     return 1 if failed else 0
@@ -83,15 +81,16 @@ def left_row(folder: Path) -> Row | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def predict(run: Run, past: list[Row], guess: float) -> float:
-    """Seconds that a run will take: of its variant with as many epochs, else the longest of any
-    variant with as many, else `guess`."""
-    whole = [r for r in past if not r["resumed"]]
-    alike = [r for r in whole if (r["data"], r["epochs"]) == (run.data, run.epochs)]
-    same = [r["seconds"] for r in alike if r["variant"] == run.variant]
-    if same:
-        return statistics.median(same)
-    return max((r["seconds"] for r in alike), default=guess)
+def end(running: Sequence[Job]) -> None:
+    """Let runs save where they are, and end."""
+    for job in running:
+        job.process.terminate()
+    late = time.monotonic() + SAVE_SECONDS
+    for job in running:
+        try:
+            job.process.wait(max(0.0, late - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            job.process.kill()
 
 
 def begin(run: Run, gpu: int, args: argparse.Namespace, gpus: int) -> Job:

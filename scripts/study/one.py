@@ -31,17 +31,18 @@ GPU_WORDS = ("engine=native",)
 
 
 def train_one(run: Run, folder: Path, commit: str | None) -> None:
-    """Train, or go on from folder/checkpoints/last.ckpt, and write folder/row.json."""
+    """Train, or go on from the newest of folder/checkpoints, and write folder/row.json."""
     last = folder / "checkpoints" / "last.ckpt"
-    resumed = last.is_file()
-    words = fit_words(run, folder) + ([f"checkpoint={last}"] if resumed else [])
+    newest = newest_of(last, last.with_name("interrupted.ckpt"))
+    resumed = newest is not None
+    words = fit_words(run, folder) + ([f"checkpoint={newest}"] if resumed else [])
     sys.argv = ["sparsetrain", "fit", *words]
     start = time.monotonic()
-    if not (resumed and is_finished(last, run.epochs)):
+    if not (last.is_file() and is_finished(last, run.epochs)):
         run_fit(words)
     seconds = time.monotonic() - start
     config = saved_config(last)
-    metrics = read_metrics(folder / "metrics.csv")
+    metrics = read_metrics(folder)
     top1 = 100 * metrics["val/top1"][-1]
     sparse = sparse_top1(last, config, top1)
     row = {
@@ -143,15 +144,23 @@ def sparse_top1(checkpoint: Path, config: dict[str, Any], top1: float) -> float 
     return 100 * metrics["val/top1"]
 
 
-def read_metrics(path: Path) -> dict[str, list[float]]:
-    """Every logged number by key, in order."""
+def read_metrics(folder: Path) -> dict[str, list[float]]:
+    """Every logged number by key, in order; those before an interruption are in metrics.N.csv."""
     metrics: dict[str, list[float]] = {}
-    with path.open() as file:
-        for line in csv.DictReader(file):
-            for key, value in line.items():
-                if value:
-                    metrics.setdefault(key, []).append(float(value))
+    before = sorted(folder.glob("metrics.*.csv"), key=lambda path: int(path.suffixes[0][1:]))
+    for path in (*before, folder / "metrics.csv"):
+        with path.open() as file:
+            for line in csv.DictReader(file):
+                for key, value in line.items():
+                    if value:
+                        metrics.setdefault(key, []).append(float(value))
     return metrics
+
+
+def newest_of(*checkpoints: Path) -> Path | None:
+    """The one written last of those that there are."""
+    there = [path for path in checkpoints if path.is_file()]
+    return max(there, key=lambda path: path.stat().st_mtime) if there else None
 
 
 def flip_rates(metrics: dict[str, list[float]]) -> dict[str, float] | None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -24,7 +25,7 @@ def row_of(run, seconds=10.0, date="2026-01-01", **more):
 
 def arguments(folder, **changed):
     defaults = {
-        "gpus": 1, "jobs": 1, "budget_seconds": None, "guess_seconds": 0.0,
+        "gpus": 1, "jobs": 1, "budget_seconds": None,
         "runs": str(folder / "runs"), "commit": None,
     }  # fmt: skip
     return argparse.Namespace(**{**defaults, **changed})
@@ -36,7 +37,6 @@ def trains(monkeypatch):
     begun, fails = [], []
 
     def begin(run, gpu, args, gpus):
-        import subprocess
         from pathlib import Path
 
         begun.append((run.variant, run.seed, gpu))
@@ -87,22 +87,34 @@ def test_a_run_that_fails_costs_no_other_and_is_told(tmp_path, trains, capsys):
     assert {gpu for *_, gpu in trains[0]} == {0, 1}
 
 
-def test_nothing_is_started_that_would_end_after_the_budget(tmp_path, trains, capsys):
-    planned = [RUN, replace(RUN, variant="slow")]
-    slow = replace(RUN, variant="slow", seed=9)
-    args = arguments(tmp_path, budget_seconds=60.0)
-    past = [row_of(slow, seconds=100.0), row_of(replace(RUN, seed=9), seconds=20.0)]
-    launch.launch(planned, past, tmp_path / "accuracy.json", args)
-    assert trains[0] == [("dense", 0, 0)]
-    assert "1 runs were not started" in capsys.readouterr().out
+def test_no_run_is_started_shortly_before_the_end_of_the_budget(tmp_path, trains, capsys):
+    args = arguments(tmp_path, budget_seconds=launch.START_SECONDS - 1)
+    assert launch.launch([RUN], [], tmp_path / "accuracy.json", args) == 0
+    assert trains[0] == []
+    assert "0 runs stopped, 1 not started" in capsys.readouterr().out
 
 
-def test_the_time_of_a_run_is_that_of_its_variant_else_of_the_longest():
-    past = [row_of(RUN, s) for s in (10.0, 30.0, 12.0)] + [row_of(replace(RUN, variant="a"), 40.0)]
-    assert launch.predict(RUN, past, 5.0) == 12.0
-    assert launch.predict(replace(RUN, variant="new"), past, 5.0) == 40.0
-    assert launch.predict(replace(RUN, epochs=4), past, 5.0) == 5.0
-    assert launch.predict(RUN, [row_of(RUN, 1.0, resumed=True)], 5.0) == 5.0
+def test_runs_are_told_to_save_at_the_end_of_the_budget(tmp_path, monkeypatch, capsys):
+    wait = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); "
+    wait += "print('ready', flush=True); time.sleep(600)"
+
+    def begin(run, gpu, args, gpus):
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-c", wait], text=True, stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        with process.stdout as output:
+            output.readline()
+        begun.append(process)
+        return launch.Job(run, gpu, process, tmp_path)
+
+    begun = []
+    monkeypatch.setattr(launch, "begin", begin)
+    monkeypatch.setattr(launch, "START_SECONDS", 0.0)
+    args = arguments(tmp_path, budget_seconds=0.1)
+    assert launch.launch([RUN], [], tmp_path / "accuracy.json", args) == 0
+    assert [process.returncode for process in begun] == [143]
+    assert "1 runs stopped, 0 not started" in capsys.readouterr().out
 
 
 def test_merging_keeps_the_newest_row_of_each_run(tmp_path):

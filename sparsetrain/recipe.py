@@ -40,7 +40,7 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     """'did you mean a, b?' where something is near, else what there is: the nearest of many."""
     candidates = list(dict.fromkeys(candidates))
     ends = [candidate for candidate in candidates if candidate.endswith(f".{name}")]
-    near = ends[:3] or difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
+    near = ends[:3] or difflib.get_close_matches(name.lower(), candidates, n=3, cutoff=0.5)
     if near:
         return f"did you mean {', '.join(near)}?"
     if len(candidates) <= _FEW:

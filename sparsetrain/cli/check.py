@@ -17,6 +17,7 @@ from sparsetrain.cli.known import (
 )
 from sparsetrain.cli.overrides import NO_DEMO, check_form, parsed, split_word, stored_recipes, take
 from sparsetrain.cli.ranges import check_value, check_values, shown
+from sparsetrain.cli.synonyms import key_for, option_for
 from sparsetrain.recipe import compose, data_folder, nearest, recipe_names
 from sparsetrain.targets import check_targets
 
@@ -71,6 +72,8 @@ def _check_group(word: str) -> None:
         return
     options = _options(key)
     for name in value.strip("[]").split(","):
+        if name not in options and (other := option_for(key, name.lower())):
+            raise ValueError(f"{word} is no option of {key}: write {other}")
         if name in ("", "null"):
             part = f"; {key}.NAME=null leaves out one part of it" if key in PARTS else ""
             raise ValueError(f"{word}: the group cannot be left out, {nearest('', options)}{part}")
@@ -129,6 +132,8 @@ def _instead(word: str, choices: dict[str, str], keys: Collection[str]) -> str:
     options = _options_with(key, choices)
     if options:
         return f"it comes with {' or '.join(options)}"
+    if other := key_for(key, split_word(word)[1]):
+        return f"write {other}"
     return nearest(key, keys) + (f" (or +{word})" if _is_argument(key, choices) else "")
 
 

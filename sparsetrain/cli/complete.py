@@ -53,9 +53,11 @@ _WORDS = {
 
 def complete(args: list[str]) -> None:
     """Print the script to evaluate, or (`query`) the words that continue COMP_LINE."""
-    if args != ["query"]:
+    if args in ([], ["bash"]):
         print(_SCRIPT)
         return
+    if args != ["query"]:
+        raise ValueError(f"complete {' '.join(args)}: there is completion for bash alone")
     words = os.environ["COMP_LINE"].split(" ")[1:]
     if len(words) <= 1:
         print(" ".join(_WORDS))

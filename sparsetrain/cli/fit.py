@@ -80,6 +80,7 @@ def fit(config: DictConfig) -> None:
     name_run(config, saved)
     with _named(words):
         trainer = build_trainer(config, [sparsify, save_config, show, *compiles])
+    _check_nodes(trainer)
     device = trainer.strategy.root_device
     show_lines(data.placement(device))
     save_config.permuted = permute_once(module, sparsity, config, saved, device)
@@ -190,6 +191,19 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
         default_root_dir=f"{config.run_dir}/checkpoints",  # what is saved when SLURM's time is up
         _convert_="all",
     )
+
+
+def _check_nodes(trainer: pl.Trainer) -> None:
+    """Raise ValueError for several machines that nothing tells of each other: each would wait for
+    the others until a time-out."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    alone = type(environment).__name__ == "LightningEnvironment"  # no SLURM, torchrun, MPI
+    if trainer.num_nodes > 1 and alone and "MASTER_ADDR" not in os.environ:
+        raise ValueError(
+            f"trainer.num_nodes={trainer.num_nodes}: nothing says where the other machines are; "
+            f"start it by torchrun --nnodes {trainer.num_nodes} or srun, or set MASTER_ADDR, "
+            "MASTER_PORT and NODE_RANK on each"
+        )
 
 
 @contextmanager

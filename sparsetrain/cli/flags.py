@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sparsetrain.cli.known import base_config, keys_of
 from sparsetrain.cli.overrides import split_word
+from sparsetrain.cli.synonyms import key_for
 from sparsetrain.recipe import nearest
 
 _ALONE = (
@@ -64,6 +65,8 @@ def _instead(flag: str, value: str, known: Sequence[str]) -> str:
     keys = (*top, *keys_of({group: config[group] for group in _COMMON}))
     same = [key for key in keys if key.rpartition(".")[2] == bare]
     near = same or [key for key in keys if key.endswith(f"_{bare}")]
+    if not near and (other := key_for(bare, value)):
+        return f"write {other}"
     if not near:
         return f"values are given as key=value; {nearest(flag, known)}"
     return f"write {near[0]}={value or '…'}"

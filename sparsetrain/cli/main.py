@@ -36,9 +36,12 @@ def main() -> None:
         return
     verb, rest = args[0], args[1:]
     if verb not in VERBS:
+        from sparsetrain.cli.synonyms import verb_for
         from sparsetrain.recipe import nearest
 
-        stop(f"{verb!r} is no command: {nearest(verb, VERBS[:-1])}", 2)
+        other = verb_for(verb)
+        fix = f"write python -m sparsetrain {other}" if other else nearest(verb, VERBS[:-1])
+        stop(f"{verb!r} is no command: {fix}", 2)
     if any(arg in ("-h", "--help") for arg in rest):
         _show(verb_help(verb))
         return

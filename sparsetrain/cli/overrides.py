@@ -41,6 +41,8 @@ def split_word(word: str) -> tuple[str, str]:
 
 def check_form(words: list[str]) -> None:
     """Raise ValueError for a word that is not key=value."""
+    if "=" in words:
+        raise ValueError("' = ' with spaces: write key=value, without spaces around the =")
     for word in words:
         if "=" not in word and word[:1] != "~":
             fix = f": write checkpoint={word}" if word.endswith(".ckpt") else ""

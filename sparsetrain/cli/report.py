@@ -36,6 +36,8 @@ def report(words: list[str]) -> None:
     runs = labelled([(name, read_run(folder)) for name, folder in found])
     if out is None:
         out = found[0][1] / "report.html" if len(runs) == 1 else Path("comparison.html")
+    if out.suffix not in (".html", ".htm") and not out.is_dir():
+        raise ValueError(f"out={out}: a report is a page; give out={out.with_suffix('.html')}")
     if out.is_dir():
         raise ValueError(f"out={out} is a folder: give a file in it, as {out / 'comparison.html'}")
     if not out.parent.is_dir():

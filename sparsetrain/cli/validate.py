@@ -49,7 +49,7 @@ def validate(words: list[str]) -> None:
                 "checkpoint; it takes data.*, demo=, recipe= and trainer.*"
             )
     check_single(rest, "call validate for each")
-    if path is None:
+    if not path:
         _check_the_other_words(with_recipe_file(rest), allowed)
         raise ValueError("checkpoint= is missing: give a file that `fit` wrote")
     trained = load_trained(path, allowed)
@@ -132,6 +132,8 @@ def config_with(
     changed = {split_word(word)[0] for word in words}
     before = [today for word in _words_of_the_run(path) for today in upgraded_words(word)]
     kept = [word for word in before if split_word(word)[0] not in {*changed, "checkpoint"}]
+    if "recipe" in changed:  # what the run changed of its own recipe may not fit into another
+        kept = [word for word in kept if not _of_training(split_word(word)[0])]
     if "data" in changed or "demo" in changed:
         kept = [
             word for word in kept if split_word(word)[0].partition(".")[0] not in ("data", "demo")
@@ -139,6 +141,10 @@ def config_with(
     config = check([*kept, *words], allowed)
     OmegaConf.update(config, "model", trained.model, merge=False)
     return checked(config, FILES, allowed, _MADE)
+
+
+def _of_training(key: str) -> bool:
+    return key.partition(".")[0] in _OF_THE_CHECKPOINT or key == "trainer.max_epochs"
 
 
 def _words_of_the_run(path: str) -> list[str]:

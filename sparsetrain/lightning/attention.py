@@ -91,9 +91,10 @@ def _misfit(broken: BaseException) -> str:
         return f"{reason} Cause: {cause}. Use model.attention=sdpa, or reinstall xformers"
     version = importlib.import_module("xformers").__version__
     fits = built.torch_version
+    release = fits.partition("+")[0]  # PyPI has 2.10.0+cu128 as 2.10.0
     return (
         f"xFormers cannot load its binary: {version} was built for torch {fits} and torch {here} "
-        f"is installed. Cause: {cause}. Use model.attention=sdpa, install torch=={fits} beside "
+        f"is installed. Cause: {cause}. Use model.attention=sdpa, install torch=={release} beside "
         f"xformers {version}, or an xformers that was built for torch {here}"
     )
 

@@ -86,7 +86,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises FileNotFoundError naming the nearest checkpoints, ValueError if it is none, or of a
     format that is not read here.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         inside = sorted(map(str, path.glob("**/*.ckpt")))[:5]
         found = f"give one of {', '.join(inside)}" if inside else "it has no .ckpt file"

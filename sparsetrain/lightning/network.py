@@ -63,7 +63,7 @@ def build_network(
         fix = "; model.tokenizer=convolutions is for timm's ViTs" if embedding else ""
         raise ValueError(
             f"model.name={name!r} does not take img_size={img_size} with options={options}: "
-            f"{error}{fix}"
+            f"{error}{fix}; give a ViT of timm, or options that its class takes"
         ) from error
     _check_size(network, name, img_size)
     multiply_patches(network)

@@ -109,7 +109,7 @@ def _why_dense(plan: Plan) -> str:
         for reason, found in names.items()
     ]
     more = f"; and {len(lines) - 5} more reasons" if len(lines) > 5 else ""
-    return "; ".join(lines[:5]) + more
+    return "; ".join(lines[:5]) + more or "exclude takes out all that include names"
 
 
 def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:

@@ -61,8 +61,8 @@ from sparsetrain.recipe import nearest
         (["export", "checkpoint=x", "format=onxx"], ["'onxx'", "safetensors, onnx"]),
         (["export", "checkpoint=x", "prune=yes"], ["prune='yes'", "true or false"]),
         (
-            ["train"],
-            ["'train' is no command", "fit, validate, export, prune, report, dashboard, doctor"],
+            ["wibble"],
+            ["'wibble' is no command", "fit, validate, export, prune, report, dashboard, doctor"],
         ),
         (["validat"], ["'validat' is no command", "did you mean validate"]),
     ],

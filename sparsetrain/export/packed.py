@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.inference import packed_linears, quantize
+from sparsetrain.inference.linear import short
 from sparsetrain.reference.pack24 import EIGHT_BITS, meta_order24
 
 E4M3 = torch.float8_e4m3fn
@@ -46,7 +47,7 @@ def _layout(dtype: torch.dtype) -> dict[str, Any]:
     order = meta_order24(dtype)
     quantized = dtype in EIGHT_BITS
     return {
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": short(dtype),
         "values": "[out, in / 2], two of each four of a row, in order of position",
         "meta": {
             "shape": "[ceil(in / columns), ceil(out / 64), bytes]",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparsetrain.export.folder import HEADER, load_weights
 from sparsetrain.inference import DTYPES, PackedLinear, put_packed
 from sparsetrain.inference.engine import engine_of
+from sparsetrain.inference.linear import short
 from sparsetrain.nn import LayerReport, Report
 from sparsetrain.nn.engine import find_engines
 from sparsetrain.pruning.conv1d import put_back, replace_conv1d
@@ -134,6 +135,5 @@ def _place(layers: Mapping[str, PackedLinear]) -> tuple[LayerReport, ...]:
     for name, layer in layers.items():
         shape, dtype = (layer.out_features, layer.in_features), layer.values.dtype
         layer.product, why = engine_of(engines, dtype, name, shape)
-        runs = f"2:4 {str(dtype).removeprefix('torch.')}"
-        rows.append(LayerReport(name, shape, runs, why))
+        rows.append(LayerReport(name, shape, f"2:4 {short(dtype)}", why))
     return tuple(rows)

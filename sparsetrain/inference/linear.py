@@ -127,10 +127,9 @@ class PackedLinear(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
-        dtype = str(self.values.dtype).removeprefix("torch.")
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}, 2:4 {dtype}"
+            f"bias={self.bias is not None}, 2:4 {short(self.values.dtype)}"
         )
 
 
@@ -154,6 +153,11 @@ def check_inference(module: nn.Module, input: Tensor) -> None:
             f"{kind} has no backward: run the model under torch.inference_mode(), and train the "
             "model that was quantized"
         )
+
+
+def short(dtype: torch.dtype) -> str:
+    """'int8' of torch.int8."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _result_dtype(x: Tensor) -> torch.dtype:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.inference.engine import engine_of
-from sparsetrain.inference.linear import DTYPES, PackedLinear
+from sparsetrain.inference.linear import DTYPES, PackedLinear, short
 from sparsetrain.inference.mlp import PackedMlp, fits
 from sparsetrain.nn import (
     LayerReport,
@@ -78,18 +78,16 @@ def quantize(
         raise ValueError("the model is packed already: quantize the one that it was made of")
     pairs = replace_conv1d(model)
     try:
-        weights, dense = _choose(model, include)
-        if not weights:
-            raise ValueError(f"no linear layer has a 2:4 weight: {_hint(model, dense)}")
-        on_cpu = not any(weight.is_cuda for weight in weights.values())
+        linears, dense = _choose(model, include)
+        if not linears:
+            raise ValueError(f"no linear layer has a 2:4 weight: {_hint(dense)}")
+        on_cpu = not any(linear.weight.is_cuda for linear in linears.values())
         engines, layers, rows = find_engines("auto", on_cpu), {}, []
-        for name, weight in weights.items():
-            linear = model.get_submodule(name)
-            assert isinstance(linear, nn.Linear), "as chosen"
-            product, why = engine_of(engines, dtype, name, tuple(weight.shape))
-            layers[name] = PackedLinear.pack(weight, linear.bias, dtype, product)
-            runs = f"2:4 {str(dtype).removeprefix('torch.')}"
-            rows.append(LayerReport(name, tuple(weight.shape), runs, why))
+        for name, linear in linears.items():
+            shape = linear.out_features, linear.in_features
+            product, why = engine_of(engines, dtype, name, shape)
+            layers[name] = PackedLinear.pack(_used(linear), linear.bias, dtype, product)
+            rows.append(LayerReport(name, shape, f"2:4 {short(dtype)}", why))
         fused = put_packed(model, layers)
     finally:
         put_back(model, pairs)
@@ -101,19 +99,20 @@ def put_packed(model: nn.Module, layers: Mapping[str, PackedLinear]) -> str:
     MLPs; the model is for inference then. Returns a line about the MLPs, empty without 16-bit ones.
     """
     densify(model, apply_masks=True)
-    mlps = {n: why_not(m) for n, m in model.named_modules() if n and is_mlp(m)}
+    found = {n: why_not(m) for n, m in model.named_modules() if n and is_mlp(m)}
     for name, layer in layers.items():
         linear = model.get_submodule(name)
         for hooks in _HOOKS:
             setattr(layer, hooks, getattr(linear, hooks))
         replace_module(model, linear, layer)
-    for name, why in mlps.items():
+    for name, why in found.items():
         mlp = model.get_submodule(name)
         if not why and fits(mlp):
             replace_module(model, mlp, PackedMlp.from_dense(mlp))
     model.eval().requires_grad_(False)
     count = sum(isinstance(module, PackedMlp) for module in model.modules())
-    return f"{count} MLPs: GELU at the end of fc1's product." if count else ""
+    mlps = f"{count} MLP{'' if count == 1 else 's'}"
+    return f"{mlps}: GELU at the end of fc1's product." if count else ""
 
 
 def packed_linears(model: nn.Module) -> dict[str, PackedLinear]:
@@ -123,13 +122,13 @@ def packed_linears(model: nn.Module) -> dict[str, PackedLinear]:
 
 def _choose(
     model: nn.Module, include: tuple[str, ...]
-) -> tuple[dict[str, Tensor], tuple[LayerReport, ...]]:
-    """The weights to pack by name, and why other linear layers stay dense."""
+) -> tuple[dict[str, nn.Linear], tuple[LayerReport, ...]]:
+    """The layers to pack by name, and why other linear layers stay dense."""
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     for glob in include:
         if not any(fnmatchcase(name, glob) for name in linears):
             raise ValueError(f"include: {glob!r} matches no linear layer")
-    weights, dense = {}, []
+    chosen, dense = {}, []
     for name, linear in linears.items():
         asked = any(fnmatchcase(name, glob) for glob in include)
         why = "not named by include" if include and not asked else _why_not_24(model, name, linear)
@@ -139,8 +138,8 @@ def _choose(
             shape = linear.out_features, linear.in_features
             dense.append(LayerReport(name, shape, "dense", reason=why))
         else:
-            weights[name] = _used(linear)
-    return weights, tuple(dense)
+            chosen[name] = linear
+    return chosen, tuple(dense)
 
 
 def _why_not_24(model: nn.Module, name: str, linear: nn.Linear) -> str:
@@ -163,10 +162,9 @@ def _used(linear: nn.Linear) -> Tensor:
     return linear.evaluated_weight() if isinstance(linear, SparseLinear) else linear.weight.detach()
 
 
-def _hint(model: nn.Module, dense: tuple[LayerReport, ...]) -> str:
+def _hint(dense: tuple[LayerReport, ...]) -> str:
     rows = [f"{row.name} ({count}): {row.reason}" for row, count in grouped(dense)[:3]]
-    more = "" if rows else "it has none"
-    return "; ".join(rows) + more
+    return "; ".join(rows) or "it has none"
 
 
 def _notes(model: nn.Module) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def test_mlps_that_were_one_function_stay_one_in_16_bits():
     net.eval()
     exact = outputs(net, torch.bfloat16)
     report = st.quantize(net, torch.bfloat16)
-    assert report.fused == "1 MLPs: GELU at the end of fc1's product."
+    assert report.fused == "1 MLP: GELU at the end of fc1's product."
     assert isinstance(net.mlp, PackedMlp)
     with OpCalls() as calls:
         found = outputs(net, torch.bfloat16)

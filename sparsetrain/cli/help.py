@@ -7,7 +7,7 @@ from sparsetrain.recipe import data_folder
 _OVERVIEW = """\
 2:4 sparse training of vision transformers.
 
-  python -m sparsetrain fit recipe=vit_tiny_24        train; about a minute on a CPU
+  python -m sparsetrain fit recipe=vit_tiny_24        train; two minutes on a CPU
   python -m sparsetrain validate checkpoint=…         accuracy, density, throughput
   python -m sparsetrain export checkpoint=… format=safetensors
   python -m sparsetrain prune checkpoint=… method=wanda   prune after training, layer by layer
@@ -52,7 +52,7 @@ Classes of your own in a recipe file or --config-dir=FOLDER: allow_targets=[my.m
 Ctrl-C or SIGTERM saves a checkpoint and prints the command that goes on from it; within epochs
 callbacks.last.every_n_steps= or callbacks.last.every_minutes= save one. A SLURM job that is queued
 again (sbatch --requeue --signal=USR1@90) goes on by itself.
-Every key can be set: `fit recipe=NAME --cfg job` prints them all. A run leaves its checkpoints,
+`fit recipe=NAME --cfg job` prints every key, and each can be set. A run leaves its checkpoints,
 metrics.csv, report.html and W&B files in runs/RECIPE/TIME.
 Tab completion in bash:  eval "$(sparsetrain complete)\""""
 
@@ -66,7 +66,7 @@ Accuracy, density and throughput of a checkpoint:
 Model, sparsity and data are those of the run that wrote it; further key=value change them."""
 
 _EXPORT = """\
-Write a checkpoint's model as any tool reads it: dense, with exact zeros where it is 2:4.
+Write a checkpoint's model for other tools: dense, with exact zeros where it is 2:4.
 
   python -m sparsetrain export checkpoint=runs/…/checkpoints/best.ckpt format=safetensors
   python -m sparsetrain export checkpoint=runs/…/checkpoints/best.ckpt format=onnx out=vit.onnx
@@ -110,7 +110,7 @@ One page of a run, or of several side by side: accuracy over epochs and wall-clo
   python -m sparsetrain report dense=runs/A sparse=runs/B out=page.html
   python -m sparsetrain report runs/sweep/2026-11-29_10-00-00        every run of a sweep
 
-The page is one file that needs no network. It is compared against the first dense run, else against
+The page is one file that needs no network. Runs are compared with the first dense one, else with
 the first. A run that stopped, or still runs, has a page too."""
 
 _DASHBOARD = """\
@@ -120,8 +120,8 @@ images/s, memory, flip rate, phases, maps of layers, what differs.
   python -m sparsetrain dashboard
   python -m sparsetrain dashboard entity=lab project=sparsetrain runs=vit_b_dense,vit_b_24
 
-Without a key that the server takes, what W&B would be sent is written to out= (dashboard/) instead,
-and checked. It needs pip install 'sparsetrain[dashboard]'."""
+Without a key that the server takes, both are written to out= (dashboard/) instead, and checked. It
+needs pip install 'sparsetrain[dashboard]'."""
 
 _DOCTOR = "What this machine can run, and why not:  python -m sparsetrain doctor"
 
@@ -135,8 +135,8 @@ Whole training steps of vision transformers, dense and 2:4, on one batch that st
 
 models= vit_b (batch 256), vit_l (128), vit_h (64); variants= dense-eager, dense-relu2, weights,
 activations, all, and with qkv and proj weights+attn, all+attn, fp8 (all+attn in fp8) and dense-fp8
-(dense, compiled, is always there); what a GPU has no kernels for is skipped with its reason;
-batch= for every model; rounds= that count; compile= default, reduce-overhead, max-autotune or
+(dense, compiled, is always timed; variants without kernels here are skipped with the reason);
+batch= for every model; rounds= timed rounds; compile= default, reduce-overhead, max-autotune or
 max-autotune-no-cudagraphs (of torch.compile); json= the file for every number; picture= a PNG of
 bars. The energy is read where nvidia-ml-py is installed.
 mode=inference: models= vit_b, vit_l, vit_h and sam_h (Segment Anything's encoder, 8 images of 1024
@@ -153,14 +153,13 @@ Measure what runs each 2:4 product fastest on this GPU, and keep it for every la
   python -m sparsetrain tune shapes=25216x1024x4096,16384x1280x5120 dtype=float16
   python -m sparsetrain tune recipe=./mine.yaml rounds=50
 
-shapes= TOKENSxFEATURESxHIDDEN with commas; dtype= bfloat16 or float16; rounds= calls of the fastest
-that count. Candidates are configs of the kernel, cuBLAS and cuSPARSELt; one that is more than twice
-as far from float64 as cuBLAS is not timed. The table is kept in ~/.cache/sparsetrain (as the
-kernels are) for this GPU, driver, CUDA, torch and library; what is measured stays if you stop
-it."""
+shapes= TOKENSxFEATURESxHIDDEN with commas; dtype= bfloat16 or float16; rounds= timed calls of the
+fastest. Candidates are configs of the kernel, cuBLAS and cuSPARSELt; one that is more than twice
+as far from float64 as cuBLAS is not timed. The table lies in ~/.cache/sparsetrain, like
+the kernels, for this GPU, driver, CUDA, torch and library. If you stop it, finished products stay."""
 
 _BUILD = """\
-Compile the GPU kernels; a model made sparse on a GPU does it by itself the first time.
+Compile the GPU kernels. The first `sparsify` on a GPU does it by itself.
 
   python -m sparsetrain build                       for the GPUs of this machine, else for all
   python -m sparsetrain build arch=80,90a           for these: 80, 89, 90a, 100a, 120, native

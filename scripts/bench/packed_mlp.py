@@ -1,0 +1,88 @@
+"""What the MLP of a packed model spends its forward on, and what fusing saves.
+
+    python -m scripts.bench.packed_mlp
+    python -m scripts.bench.packed_mlp shapes=25216x1024x4096 rounds=40
+
+Does GELU at the end of fc1's product cost less than in a kernel of its own (bfloat16)? Is
+quantizing as a part of the compiled graph faster than the op (fp8)?
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from rich.table import Table
+from torch import Tensor
+
+from scripts.bench.command import run
+from sparsetrain import ops
+from sparsetrain.bench.products import Shape
+from sparsetrain.bench.timing import Run, cuda_clocks, measure
+from sparsetrain.cli.bench_words import (
+    cuda_device,
+    library_words,
+    read_options,
+    read_rounds,
+    read_shapes,
+)
+from sparsetrain.cli.console import console
+from sparsetrain.inference import PackedLinear
+from sparsetrain.reference.quantize import quantize as definition
+
+_E4M3 = torch.float8_e4m3fn
+_SHAPES = (Shape(25216, 1024, 4096), Shape(16448, 1280, 5120), Shape(32768, 1280, 5120))
+"""ViT-L, ViT-H and Segment Anything's encoder."""
+
+
+def main(words: list[str]) -> None:
+    """Time the parts at each shape, in turn."""
+    options = read_options(words, ("shapes", "rounds"))
+    shapes, rounds = read_shapes(options, _SHAPES), read_rounds(options, 20)
+    device = cuda_device()
+    console.print(library_words(), style="dim")
+    clocks = cuda_clocks()
+    table = Table("µs, medians", *(str(shape) for shape in shapes), box=None)
+    found = []
+    for shape in shapes:
+        torch.compiler.reset()
+        with torch.inference_mode():
+            found.append(measure(parts(shape, device), clocks.warm, rounds))
+    for name in found[0]:
+        table.add_row(name, *(f"{times[name].median:.0f}" for times in found))
+    console.print(table)
+
+
+def parts(shape: Shape, device: torch.device) -> dict[str, Run]:
+    """What is timed, by name; each gives its result."""
+
+    def normal(*sizes: int) -> Tensor:
+        return torch.randn(sizes, device=device).bfloat16()
+
+    x_TI, z_TH = normal(shape.tokens, shape.features), normal(shape.tokens, shape.hidden)
+    w_HI, b_H = normal(shape.hidden, shape.features), normal(shape.hidden)
+    w24_HI = ops.mask24(w_HI, ops.select24(w_HI, "row"))
+    in_16 = PackedLinear.pack(w24_HI, b_H, torch.bfloat16)
+    in_8 = PackedLinear.pack(w24_HI, b_H, _E4M3)
+    gelu = torch.compile(F.gelu)
+    alone = torch.compile(lambda z: definition(z, _E4M3, "row", False))
+    fused = torch.compile(lambda z: definition(F.gelu(z), _E4M3, "row", False))
+    q_TI, scales = ops.quantize(x_TI, _E4M3)
+    given = in_8.values, in_8.meta, in_8.scales, q_TI.T, scales.T, in_8.bias, True
+    return {
+        "fc1, bf16": lambda: in_16.of_tokens(x_TI),
+        "fc1 with GELU at its end": lambda: _with_gelu(in_16, x_TI),
+        "fc1, fp8, x quantized": lambda: ops.scaled_matmul24(*given),
+        "GELU": lambda: gelu(z_TH),
+        "quantize: the op": lambda: ops.quantize(z_TH, _E4M3),
+        "quantize: in the graph": lambda: alone(z_TH),
+        "GELU, then the op": lambda: ops.quantize(gelu(z_TH), _E4M3),
+        "GELU and quantize in one graph": lambda: fused(z_TH),
+    }
+
+
+def _with_gelu(fc1: PackedLinear, x_TI: Tensor) -> Tensor:
+    return ops.matmul24(fc1.values, fc1.meta, x_TI.T, fc1.bias, True, None, "gelu")
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

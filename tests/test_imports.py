@@ -186,6 +186,14 @@ print(len(callback.report.converted), sorted(set(sys.modules) & REFUSED))
     assert run(refuse(*lightning) + program).splitlines()[-1] == "1 []"
 
 
+def test_a_lightning_without_rich_is_enough():
+    for module in (m for m in MODULES if part(m) == "lightning"):
+        for node in ast.parse((PACKAGE / module).read_text()).body:
+            names = [alias.name for alias in getattr(node, "names", [])]
+            name = getattr(node, "module", None) or " ".join(names)
+            assert name.split(".")[0] != "rich", f"{module} imports rich before a bar is drawn"
+
+
 def test_help_and_tab_completion_do_not_wait_for_torch():
     program = """
 import os, sys

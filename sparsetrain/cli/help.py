@@ -155,8 +155,8 @@ Measure what runs each 2:4 product fastest on this GPU, and keep it for every la
 
 shapes= TOKENSxFEATURESxHIDDEN with commas; dtype= bfloat16 or float16; rounds= timed calls of the
 fastest. Candidates are configs of the kernel, cuBLAS and cuSPARSELt; one that is more than twice
-as far from float64 as cuBLAS is not timed. The table lies in ~/.cache/sparsetrain, like
-the kernels, for this GPU, driver, CUDA, torch and library. If you stop it, finished products stay."""
+as far from float64 as cuBLAS is not timed. The table lies in ~/.cache/sparsetrain, like the
+kernels, for this GPU, driver, CUDA, torch and library. If you stop it, finished products stay."""
 
 _BUILD = """\
 Compile the GPU kernels. The first `sparsify` on a GPU does it by itself.

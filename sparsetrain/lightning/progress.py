@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_utilities.core.rank_zero import rank_zero_only
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from sparsetrain.lightning.callbacks.monitor import first_tensor
 from sparsetrain.lightning.callbacks.sparsify import SparsifyModel
 from sparsetrain.lightning.flavour import ProgressBar, pl
+
+if TYPE_CHECKING:  # the callbacks, which are imported with this file, need no rich
+    from rich.console import Console
+    from rich.progress import Progress
 
 LOSS = "train/loss"
 ROW = (LOSS, "val/loss", "val/top1")
@@ -54,6 +56,8 @@ class Bar(EpochLines):
     """
 
     def __init__(self, console: Console | None = None) -> None:
+        from rich.console import Console
+
         super().__init__()
         self._console = console or Console(highlight=False)
         self._bar: Progress | None = None
@@ -71,15 +75,7 @@ class Bar(EpochLines):
         self._total = float(trainer.estimated_stepping_batches)
         self._loss, self._loss_step, self._first, self._rate = "", 0, None, 0.0
         self._start_counting()
-        self._bar = Progress(
-            TextColumn("{task.fields[where]}", style="bold"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[rest]}"),
-            console=self._console,
-            transient=True,
-            expand=True,
-            auto_refresh=False,
-        )
+        self._bar = _bar(self._console)
         known = self._total if math.isfinite(self._total) and self._total > 0 else None
         self._bar.add_task("", total=known, where=_epoch(trainer), rest="")
         self._bar.start()
@@ -162,6 +158,20 @@ class Bar(EpochLines):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _bar(console: Console) -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn("{task.fields[where]}", style="bold"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[rest]}"),
+        console=console,
+        transient=True,
+        expand=True,
+        auto_refresh=False,
+    )
 
 
 def duration(seconds: float) -> str:

@@ -66,6 +66,7 @@ def parts(shape: Shape, device: torch.device) -> dict[str, Run]:
     gelu = torch.compile(F.gelu)
     alone = torch.compile(lambda z: definition(z, _E4M3, "row", False))
     fused = torch.compile(lambda z: definition(F.gelu(z), _E4M3, "row", False))
+    assert in_8.scales is not None, "8-bit values have scales"
     q_TI, scales = ops.quantize(x_TI, _E4M3)
     given = in_8.values, in_8.meta, in_8.scales, q_TI.T, scales.T, in_8.bias, True
     return {

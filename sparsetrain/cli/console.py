@@ -21,12 +21,16 @@ def print_lines(lines: tuple[str, ...]) -> None:
         console.print(escape(line), soft_wrap=not console.is_terminal)
 
 
-def show_values(values: tuple[tuple[str, str], ...]) -> None:
-    """Label and value on a line each; long values wrap between words below their beginning where
-    the terminal ends, and are never cut."""
+def show_values(values: tuple[tuple[str, str], ...], prose: bool = False) -> None:
+    """Label and value on a line each; long values are never cut.
+
+    prose: on a terminal long values wrap between words, below their beginning. Commands and paths
+        must not: the terminal breaks them, so that they can be copied whole.
+    """
     width = max(len(label) for label, _ in values)
     for label, value in values:
-        lines = _wrapped(value, console.width - width - 2) if console.is_terminal else [value]
+        wraps = prose and console.is_terminal
+        lines = _wrapped(value, console.width - width - 2) if wraps else [value]
         text = f"\n{' ' * (width + 2)}".join(escape(line) for line in lines)
         console.print(f"[dim]{label:<{width}}[/dim]  {text}", soft_wrap=True)
 

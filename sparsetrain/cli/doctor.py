@@ -23,13 +23,13 @@ def doctor(words: list[str]) -> None:
     if words:
         raise ValueError(f"doctor takes no words, and was given {' '.join(words)!r}")
     console.print("Versions", style="bold")
-    show_values((("python", platform.python_version()), *_versions()))
+    show_values((("python", platform.python_version()), *_versions()), prose=True)
     console.print("\nDevices", style="bold")
-    show_values(_devices())
+    show_values(_devices(), prose=True)
     console.print("\nEngines", style="bold")
-    show_values(_engines())
+    show_values(_engines(), prose=True)
     console.print("\nRuns", style="bold")
-    show_values(_runs())
+    show_values(_runs(), prose=True)
 
 
 def _versions() -> tuple[tuple[str, str], ...]:

@@ -170,7 +170,7 @@ def sparsify(
     engine: Engine | Literal["auto"] = "auto",
     tokens: Mapping[str, int] | None = None,
 ) -> Report:
-    """Make layers of `model` 2:4, in place, before its optimizer is made; say what became of each.
+    """Make layers of `model` 2:4, in place, before its optimizer is made; report each layer.
 
     Give one of `sparsity`, or the name of a `recipe` whose sparsity to use (needs hydra-core).
     See `sparsetrain.nn.sparsify` for engines and tokens, what is shared, and the errors.

@@ -27,7 +27,7 @@ from sparsetrain.methods.scoring import Scoring
 
 @dataclass(frozen=True)
 class LearnedScores(Scoring):
-    """Masks by trained scores. lr: how far a score moves in a step, > 0, of 1 on average."""
+    """Masks by trained scores, which start at 1 on average. lr: the rms step of a score, > 0."""
 
     lr: float = 0.01
 

@@ -20,7 +20,8 @@ from sparsetrain.methods.scoring import Scoring
 
 @dataclass(frozen=True)
 class Movement(Scoring):
-    """Masks by accumulated movement; magnitudes until a first gradient was seen."""
+    """Masks by accumulated movement (Sanh et al., NeurIPS 2020); by magnitude before the first
+    gradient."""
 
     scored_in_step = "Movement's score"
 

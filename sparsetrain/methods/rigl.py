@@ -28,7 +28,9 @@ from sparsetrain.reference.masks24 import unpack_bits
 
 @dataclass(frozen=True)
 class RigL(Scoring):
-    """Masks that change by magnitude and gradient. drop: α, the share replaced at first, in (0, 1).
+    """Masks that change by magnitude and gradient (Evci et al., ICML 2020).
+
+    drop: α, the share replaced at first, in (0, 1).
 
     Without an end of the run the share stays α.
     """

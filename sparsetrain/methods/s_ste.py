@@ -25,7 +25,10 @@ from sparsetrain.select import ROW, Selection
 
 @dataclass(frozen=True)
 class SSTE(Hooks):
-    """Soft-thresholded 2:4 weights. mvue: sample grad weight instead of computing it exactly."""
+    """Soft-thresholded 2:4 weights (Hu et al., NeurIPS 2024).
+
+    mvue: grad weight from an unbiased 2:4 sample instead of exactly.
+    """
 
     mvue: bool = field(default=True, kw_only=True)
 

@@ -23,7 +23,7 @@ from sparsetrain.ops import add_mask24_
 
 @dataclass(frozen=True)
 class SRSTE(STE):
-    """STE with λ (1 − m) ⊙ W added to the gradient. decay: λ, ≥ 0."""
+    """STE with λ (1 − m) ⊙ W added to the gradient (Hu et al., ICML 2024). decay: λ, ≥ 0."""
 
     decay: float = 2e-4
 

@@ -23,7 +23,7 @@ from sparsetrain.select import Selection
 
 @dataclass(frozen=True)
 class STE(Hooks):
-    """Sparse weights in the products, straight-through gradients.
+    """Sparse weights in the products, straight-through gradients (Zhou et al., ICLR 2021).
 
     mvue: grad weight from an unbiased 2:4 sample of the output gradient along tokens.
     """

@@ -28,7 +28,7 @@ _STEP = 1e9
 
 @dataclass(frozen=True)
 class STEP(STE):
-    """STE under a second moment that is frozen where the sparse phase begins."""
+    """STE; Adam's second moment is frozen where the sparse phase begins (Lu et al., ICML 2023)."""
 
     def begin(self, optimizer: Optimizer) -> None:
         freeze_second_moment(optimizer)

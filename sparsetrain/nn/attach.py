@@ -32,16 +32,16 @@ def attach(
     total_steps: int | None = None,
     check: bool = True,
 ) -> Attached:
-    """Have masks, phases and what methods add happen around an optimizer's steps; the loop stays.
+    """Run masks, phases and the methods' updates in an optimizer's steps; the loop stays.
 
         st.sparsify(model, sparsity)
         optimizer = torch.optim.AdamW(model.parameters())
         st.attach(model, optimizer, total_steps=90_000)
 
-    Give the optimizer, or several, of which each advances the layers whose weights it holds; of
-    wrappers (Lookahead, SAM, Accelerate's) the optimizer inside is taken. Parameter groups that are
-    added later are found. Call it after DDP or FSDP2 took the model, and again where optimizers are
-    made anew: it goes on from where the last one was. Attached twice, nothing happens twice.
+    Give one optimizer or several: each advances the layers whose weights it holds. Of wrappers
+    (Lookahead, SAM, Accelerate's) the inner optimizer is taken. Parameter groups that are added
+    later are found. Call it after DDP or FSDP2 wraps the model, and again for a new optimizer: it
+    resumes at the step of the last one. Attaching twice changes nothing.
 
     total_steps: optimizer steps of the whole run, of which the schedule takes fractions; None for
         a run without an end. A step that a GradScaler skips does not count.

@@ -33,7 +33,7 @@ def sparsify(
     tokens: Mapping[str, int] | None = None,
     on_cpu: bool = False,
 ) -> Report:
-    """Convert the layers of `model` that `sparsity` names, in place, and say what became of each.
+    """Convert the layers of `model` that `sparsity` names, in place, and report each layer.
 
     Parameters are shared with the dense layers and keep their names: state dicts, optimizers
     and checkpoints do not change. Call it before the optimizer and before any wrapping (DDP,

@@ -10,7 +10,7 @@ from sparsetrain.nn.masks import phased_layers
 
 
 def follow(average: nn.Module, model: nn.Module) -> None:
-    """Have `average`, a copy of `model` that holds averaged weights, evaluated as `model` is now.
+    """Give `average`, a copy of `model` with averaged weights, the model's current sparse state.
 
         st.follow(ema, model)     # before each evaluation of it
         validate(ema.module)

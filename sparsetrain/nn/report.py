@@ -39,7 +39,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the layers of one `sparsify` call; prints as a table.
+    """The result of one `sparsify` call, layer by layer; prints as a table.
 
     converted, skipped: linear layers and MLPs. unreached: sizeable matrices in no `nn.Linear`.
     shares: how much of the model is sparse; None where nothing was to be.

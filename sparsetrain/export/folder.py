@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sparsetrain.export.packed import packed_state
 from sparsetrain.export.parts import PARTS, from_parts, to_parts
 from sparsetrain.export.two_of_four import check_semi_structured, half_zero
+from sparsetrain.inference import packed_linears
 from sparsetrain.nn import densify, sparse_linears
 from sparsetrain.patterns import Block, Combined, Pattern
 
@@ -71,6 +72,8 @@ def save_pretrained(
     if format == "packed":
         state, header = packed_state(model, dtype)
         return _save(folder, *_untied(state), state, header, model, config)
+    if packed_linears(model):
+        raise ValueError(f"format={format}: the model is packed (st.quantize): use format='packed'")
     patterns: dict[str, Pattern | None] = {n: m.pattern for n, m in sparse_linears(model).items()}
     plain = densify(copy.deepcopy(model), apply_masks=True)
     if dtype is not None:

@@ -55,6 +55,8 @@ def test_a_quantized_model_is_saved_as_it_is(tmp_path):
     assert torch.equal(outputs(other), expected)
     with pytest.raises(ValueError, match=r"^dtype=torch.float8_e4m3fn: the model is packed in tor"):
         st.save_pretrained(net, tmp_path / "other", "packed", dtype=E4M3)
+    with pytest.raises(ValueError, match=r"^format=dense: the model is packed .*: use format='pac"):
+        st.save_pretrained(net, tmp_path / "other")
 
 
 def test_the_header_says_how_values_metadata_and_scales_lie(folder):

@@ -84,8 +84,9 @@ def bench_inference(
     """Build every variant of the model, run its first forwards, then time them in rounds.
 
     make: a new model, on the default device. say: is told what happens now.
-    A variant that does not fit into memory, that this machine has no kernels for, or whose outputs
-    are not finite, is skipped with the reason. Raises ValueError if that is the dense one.
+    A variant that does not fit into memory, that PyTorch or the kernels refuse on this machine, or
+    whose outputs are not finite, is skipped with the reason. Raises ValueError if that is the dense
+    one.
     """
     torch.compiler.reset()
     torch.manual_seed(0)
@@ -102,7 +103,7 @@ def bench_inference(
             say(f"{vit.name} {variant.name}: first forwards")
             try:
                 started[variant.name] = _start(model, variant, images, setting, gauges)
-            except (torch.OutOfMemoryError, FloatingPointError, ValueError) as error:
+            except (RuntimeError, FloatingPointError, ValueError) as error:  # out of memory too
                 skipped[variant.name] = first_line(error)
                 gc.collect()
         if DENSE not in started:

@@ -96,6 +96,17 @@ def test_outputs_that_are_not_finite_take_the_variant_out(uncompiled, monkeypatc
         bench_tiny("fp8-24")
 
 
+def test_what_pytorch_refuses_is_told_and_the_rest_is_timed(uncompiled, monkeypatch):
+    def refuse(*given):
+        raise RuntimeError("Only bf16 high precision output types are supported\nmore")
+
+    monkeypatch.setattr(inference, "make_static_fp8", refuse)
+    skipped = bench_tiny("dense", "dense-fp8").skipped
+    assert skipped["dense-fp8"] == (
+        "RuntimeError: Only bf16 high precision output types are supported"
+    )
+
+
 @pytest.mark.parametrize("sharing", ["row", "tensor"])
 def test_a_dense_layer_in_fp8_is_near_and_adds_its_bias(sharing):
     torch.manual_seed(0)

@@ -204,7 +204,7 @@ def test_a_gpu_without_products_is_named(monkeypatch):
 
 
 @pytest.mark.slow
-def test_gpt2s_conv1d_layers_are_packed():
+def test_gpt2s_conv1d_layers_are_packed_and_loaded(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(
         n_embd=16, n_layer=1, n_head=2, vocab_size=32, n_positions=16, use_cache=False
@@ -218,3 +218,24 @@ def test_gpt2s_conv1d_layers_are_packed():
         found = model(tokens).last_hidden_state
     assert len(packed_linears(model)) == 4
     assert (found - exact).norm() < 0.05 * exact.norm()
+    st.save_pretrained(model, tmp_path / "out", "packed")
+    other = transformers.GPT2Model(config).eval()
+    st.load_packed(other, tmp_path / "out")
+    with torch.no_grad():
+        assert torch.equal(other(tokens).last_hidden_state, found)
+
+
+@pytest.mark.slow
+def test_a_conv1d_that_is_not_packed_stays_one():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=32, n_positions=16)
+    model = transformers.GPT2Model(config)
+    block = model.h[0]
+    with pytest.raises(ValueError, match=r"^no linear layer has a 2:4 weight: h"):
+        st.quantize(model)
+    assert type(block.mlp.c_fc).__name__ == type(block.attn.c_attn).__name__ == "Conv1D"
+    with torch.no_grad():
+        block.mlp.c_fc.weight[::2] = 0
+    st.quantize(model)
+    assert list(packed_linears(model)) == ["h.0.mlp.c_fc"]
+    assert type(block.attn.c_attn).__name__ == "Conv1D"

@@ -174,6 +174,8 @@ class AugmentedData(ImageData):
     def divided(self, source: Source, names: Sequence[str] | None, num_classes: int) -> Splits:
         """One source as both splits, by `val_fraction`."""
         train, val = held_out(source, self.val_fraction)
+        of = f"{len(val):,} of {len(source):,} training images"
+        self.notes += (f"data.val_fraction={self.val_fraction}: {of} validate, and no others",)
         return self.transformed(train, val, names, num_classes)
 
     def skip_note(self, where: object, skipped: Mapping[str, int]) -> None:

@@ -38,7 +38,9 @@ class ImageNet(AugmentedData):
             return self._load_shards(root)
         if self.val_fraction and has_class_folders(root):
             return self._load_folders(root, root)
-        fix = f"wanted {WANTED}{other_kind(root)}"
+        fix = f"wanted {WANTED}{other_kind(root)}".replace(
+            "data=imagenet reads what is there", "put its images into a folder for each class"
+        )
         if has_class_folders(root):
             fix = "if these are classes, set data.val_fraction=0.1 to validate on a tenth of them"
         raise FileNotFoundError(

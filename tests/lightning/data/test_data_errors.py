@@ -37,6 +37,12 @@ def test_class_folders_without_splits_name_the_fraction(folders):
     refuses(ImageNet(folders / "train", **COMMON), FileNotFoundError, *said)
 
 
+def test_images_in_no_class_folder_are_told_where_they_belong(tmp_path):
+    (tmp_path / "1.png").write_bytes(encoded(1, "PNG"))
+    with pytest.raises(FileNotFoundError, match="put its images into a folder for each class"):
+        ImageNet(tmp_path, val_fraction=0.5, **COMMON).setup("fit")
+
+
 @pytest.mark.parametrize("kept", [0, 100, 1500])
 def test_a_damaged_parquet_file_is_named(parquet, kept):
     path = parquet / "data" / "train-1.parquet"

@@ -20,6 +20,7 @@ def test_a_folder_without_splits_is_divided(folders):
     assert data.name == "imagenet (4 train / 2 val)"
     assert data.class_names == ["cat", "dog"]
     whole = ready(ImageNet(folders, val_fraction=1 / 3, **COMMON))
+    assert any("training images validate, and no others" in note for note in whole.notes)
     assert whole.name == data.name, "val/ is left alone"
 
 

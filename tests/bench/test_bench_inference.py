@@ -37,7 +37,8 @@ def clock(parts):
     """Does a forward; a packed one takes 2 ms, another 4."""
     run_parts(parts)
     packed = packed_linears(parts["forward"].__self__.forward)
-    return dict.fromkeys((*parts, TOTAL), 2000.0 if packed else 4000.0)
+    names: list[str] = [*parts, TOTAL]
+    return dict.fromkeys(names, 2000.0 if packed else 4000.0)
 
 
 GAUGES = Gauges(clock, lambda: 0, lambda run: 1000, lambda run, count: 2.0 * count * TINY.batch)

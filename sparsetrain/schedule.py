@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Integral
+from typing import Any, Literal
 
 Phase = Literal["dense_warmup", "sparse", "dense_tail"]
 
@@ -32,15 +33,21 @@ class Schedule:
     def __post_init__(self) -> None:
         for name in ("dense_warmup", "dense_tail", "freeze_at", "ramp"):
             value = getattr(self, name)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise ValueError(f"schedule.{name}={value}: give a fraction of the run in [0, 1]")
+            number = isinstance(value, (int, float)) or (name == "freeze_at" and value is None)
+            if not number or (value is not None and not 0.0 <= value <= 1.0):
+                raise ValueError(f"schedule.{name}={value!r}: give a fraction of the run in [0, 1]")
         if self.dense_warmup + self.dense_tail > 1.0:
             raise ValueError(
                 f"schedule.dense_warmup={self.dense_warmup} and dense_tail={self.dense_tail} "
                 "add up to more than the whole run: lower one"
             )
-        if not isinstance(self.mask_every, int) or self.mask_every < 1:
-            raise ValueError(f"schedule.mask_every={self.mask_every}: give a whole number ≥ 1")
+        if not _counts(self.mask_every):
+            raise ValueError(f"schedule.mask_every={self.mask_every!r}: give a whole number ≥ 1")
+
+
+def _counts(value: Any) -> bool:
+    """Whether it is a whole number, at least 1."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def check_total(schedule: Schedule, total: int | None) -> None:
@@ -51,8 +58,8 @@ def check_total(schedule: Schedule, total: int | None) -> None:
             "total_steps=None: the run has no end that dense_warmup, dense_tail, freeze_at and "
             "ramp of the schedule could be a fraction of; give the number of optimizer steps"
         )
-    if total is not None and total < 1:
-        raise ValueError(f"total_steps={total}: give the number of optimizer steps, at least 1")
+    if total is not None and not _counts(total):
+        raise ValueError(f"total_steps={total!r}: give the number of optimizer steps, at least 1")
 
 
 def sparse_span(schedule: Schedule, total: int | None) -> tuple[int, int]:

@@ -12,6 +12,7 @@ Source          Zhou et al., ICLR 2021, arXiv 2102.04010; in the gradient with t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,8 +29,8 @@ class SRSTE(STE):
     decay: float = 2e-4
 
     def __post_init__(self) -> None:
-        if not self.decay >= 0:
-            raise ValueError(f"decay={self.decay}: λ of SR-STE must be ≥ 0")
+        if not (isinstance(self.decay, (int, float)) and 0 <= self.decay < math.inf):
+            raise ValueError(f"decay={self.decay!r}: λ of SR-STE is a number ≥ 0, as 2e-4")
 
     changes_gradient = True
 

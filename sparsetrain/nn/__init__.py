@@ -1,6 +1,7 @@
 """Sparse layers, and functions that make a model sparse, undo it, train it and look at it."""
 
-from sparsetrain.nn.attach import Attached, attach
+from sparsetrain.nn.attach import attach
+from sparsetrain.nn.attached import Attached
 from sparsetrain.nn.convert import densify, sparsify
 from sparsetrain.nn.dropout24 import Dropout24
 from sparsetrain.nn.follow import follow

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ def begin(layers: Iterable[Layer]) -> None:
     for layer in layers:
         if isinstance(layer, SparseLinear) or layer.activation is not None:
             layer.watch = Watch()
+            finalize(layer, _set_stance)  # of a model that is thrown away before its first step
             _waiting.add(layer)
     _set_stance()
 
@@ -65,22 +66,25 @@ def look(layers: Collection[Layer], names: Mapping[nn.Module, str]) -> None:
         # Layers on one weight receive one gradient.
         others = [m.watch for m in layers if m is not layer and _share(m, layer)]
         told = all(other is not None for other in others)
-        if watch.ran:
+        if watch.overflowed:
+            watch.forget()
+        elif watch.trained:
             (beside if told and watch.read_beside(others) else seen).append(layer)
         elif not told or any(other.ran for other in others if other is not None):
             continue  # the gradient is of the others
+        elif not layer.sparse:
+            continue  # trained in evaluation mode, which is one step behind
         elif _received(layer, watch):
             # Compiled code is not watched: look again, without it. What imports dynamo after
             # `begin` compiles in spite of it.
             trusted = bool(_eager) or "torch._dynamo" not in sys.modules
             (past if layer in _waiting and trusted else unknown).append(layer)
-    if past or beside:
-        stop(names)
-        raise RuntimeError(_complaint(past, beside, names))
     stop(seen)
     _waiting.difference_update(layers)
     _waiting.update(unknown)
     _set_stance()
+    if past or beside:  # watched on: whoever goes on in spite of it is told again
+        raise RuntimeError(_complaint(past, beside, names))
 
 
 def _set_stance() -> None:
@@ -113,7 +117,7 @@ def _complaint(past: list[Layer], beside: list[Layer], names: Mapping[nn.Module,
     )
 
 
-def check_held(names: Mapping[nn.Module, str]) -> None:
+def check_held(names: Mapping[nn.Module, str], unheld: Collection[Layer]) -> None:
     """Refuse weights that train although no attached optimizer holds them. Raises RuntimeError."""
     for layer in [m for m in names if isinstance(m, SparseLinear)]:
         weight = layer._parameters.get("weight")
@@ -124,7 +128,7 @@ def check_held(names: Mapping[nn.Module, str]) -> None:
                 f"{what} cannot reach it: remove that, or exclude the layer"
             )
         trains = weight is not None and weight.requires_grad and weight.grad is not None
-        if trains and not layer.phase.attached:
+        if trains and layer in unheld:
             raise RuntimeError(
                 f"{names[layer]}.weight trains, and no attached optimizer holds it: give its "
                 "optimizer to attach as well, or exclude the layer"

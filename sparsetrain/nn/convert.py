@@ -51,6 +51,13 @@ def sparsify(
     Raises ValueError, and changes nothing, if a glob matches no linear layer, if nothing could be
     converted, if the model is sparse already, or if this machine cannot run the engine asked for.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model={model!r}: give an nn.Module")
+    if not isinstance(sparsity, Sparsity):
+        raise ValueError(
+            f"sparsity={sparsity!r}: give an instance, as Sparsity(['*mlp*']); names of recipes go "
+            "into recipe="
+        )
     if any(isinstance(m, (SparseLinear, SparseMlp)) for m in model.modules()):
         raise ValueError("the model is sparse already: call densify(model) first")
     if sparsity.dense:

@@ -129,6 +129,10 @@ class SparseLinear(nn.Linear):
         stays = self.training or self.phase.frozen or not isinstance(self.pattern, NM)
         return self.mask if stays else None
 
+    def step_mask(self) -> Tensor:
+        """The mask of the training step, whatever mode the layer is in."""
+        return self.current_mask() if self.mask is None else self.mask
+
     @torch.no_grad()
     def start(self) -> None:
         """What a method fixes when training starts to be sparse: β of S-STE, in its place."""
@@ -212,10 +216,11 @@ class SparseLinear(nn.Linear):
 
     def expect_step(self) -> None:
         """Warn where a method trains without the part of it that lives in the optimizer step."""
-        if torch.compiler.is_compiling() or self.phase.attached or not self.training:
+        if torch.compiler.is_compiling() or self in self.phase.held or not self.training:
             return
         what, missing = self.method.in_step
-        if what and torch.is_grad_enabled():
+        replica = getattr(self, "_is_replica", False)  # of nn.DataParallel
+        if what and torch.is_grad_enabled() and not replica:
             warnings.warn(
                 f"{what} is not attached to an optimizer, so {missing}: call "
                 "sparsetrain.attach(model, optimizer, total_steps=…)",

@@ -37,7 +37,7 @@ def look(optimizer: Optimizer, layers: Sequence[SparseLinear], scale: Tensor | N
             continue
         assert grad is not None, "looked above"
         changed.add(id(weight))
-        mask = own_rows(layer.current_mask(), weight)
+        mask = own_rows(layer.step_mask(), weight)
         method.change_gradient(local(grad), local(weight), mask, scale)
 
 
@@ -49,7 +49,7 @@ def _see(layer: SparseLinear, scale: Tensor | None) -> None:
     seen = Seen(
         whole(layer.weight),
         grad,
-        layer.current_mask(),
+        layer.step_mask(),
         pattern,
         phase.density(pattern.density, ahead=1),
         phase.masks_done(ahead=1),
@@ -70,7 +70,7 @@ def update_mask(optimizer: Optimizer, layer: SparseLinear) -> None:
     layer.scores = None  # they were for this choice
     if not layer.phase.sparse:
         return
-    mask = layer.current_mask()
+    mask = layer.step_mask()
     stay = own_rows(mask if old is None else mask & old, layer.weight)
     state = [t for t in optimizer.state.get(layer.weight, {}).values() if isinstance(t, Tensor)]
     reset([local(t) for t in (layer.weight, *state) if t.shape == layer.weight.shape], stay)

@@ -94,7 +94,7 @@ class SparseMlp(nn.Module):
         in_evaluation = not isinstance(self.activation, ActivationDropout24)
         if not self.sparse or not (self.training or in_evaluation):
             return self.dense_class.forward(self, x)
-        if self.watch is not None:
+        if self.watch is not None and torch.is_grad_enabled():
             self.watch.ran = True
         if isinstance(self.activation, ActivationDropout24):
             return self._dropped(x)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 
@@ -15,7 +17,8 @@ from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.nn.sparsity import Part
 from sparsetrain.patterns import NM
 
-_HARMLESS = "dtype|device|shape|size|requires_grad|is_cuda|ndim|numel"
+_HARMLESS = {"dtype", "device", "shape", "size", "requires_grad", "is_cuda", "ndim", "numel"}
+_FACTOR = re.compile(r"\blora_(a|b|up|down)\b", re.IGNORECASE)  # torchtune's and kohya's names
 _LEAST_FEATURES = 4  # of the input of an MLP; coordinates have two or three
 
 
@@ -37,6 +40,8 @@ def weight_obstacle(model: nn.Module, name: str, linear: nn.Linear, part: Part) 
         return "its weight has no shape yet: run a forward before"
     if changed := _not_plain(linear):
         return changed
+    if type(parent).__name__ == "OptimizedModule":
+        return "torch.compile took it by itself: call sparsify before that"
     if "forward" in linear.__dict__:
         return "its forward was replaced on the instance (torch.compile, accelerate or a patch)"
     if _is_adapter(model, name):
@@ -129,12 +134,27 @@ def _bypass(model: nn.Module, name: str) -> str | None:
 def _read_paths(kind: type[nn.Module]) -> set[str]:
     """Children whose weights the forward of a class reads, by its source: `self.qkv.weight`."""
     try:
-        source = inspect.getsource(kind.forward)
-    except (OSError, TypeError):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind.forward)))
+    except (OSError, TypeError, SyntaxError):
         return set()  # without sources the first sparse step tells
-    return set(
-        re.findall(rf"(?<!isinstance\()self\.([\w.]+)\.weight\b(?!\.(?:{_HARMLESS})\b)", source)
-    )
+    harmless: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in _HARMLESS:
+            harmless.add(_under(node.value))
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+            harmless.update(node.args)
+    reads = (n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "weight")
+    paths = (ast.unparse(node.value) for node in reads if node not in harmless)
+    return {path.removeprefix("self.") for path in paths if path.startswith("self.")}
+
+
+def _under(node: ast.expr) -> ast.expr:
+    """The tensor that `.data` or `.detach()` of it is of."""
+    while True:
+        called = node.func if isinstance(node, ast.Call) else node
+        if not (isinstance(called, ast.Attribute) and called.attr in ("data", "detach")):
+            return node
+        node = called.value
 
 
 def _ancestors(model: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
@@ -145,7 +165,9 @@ def _ancestors(model: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
 
 
 def _is_adapter(model: nn.Module, name: str) -> bool:
-    """Whether it stands beside a `base_layer`, as LoRA's factors do."""
+    """Whether it stands beside a `base_layer`, as LoRA's factors do, or is called as they are."""
+    if _FACTOR.search(name):
+        return True
     return any(
         "base_layer" in ancestor._modules and path.split(".")[0] != "base_layer"
         for ancestor, path in _ancestors(model, name)

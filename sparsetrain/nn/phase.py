@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 from torch import nn
 from typing_extensions import Self
@@ -21,11 +22,12 @@ class Phase:
     name: the phase of the next step, `sparse` until something says otherwise. trained: that of the
         last step done, in which an evaluation runs.
     frozen: masks stay as they are. masks_step: before which masks were chosen last, -1 without one.
-    attached: an optimizer advances it (`attach`). loaded: it was restored, and the next `attach`
+    attached: an optimizer advances it (`attach`). held: the layers whose weights that one holds;
+        others follow. loaded: it was restored, and the next `attach`
         goes on from it. checked: its first sparse step was watched. keeps: frozen masks are of a
         run before this one.
 
-    A copy of a model shares the phase of its original, so that an average of weights is evaluated
+    A copy of an attached model shares the phase of its original, so that an average of weights is evaluated
     in the phase that the weights are trained in. Attaching an optimizer to the copy gives it its
     own.
     """
@@ -36,6 +38,7 @@ class Phase:
         self.trained: schedules.Phase = "sparse"
         self.masks_step = -1
         self._entered = False
+        self.held: WeakSet[nn.Module] = WeakSet()
         self.frozen = self.attached = self.loaded = self.checked = self.keeps = False
 
     @property
@@ -55,10 +58,13 @@ class Phase:
         """Go to optimizer step `step`; whether a sparse phase begins with it."""
         was, before = self.sparse and self._entered, self.name
         self.step = step
-        self.name = schedules.phase(self.schedule, step, self.total)
+        self._derive()
         self.trained, self._entered = before if self._entered else self.name, True
-        self.frozen = schedules.frozen(self.schedule, step, self.total)
         return self.sparse and not was
+
+    def _derive(self) -> None:
+        self.name = schedules.phase(self.schedule, self.step, self.total)
+        self.frozen = schedules.frozen(self.schedule, self.step, self.total)
 
     @property
     def mask_due(self) -> bool:
@@ -90,11 +96,22 @@ class Phase:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore `state()`."""
+        """Restore `state()`. Where an optimizer is attached, its schedule says what the step is:
+        the run may have another length now."""
         self.name, self.step = state["phase"], state["step"]
         self.trained, self.masks_step = state["trained"], state["masks_step"]
         self.frozen, self.checked, self.loaded = state["frozen"], state["checked"], True
         self._entered = True
+        if self.attached:
+            self._derive()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__ | {"attached": False}  # a saved model has no optimizer
+        del state["held"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"held": WeakSet()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self

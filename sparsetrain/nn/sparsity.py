@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sparsetrain.methods import SSTE, STE, ActivationDropout24, ActivationMethod
@@ -40,13 +40,20 @@ class Part:
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
             value = getattr(self, name)
-            if isinstance(value, str):
-                raise ValueError(f"{name}={value!r}: give a list of globs, as [{value!r}]")
+            if isinstance(value, str) or not isinstance(value, Iterable):
+                given = [value] if isinstance(value, str) else ["*mlp*"]
+                raise ValueError(f"{name}={value!r}: give a list of globs, as {given}")
             object.__setattr__(self, name, tuple(value))
         for name in ("weight", "activation"):
             value = getattr(self, name)
             if isinstance(value, type):
                 raise ValueError(f"{name}={value.__name__}: give an instance, {value.__name__}()")
+            known = STE | SSTE if name == "weight" else ActivationMethod
+            if not isinstance(value, known | None):
+                fix = "STE() or SRSTE()" if name == "weight" else "Activation24()"
+                raise ValueError(f"{name}={value!r}: give an instance, as {fix}, or None")
+        if self.format is not None and not isinstance(self.format, FP8):
+            raise ValueError(f"format={self.format!r}: give FP8() or None")
         for name, kind, fix in (
             ("pattern", Pattern, "NM(2, 4), Block(64, 64, 0.2) or Unstructured(0.1)"),
             ("selection", Selection, 'Selection("exact") or Selection("row")'),
@@ -122,6 +129,8 @@ class Sparsity(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.schedule, Schedule):
+            raise ValueError(f"schedule={self.schedule!r}: give an instance, as Schedule()")
         if self.schedule.ramp and all(isinstance(part.pattern, Fixed) for part in self.rules):
             fixed = ", ".join(sorted({str(part.pattern) for part in self.rules}))
             raise ValueError(

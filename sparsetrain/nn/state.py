@@ -52,7 +52,8 @@ def _load_phases(
     """Restore phases. Layers that share one before `attach`, and were saved in several (of several
     optimizers), get as many."""
     phases: dict[tuple[Any, ...], Phase] = {}
-    for name, saved in state.items():
+    # Several that become one go on from the one that is furthest.
+    for name, saved in sorted(state.items(), key=lambda item: item[1]["step"]):
         old = layers[name].phase
         key = old, *(saved[k] for k in old.state())
         if key not in phases:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -72,9 +73,15 @@ def why_apart(module: Any, act: type[nn.Module]) -> str:
             return f"{name} is dense now"
     if type(module.act) is not act:
         return f"act is {type(module.act).__name__} now"
-    if why := _why_dropped(module, _DROPS if module.training else ()):
+    if why := _why_dropped(module, tuple(n for n in _DROPS if _in_training(module, n))):
         return f"{why} now"
     return _why_normed(module) or why_not_called(module) or ""
+
+
+def _in_training(module: Any, name: str) -> bool:
+    """Whether a dropout drops out: it may be in another mode than its MLP (Monte Carlo dropout)."""
+    child = getattr(module, name, None)
+    return child is not None and child.training
 
 
 def why_not_dropped(module: Any) -> str:
@@ -147,6 +154,7 @@ def _why_not_equal(module: Any) -> str | None:
         for name, child in probe.named_children():
             if isinstance(child, nn.Dropout):
                 probe._modules[name] = nn.Identity()
+        probe._modules["act"] = copy.deepcopy(module.act)  # it may count what it sees
         return _first_difference(probe, probe.fc1.weight)
 
 

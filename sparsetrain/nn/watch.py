@@ -10,7 +10,7 @@ Compiled code is not watched: `attach` runs the first sparse step without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,23 +24,41 @@ _TOLERANCE = 0.05
 
 
 class Watch:
-    """What one step shows of a layer. ran: its sparse product; ours: fingerprint of the gradients
-    that its products gave to the weight; total: of all that the weight received; None without."""
+    """What one step shows of a layer. ran: its sparse product, in a forward that trains; ours:
+    fingerprint of the gradients that its products gave to the weight; total: of all that the weight
+    received; None without."""
 
     def __init__(self) -> None:
-        self.ran = False
+        self._hook: Any = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: of a step that overflowed nothing can be told."""
+        self.ran = self._handed = False
         self.ours: Tensor | None = None
         self.total: Tensor | None = None
-        self._hook: Any = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether its product ran, and gave the weight a gradient where it takes one."""
+        return self.ran and (self.ours is not None or not self._handed)
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether the weight received numbers that are not finite."""
+        return self.total is not None and not bool(self.total.isfinite().all())
 
     def through(self, weight: Tensor) -> Tensor:
         """The weight for the products of a forward, watched."""
+        if not torch.is_grad_enabled():
+            return weight
         self.ran = True
         # The weight of a replica of nn.DataParallel is no leaf: its gradients meet elsewhere.
-        if not (weight.is_leaf and weight.requires_grad and torch.is_grad_enabled()):
+        if not (weight.is_leaf and weight.requires_grad):
             return weight
         if self._hook is None:
-            self._hook = weight.register_hook(self._all)
+            self._hook = _first_hook(weight, self._all)
+        self._handed = True
         alias = weight.view_as(weight)
         alias.register_hook(self._own)
         return alias
@@ -68,6 +86,16 @@ class Watch:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         return None
+
+
+def _first_hook(weight: Tensor, hook: Callable[[Tensor], None]) -> Any:
+    """Register a hook that sees the gradient before hooks of others change it: PyTorch runs them in
+    the order of their dict."""
+    handle = weight.register_hook(hook)
+    hooks: dict[int, Any] = weight._backward_hooks  # pyright: ignore[reportAssignmentType]
+    others = {key: hooks.pop(key) for key in list(hooks) if key != handle.id}
+    hooks.update(others)
+    return handle
 
 
 def _sum(known: Tensor | None, grad: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def test_the_methods_describe_themselves_in_a_few_words():
 
 @pytest.mark.parametrize("decay", [-1e-4, float("nan")])
 def test_a_negative_decay_is_refused(decay):
-    with pytest.raises(ValueError, match=f"decay={decay}: λ of SR-STE must be ≥ 0"):
+    with pytest.raises(ValueError, match=f"decay={decay}: λ of SR-STE is a number ≥ 0"):
         SRSTE(decay=decay)
 
 

@@ -161,7 +161,8 @@ def test_nothing_warns_where_no_decay_is_due(why):
         why != "eval"
     )
     set_sparse(sparse, why != "dense")
-    sparse.phase.attached = why == "attached"
+    if why == "attached":
+        sparse.phase.held.add(sparse)
     with warnings.catch_warnings(), torch.set_grad_enabled(why != "no_grad"):
         warnings.simplefilter("error")
         sparse(normal(3, 8))

@@ -113,6 +113,9 @@ class SparsifyModel(Callback):
         if phased_layers(pl_module):
             check_end(trainer, self.sparsity.schedule)
             total = total_steps(trainer)
+            if trainer.global_step:  # `fit` was called again
+                for phase in {layer.phase for layer in phased_layers(pl_module)}:
+                    phase.loaded |= phase.step > 0
             self.attached = attach(pl_module, trainer.optimizers, total_steps=total)
             self.attached.timer = lambda: self.sparsify_time.measure(pl_module.device)
         self._optimizers = list(trainer.optimizers)

@@ -1,0 +1,247 @@
+"""The handle that `attach` returns: hooks around the steps of optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import Self
+
+from sparsetrain.nn import check as first_step
+from sparsetrain.nn.linear import SparseLinear
+from sparsetrain.nn.look import look, update_mask
+from sparsetrain.nn.masks import phased_layers
+from sparsetrain.nn.mlp import SparseMlp
+from sparsetrain.nn.optimizers import held_by, size_of, skipped
+from sparsetrain.nn.phase import Phase
+from sparsetrain.nn.sharded import local, wrapped
+from sparsetrain.nn.state import load_sparse_state, sparse_state
+
+Layer = SparseLinear | SparseMlp
+
+
+class Attached:
+    """Optimizers that advance a sparse model, until `detach()`.
+
+    timer: a context for each choice of masks, for those that measure it.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizers: list[Optimizer], total: int | None, check: bool
+    ) -> None:
+        self.model, self.optimizers, self.total = model, optimizers, total
+        self.timer: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self._names = {module: name for name, module in model.named_modules()}
+        self._checks = check
+        self._phases: dict[Optimizer, Phase] = {}
+        self._layers: dict[Optimizer, list[Layer]] = {}
+        self._counts: dict[Optimizer, int] = {}
+        self._joined: list[Layer] = []
+        self._unheld: list[Layer] = []
+        self._held_checked = False
+        self._sharded = wrapped(model)
+        self._reshard()
+        for held in optimizers:
+            self._find(held)
+        self._take_unheld()
+        self._hooks = [o.register_step_pre_hook(self._before) for o in optimizers]
+        self._hooks += [o.register_step_post_hook(self._after) for o in optimizers]
+
+    @property
+    def phase(self) -> Phase | None:
+        """Where the layers of the first optimizer that holds any are."""
+        return next(iter(self._phases.values()), None)
+
+    @property
+    def idle(self) -> list[str]:
+        """Layers that neither ran nor received a gradient in a sparse step so far."""
+        return [self._names[layer] for layer in first_step.idle(self._names)]
+
+    def progress(self, done: float | None) -> None:
+        """Say which share of the run is done, where the number of steps is only known from that: a
+        loop of its own may accumulate batches as it likes."""
+        for phase in self._phases.values():
+            if done and phase.step:
+                phase.total = max(1, round(phase.step / done))
+
+    def state_dict(self) -> dict[str, Any]:
+        """`sparse_state` of the model."""
+        return sparse_state(self.model)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`; see `load_sparse_state`."""
+        load_sparse_state(self.model, state)
+        first_step.stop(m for m in phased_layers(self.model) if m.phase.checked)
+
+    def detach(self) -> None:
+        """Undo it: phases and masks stay as they are."""
+        for hook in self._hooks:
+            hook.remove()
+        own = {id(phase) for phase in self._phases.values()}
+        # A layer whose phase is another was attached again since.
+        first_step.stop(m for m in phased_layers(self.model) if id(m.phase) in own)
+        for phase in self._phases.values():
+            phase.attached = phase.loaded = False
+            phase.held.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.detach()
+
+    def _find(self, optimizer: Optimizer) -> None:
+        """Take over the layers whose weights the optimizer holds, and did not when last asked."""
+        self._counts[optimizer] = size_of(optimizer)
+        known, held = self._layers.setdefault(optimizer, []), held_by(optimizer)
+        new = [m for m in phased_layers(self.model) if id(_trains(m)) in held and m not in known]
+        if not new:
+            return
+        old = max((m.phase for m in new), key=lambda p: (p.attached or p.loaded, p.step))
+        later = optimizer in self._phases
+        phase = self._phases.setdefault(optimizer, Phase(old.schedule, self.total))
+        if not later:
+            phase.attached = True
+            # Frozen from the start, and trained before: as pruning chose them, or the run before.
+            phase.keeps = old.frozen and old.schedule.freeze_at == 0 and old.step > 0
+            if old.attached or old.loaded:
+                phase.load(old.state())
+        for layer in new:
+            layer.phase.held.discard(layer)
+            layer.phase = phase
+            phase.held.add(layer)
+        known += new
+        if not (old.attached or old.loaded):
+            self._enter(optimizer, phase.step)
+        first_step.stop(new)  # an attachment before this one may have begun
+        if later:
+            self._joined += new  # watched from the next step on: this one's forward is over
+        elif self._checks and not phase.checked:
+            first_step.begin(m for m in new if m.phase.sparse)
+
+    def _take_unheld(self) -> None:
+        """Have what no optimizer holds follow the phase of what the first one holds."""
+        self._unheld = free = [m for m in phased_layers(self.model) if m not in m.phase.held]
+        if self.phase is None:
+            trains = [self._names[m] for m in free if _learns(m)]
+            if trains:
+                more = f" and {len(trains) - 1} more" if len(trains) > 1 else ""
+                raise ValueError(
+                    f"optimizer: none that was given holds the weight of {trains[0]}{more}, which "
+                    "trains: give the one that steps it, made after the model was wrapped or loaded"
+                )
+            return
+        for layer in free:
+            layer.phase = self.phase
+
+    def _reshard(self) -> None:
+        for module in self._sharded:  # found once: a walk through the model takes a millisecond
+            module.reshard()
+
+    def _own(self, optimizer: Optimizer) -> list[Layer]:
+        # A layer whose phase is another was attached again since.
+        phase = self._phases.get(optimizer)
+        return [m for m in self._layers[optimizer] if m.phase is phase]
+
+    def _before(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._reshard()
+        if self._counts[optimizer] != size_of(optimizer):
+            self._find(optimizer)
+            self._take_unheld()
+        layers = self._own(optimizer)
+        if layers:
+            self._choose(optimizer, [m for m in layers if _lost_mask(m)], first=True)
+        if layers and layers[0].phase.step == 0:
+            # The weights may have been loaded, or made the same on all ranks, since.
+            self._start(optimizer, layers)
+            self._choose(optimizer, layers, first=True)
+        # Set by a GradScaler on optimizers that unscale in their own kernel.
+        scale = getattr(optimizer, "grad_scale", None)
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
+        if closure is None:
+            self._after_backward(optimizer, scale)
+            return None
+
+        def and_decay() -> Any:
+            loss = closure()
+            self._after_backward(optimizer, scale)
+            return loss
+
+        return args[:1], {"closure": and_decay}
+
+    def _after_backward(self, optimizer: Optimizer, scale: Tensor | None) -> None:
+        self._reshard()
+        layers = self._own(optimizer)
+        watched = first_step.idle(layers)
+        if watched:
+            first_step.look(layers, self._names)
+            layers[0].phase.checked = layers[0].phase.sparse and not first_step.idle(layers)
+        if watched or not self._held_checked:
+            self._held_checked = True
+            first_step.check_held(self._names, self._unheld)
+        look(optimizer, [m for m in layers if isinstance(m, SparseLinear)], scale)
+
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        layers = self._own(optimizer)
+        if layers and not skipped(optimizer):
+            self._reshard()
+            self._enter(optimizer, layers[0].phase.step + 1)
+
+    def _enter(self, optimizer: Optimizer, step: int) -> None:
+        """Be in the phase of an optimizer step, with the masks that are due for its forward."""
+        layers, phase = self._own(optimizer), self._phases[optimizer]
+        begins = phase.enter(step)
+        if begins:
+            self._start(optimizer, layers)
+        self._choose(optimizer, layers, first=step == 0)
+        joined, self._joined = self._joined, []
+        if self._checks and phase.sparse:
+            first_step.begin(layers if begins and not phase.checked else joined)
+
+    def _start(self, optimizer: Optimizer, layers: list[Layer]) -> None:
+        linears = [m for m in layers if isinstance(m, SparseLinear) and m.phase.sparse]
+        for layer in linears:
+            layer.start()
+        for method in dict.fromkeys(layer.method for layer in linears):
+            method.begin(optimizer)
+
+    def _choose(self, optimizer: Optimizer, layers: list[Layer], first: bool) -> None:
+        phase = self._phases[optimizer]
+        linears = [m for m in layers if isinstance(m, SparseLinear)]
+        due = phase.mask_due and not phase.keeps
+        linears = [m for m in linears if due or m.mask is None]
+        if not linears:
+            return
+        if torch.is_anomaly_enabled():
+            bad = [self._names[m] for m in linears if bool(local(m.weight.detach()).isnan().any())]
+            if bad:
+                raise ValueError(f"step {phase.step}: weights of {', '.join(bad)} hold NaN")
+        with self.timer():
+            for layer in linears:
+                update_mask(optimizer, layer)
+                layer.flipped = None if first else layer.flipped
+        phase.masks_step = phase.step
+
+
+def _learns(layer: Layer) -> bool:
+    weight = _trains(layer)
+    return weight is not None and weight.requires_grad
+
+
+def _lost_mask(layer: Layer) -> bool:
+    """Whether weights were loaded, which drops masks, although those of this phase stay."""
+    return isinstance(layer, SparseLinear) and layer.mask is None and layer.phase.frozen
+
+
+def _trains(layer: Layer) -> Tensor | None:
+    """What says which optimizer a layer is of: its weight; where that is computed, and of an MLP,
+    whose children may be adapted and frozen since, the first parameter that trains."""
+    weight = layer._parameters.get("weight")
+    trained = [weight] if weight is not None else [p for p in layer.parameters() if p.requires_grad]
+    return trained[0] if trained else None

@@ -1,0 +1,198 @@
+"""Which layers an attached optimizer advances: those it holds, those nobody holds, later ones."""
+
+import copy
+import io
+import re
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import sparsetrain as st
+
+
+class Layers(nn.Module):
+    def __init__(self, count=2):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(count))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return x
+
+
+def sparse(count=2, **fields):
+    torch.manual_seed(0)
+    model = Layers(count)
+    schedule = fields.pop("schedule", st.Schedule())
+    st.sparsify(model, st.Sparsity(schedule=schedule, **fields))
+    return model
+
+
+def sgd(module, lr=0.1):
+    return torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr)
+
+
+def train(model, optimizer, steps=1):
+    for _ in range(steps):
+        model(torch.randn(8, 16)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_what_no_optimizer_holds_follows_the_phase_of_the_others():
+    model = sparse(schedule=st.Schedule(dense_warmup=0.5, dense_tail=0.25))
+    model.layers[0].requires_grad_(False)
+    optimizer = sgd(model)
+    st.attach(model, optimizer, total_steps=8)
+    seen = []
+    for _ in range(8):
+        seen.append([layer.sparse for layer in model.layers])
+        train(model, optimizer)
+    assert seen == [[False] * 2] * 4 + [[True] * 2] * 2 + [[False] * 2] * 2
+
+
+def test_an_optimizer_that_holds_no_sparse_weight_is_refused():
+    model = sparse()
+    biases = torch.optim.SGD([layer.bias for layer in model.layers], 0.1)
+    for optimizer in (biases, [], sgd(Layers())):
+        with pytest.raises(ValueError, match=r"holds the weight of layers\.0 and 1 more"):
+            st.attach(model, optimizer)
+
+
+def test_a_missing_optimizer_is_told_in_the_first_step_of_a_dense_warm_up():
+    model = sparse(schedule=st.Schedule(dense_warmup=0.5))
+    first = sgd(model.layers[0])
+    st.attach(model, first, total_steps=8)
+    with pytest.raises(RuntimeError, match=r"layers\.1\.weight trains, and no attached optimizer"):
+        train(model, first)
+
+
+def test_an_optimizer_of_more_layers_goes_on_from_the_one_that_is_furthest():
+    model = sparse(schedule=st.Schedule(dense_warmup=0.25))
+    model.layers[0].requires_grad_(False)
+    optimizer = sgd(model)
+    st.attach(model, optimizer, total_steps=8)
+    train(model, optimizer, 3)
+    model.requires_grad_(True)
+    run = st.attach(model, sgd(model), total_steps=8)
+    assert run.phase.step == 3
+    assert run.phase.name == "sparse"
+
+
+def test_frozen_masks_of_loaded_weights_are_chosen_once_and_stay():
+    model = sparse(1, schedule=st.Schedule(freeze_at=0.25))
+    optimizer = sgd(model, 10.0)
+    st.attach(model, optimizer, total_steps=8)
+    train(model, optimizer, 4)
+    model.load_state_dict({k: torch.randn_like(v) for k, v in model.state_dict().items()})
+    (layer,) = model.layers
+    used = []
+    for _ in range(3):
+        used.append(layer.used_weight() != 0)
+        train(model, optimizer)
+    assert torch.equal(used[0], used[2])
+
+
+def test_layers_that_join_after_masks_froze_have_frozen_masks():
+    model = sparse(schedule=st.Schedule(freeze_at=0.25))
+    model.layers[0].requires_grad_(False)
+    optimizer = sgd(model, 10.0)
+    st.attach(model, optimizer, total_steps=8)
+    train(model, optimizer, 3)
+    model.layers[0].requires_grad_(True)
+    optimizer.add_param_group({"params": list(model.layers[0].parameters())})
+    train(model, optimizer)
+    mask = model.layers[0].mask.clone()
+    train(model, optimizer, 2)
+    assert torch.equal(model.layers[0].mask, mask)
+
+
+def test_a_longer_run_is_resumed_in_the_phase_that_its_schedule_says():
+    schedule = st.Schedule(dense_tail=0.5)
+    model = sparse(schedule=schedule)
+    optimizer = sgd(model)
+    run = st.attach(model, optimizer, total_steps=4)
+    train(model, optimizer, 4)
+    assert run.phase.name == "dense_tail"
+    state = run.state_dict()
+    again = sparse(schedule=schedule)
+    run = st.attach(again, sgd(again), total_steps=16)
+    run.load_state_dict(state)
+    assert (run.phase.step, run.phase.name) == (4, "sparse")
+
+
+def test_the_state_of_a_run_that_has_not_begun_begins_with_the_warm_up():
+    schedule = st.Schedule(dense_warmup=0.5)
+    state = st.sparse_state(sparse(schedule=schedule))
+    model = sparse(schedule=schedule)
+    st.load_sparse_state(model, state)
+    st.attach(model, sgd(model), total_steps=4)
+    assert not any(layer.sparse for layer in model.layers)
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_of_an_attached_model_warns_where_it_trains_without_its_decay(how):
+    model = sparse(weight=st.SRSTE())
+    optimizer = sgd(model)
+    st.attach(model, optimizer)
+    train(model, optimizer)
+    copied = copy.deepcopy(model)
+    if how == "pickle":
+        file = io.BytesIO()
+        torch.save(model, file)
+        file.seek(0)
+        copied = torch.load(file, weights_only=False)
+    with pytest.warns(UserWarning, match="SR-STE's decay is not attached"):
+        train(copied, sgd(copied))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(model, optimizer)
+
+
+def test_detaching_an_older_handle_leaves_the_check_of_a_newer_one():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(16, 16)
+
+        def forward(self, x):
+            layer = self.fc
+            return F.linear(x, layer.weight)
+
+    model = nn.Sequential(Reads())
+    st.sparsify(model, st.Sparsity())
+    optimizer = sgd(model)
+    older = st.attach(model, optimizer)
+    st.attach(model, optimizer)
+    older.detach()
+    with pytest.raises(RuntimeError, match="reported sparse are not"):
+        train(model, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda m, o: st.attach(m, o, total_steps="90"), "total_steps='90'"),
+        (lambda m, o: st.attach(m, o, total_steps=7.5), "total_steps=7.5"),
+        (lambda m, o: st.attach(m, o, total_steps=True), "total_steps=True"),
+        (lambda m, o: st.Schedule(dense_warmup="0.1"), "dense_warmup='0.1'"),
+        (lambda m, o: st.Schedule(mask_every=True), "mask_every=True"),
+        (lambda m, o: st.Sparsity(include=None), "include=None: give a list of globs"),
+        (lambda m, o: st.Sparsity(weight="ste"), "weight='ste': give an instance"),
+        (lambda m, o: st.Sparsity(activation="24"), "activation='24': give an instance"),
+        (lambda m, o: st.Sparsity(format="fp8"), "format='fp8': give FP8"),
+        (lambda m, o: st.Sparsity(schedule={"mask_every": 4}), "schedule={'mask_every': 4}"),
+        (lambda m, o: st.SRSTE(decay="1e-4"), "decay='1e-4'"),
+        (lambda m, o: st.SRSTE(decay=float("inf")), "decay=inf"),
+        (lambda m, o: st.sparsify(m, "vit_b_24"), "sparsity='vit_b_24'"),
+        (lambda m, o: st.sparsify(None, st.Sparsity()), "model=None"),
+    ],
+)
+def test_a_wrong_argument_is_named(call, said):
+    model = sparse(1)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        call(model, sgd(model))

@@ -23,13 +23,12 @@ class Phase:
         last step done, in which an evaluation runs.
     frozen: masks stay as they are. masks_step: before which masks were chosen last, -1 without one.
     attached: an optimizer advances it (`attach`). held: the layers whose weights that one holds;
-        others follow. loaded: it was restored, and the next `attach`
-        goes on from it. checked: its first sparse step was watched. keeps: frozen masks are of a
-        run before this one.
+        others follow. loaded: it was restored, and the next `attach` goes on from it. checked: its
+        first sparse step was watched. keeps: frozen masks are of a run before this one.
 
-    A copy of an attached model shares the phase of its original, so that an average of weights is evaluated
-    in the phase that the weights are trained in. Attaching an optimizer to the copy gives it its
-    own.
+    A copy of an attached model shares the phase of its original, so that an average of weights is
+    evaluated in the phase that the weights are trained in. Attaching an optimizer to the copy gives
+    it its own.
     """
 
     def __init__(self, schedule: Schedule, total: int | None = None) -> None:

@@ -172,3 +172,18 @@ def test_what_spawned_processes_trained_is_tested_in_the_phase_it_ended_in(tmp_p
     spawning.fit(module, data)
     (metrics,) = spawning.test(module, data, verbose=False)
     assert metrics["sparse"] == sparse
+
+
+def test_a_second_fit_of_a_trainer_goes_on_where_the_first_one_ended(tmp_path):
+    sparsity = st.Sparsity(schedule=st.Schedule(dense_warmup=0.5))
+    callback, module = SparsifyModel(sparsity), Module()
+    run = trainer(callback, tmp_path, steps=4)
+    data = DataLoader(TensorDataset(torch.randn(8, 8)), batch_size=1)
+    run.fit(module, data)
+    assert callback.attached is not None
+    assert callback.attached.phase is not None
+    assert callback.attached.phase.step == 4
+    run.fit_loop.epoch_loop.max_steps = 8
+    run.fit(module, data)
+    assert callback.attached.phase.step == 8
+    assert callback.attached.phase.trained == "sparse"

@@ -45,7 +45,7 @@ def run_fit(args: list[str]) -> None:
     flags, words = split_flags(args)
     allowed, words = take_allowed(words)
     words = with_quotes(with_recipe_file(words))
-    words = _in_slurm(words) if not flags else words
+    words = _in_slurm(_with_hydras_folder(words)) if not flags else words
     words = with_demo(words, has_gpu=torch.cuda.is_available())
     if not {"-m", "--multirun"} & {*flags} and take(words, "hydra.mode")[0] is None:
         check_single(words, "a run for each is `fit -m …`")
@@ -75,6 +75,14 @@ def run_fit(args: list[str]) -> None:
             sweep.tell()
     if sweep.failed:
         raise SystemExit(1)
+
+
+def _with_hydras_folder(words: list[str]) -> list[str]:
+    """The words with the folder of the run as Hydra's own, which writes the config there too."""
+    folder, others = take(words, "run_dir")
+    if folder is None or take(words, RUN_DIR)[0] is not None:
+        return words
+    return [*others, f"{RUN_DIR}={folder}"]
 
 
 def _in_slurm(words: list[str]) -> list[str]:

@@ -44,6 +44,14 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         make_folder(Path("/proc/nowhere"), "out=/proc/nowhere/x.onnx")
 
 
+def test_run_dir_is_the_folder_of_hydra_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = call("fit", "recipe=vit_tiny_24", "run_dir=mine", "trainer.max_epochs=0", "logger=csv")
+    assert "no step was trained" in ended.complaint
+    assert (tmp_path / "mine" / ".hydra" / "overrides.yaml").exists()
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_folder_with_another_run_is_refused_and_nothing_in_it_changes(trained):
     def files():
         return {path: path.stat().st_mtime_ns for path in trained.folder.rglob("*")}

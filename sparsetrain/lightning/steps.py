@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from sparsetrain.lightning.flavour import pl
+from sparsetrain.lightning.flavour import each, pl
 from sparsetrain.schedule import Schedule, check_total
+
+_ACCUMULATES = each("callbacks.GradientAccumulationScheduler")
 
 
 def total_steps(trainer: pl.Trainer) -> int | None:
@@ -24,9 +27,13 @@ def check_end(trainer: pl.Trainer, schedule: Schedule) -> None:
 
 
 def share_done(trainer: pl.Trainer) -> float | None:
-    """Before a batch: the share of the run's batches that are done, of a loop that steps by hand;
-    None where Lightning steps, or their number is not known."""
-    if trainer.lightning_module.automatic_optimization or trainer.max_steps != -1:
+    """Before a batch: the share of the run's batches that are done, of a loop that steps by hand
+    or accumulates more batches from some epoch on; None where the number of steps is known before,
+    or that of batches is not."""
+    callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    by_hand = not trainer.lightning_module.automatic_optimization
+    changes = any(isinstance(callback, _ACCUMULATES) for callback in callbacks)
+    if trainer.max_steps != -1 or not (by_hand or changes) or total_steps(trainer) is None:
         return None
-    total = total_steps(trainer)
-    return None if total is None else trainer.fit_loop.epoch_loop.total_batch_idx / total
+    batches = trainer.num_training_batches * (trainer.max_epochs or 0)
+    return trainer.fit_loop.epoch_loop.total_batch_idx / batches if batches else None

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import timm
 import torch
 from hydra import initialize_config_dir
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -187,3 +188,21 @@ def test_a_second_fit_of_a_trainer_goes_on_where_the_first_one_ended(tmp_path):
     run.fit(module, data)
     assert callback.attached.phase.step == 8
     assert callback.attached.phase.trained == "sparse"
+
+
+def test_the_dense_tail_comes_where_more_batches_are_accumulated_later(tmp_path):
+    sparsity = st.Sparsity(schedule=st.Schedule(dense_tail=0.25))
+    callback, module, phases = SparsifyModel(sparsity), Module(), []
+
+    class Sees(pl.Callback):
+        def on_train_batch_end(self, *args):
+            phases.append(callback.phase)
+
+    scheduler = GradientAccumulationScheduler({0: 1, 1: 4})
+    run: Any = trainer(callback, tmp_path, steps=-1)
+    run.callbacks += [scheduler, Sees()]
+    run.fit_loop.max_epochs = 2
+    run.fit(module, DataLoader(TensorDataset(torch.randn(8, 8)), batch_size=1))
+    assert run.global_step == 10
+    assert phases[0] == "sparse"
+    assert phases[-1] == "dense_tail"

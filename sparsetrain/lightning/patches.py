@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FEW_CHANNELS = 4
-"""In images. cuDNN pads them to 8 or more and first lays the images out anew; a product does
-neither."""
+"""An image has at most these. cuDNN writes such images in another layout before it convolves
+(docs/log.md); a matrix product does not need that."""
 
 
 class PatchConv2d(nn.Conv2d):

@@ -41,7 +41,6 @@ class Attached:
         self._layers: dict[Optimizer, list[Layer]] = {}
         self._counts: dict[Optimizer, int] = {}
         self._joined: list[Layer] = []
-        self._unheld: list[Layer] = []
         self._held_checked = False
         self._sharded = wrapped(model)
         self._reshard()
@@ -58,7 +57,7 @@ class Attached:
 
     @property
     def idle(self) -> list[str]:
-        """Layers that neither ran nor received a gradient in a sparse step so far."""
+        """Layers that were not seen to train sparse so far."""
         return [self._names[layer] for layer in first_step.idle(self._names)]
 
     def progress(self, done: float | None) -> None:
@@ -85,7 +84,7 @@ class Attached:
         # A layer whose phase is another was attached again since.
         first_step.stop(m for m in phased_layers(self.model) if id(m.phase) in own)
         for phase in self._phases.values():
-            phase.attached = phase.loaded = False
+            phase.loaded = False
             phase.held.clear()
 
     def __enter__(self) -> Self:
@@ -102,20 +101,19 @@ class Attached:
         if not new:
             return
         old = max((m.phase for m in new), key=lambda p: (p.attached or p.loaded, p.step))
-        later = optimizer in self._phases
+        later, goes_on = optimizer in self._phases, old.attached or old.loaded
         phase = self._phases.setdefault(optimizer, Phase(old.schedule, self.total))
-        if not later:
-            phase.attached = True
-            # Frozen from the start, and trained before: as pruning chose them, or the run before.
-            phase.keeps = old.frozen and old.schedule.freeze_at == 0 and old.step > 0
-            if old.attached or old.loaded:
-                phase.load(old.state())
         for layer in new:
             layer.phase.held.discard(layer)
             layer.phase = phase
             phase.held.add(layer)
+        if not later:
+            # Frozen from the start, and trained before: as pruning chose them, or the run before.
+            phase.keeps = old.frozen and old.schedule.freeze_at == 0 and old.step > 0
+            if goes_on:
+                phase.load(old.state())
         known += new
-        if not (old.attached or old.loaded):
+        if not goes_on:
             self._enter(optimizer, phase.step)
         first_step.stop(new)  # an attachment before this one may have begun
         if later:
@@ -125,7 +123,7 @@ class Attached:
 
     def _take_unheld(self) -> None:
         """Have what no optimizer holds follow the phase of what the first one holds."""
-        self._unheld = free = [m for m in phased_layers(self.model) if m not in m.phase.held]
+        free = [m for m in phased_layers(self.model) if m not in m.phase.held]
         if self.phase is None:
             trains = [self._names[m] for m in free if _learns(m)]
             if trains:
@@ -184,7 +182,7 @@ class Attached:
             layers[0].phase.checked = layers[0].phase.sparse and not first_step.idle(layers)
         if watched or not self._held_checked:
             self._held_checked = True
-            first_step.check_held(self._names, self._unheld)
+            first_step.check_held(self._names)
         look(optimizer, [m for m in layers if isinstance(m, SparseLinear)], scale)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -200,7 +198,8 @@ class Attached:
         if begins:
             self._start(optimizer, layers)
         self._choose(optimizer, layers, first=step == 0)
-        joined, self._joined = self._joined, []
+        joined = [m for m in self._joined if m in layers]
+        self._joined = [m for m in self._joined if m not in layers]
         if self._checks and phase.sparse:
             first_step.begin(layers if begins and not phase.checked else joined)
 

@@ -33,7 +33,8 @@ def begin(layers: Iterable[Layer]) -> None:
     for layer in layers:
         if isinstance(layer, SparseLinear) or layer.activation is not None:
             layer.watch = Watch()
-            finalize(layer, _set_stance)  # of a model that is thrown away before its first step
+            # Of a model that is thrown away before its first step.
+            finalize(layer, _set_stance).atexit = False
             _waiting.add(layer)
     _set_stance()
 
@@ -117,7 +118,7 @@ def _complaint(past: list[Layer], beside: list[Layer], names: Mapping[nn.Module,
     )
 
 
-def check_held(names: Mapping[nn.Module, str], unheld: Collection[Layer]) -> None:
+def check_held(names: Mapping[nn.Module, str]) -> None:
     """Refuse weights that train although no attached optimizer holds them. Raises RuntimeError."""
     for layer in [m for m in names if isinstance(m, SparseLinear)]:
         weight = layer._parameters.get("weight")
@@ -128,7 +129,7 @@ def check_held(names: Mapping[nn.Module, str], unheld: Collection[Layer]) -> Non
                 f"{what} cannot reach it: remove that, or exclude the layer"
             )
         trains = weight is not None and weight.requires_grad and weight.grad is not None
-        if trains and layer in unheld:
+        if trains and layer not in layer.phase.held:
             raise RuntimeError(
                 f"{names[layer]}.weight trains, and no attached optimizer holds it: give its "
                 "optimizer to attach as well, or exclude the layer"

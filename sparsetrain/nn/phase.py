@@ -22,9 +22,9 @@ class Phase:
     name: the phase of the next step, `sparse` until something says otherwise. trained: that of the
         last step done, in which an evaluation runs.
     frozen: masks stay as they are. masks_step: before which masks were chosen last, -1 without one.
-    attached: an optimizer advances it (`attach`). held: the layers whose weights that one holds;
-        others follow. loaded: it was restored, and the next `attach` goes on from it. checked: its
-        first sparse step was watched. keeps: frozen masks are of a run before this one.
+    held: the layers whose weights an attached optimizer holds; others follow. loaded: it was
+        restored, and the next `attach` goes on from it. checked: its first sparse step was watched.
+        keeps: frozen masks are of a run before this one.
 
     A copy of an attached model shares the phase of its original, so that an average of weights is
     evaluated in the phase that the weights are trained in. Attaching an optimizer to the copy gives
@@ -38,7 +38,12 @@ class Phase:
         self.masks_step = -1
         self._entered = False
         self.held: WeakSet[nn.Module] = WeakSet()
-        self.frozen = self.attached = self.loaded = self.checked = self.keeps = False
+        self.frozen = self.loaded = self.checked = self.keeps = False
+
+    @property
+    def attached(self) -> bool:
+        """Whether an optimizer advances it (`attach`)."""
+        return len(self.held) > 0
 
     @property
     def sparse(self) -> bool:
@@ -105,12 +110,10 @@ class Phase:
             self._derive()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__ | {"attached": False}  # a saved model has no optimizer
-        del state["held"]
-        return state
+        return {key: value for key, value in self.__dict__.items() if key != "held"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"held": WeakSet()}
+        self.__dict__ |= state | {"held": WeakSet()}  # a saved model has no optimizer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self

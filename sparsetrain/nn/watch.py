@@ -33,7 +33,7 @@ class Watch:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: of a step that overflowed nothing can be told."""
+        """Drop what was seen. Gradients that overflowed show nothing."""
         self.ran = self._handed = False
         self.ours: Tensor | None = None
         self.total: Tensor | None = None

@@ -74,6 +74,20 @@ def test_a_missing_optimizer_is_told_in_the_first_step_of_a_dense_warm_up():
         train(model, first)
 
 
+def test_optimizers_attached_one_after_the_other_advance_their_own_layers():
+    model = sparse(schedule=st.Schedule(dense_warmup=0.5))
+    optimizers = [sgd(layer) for layer in model.layers]
+    for optimizer in optimizers:
+        st.attach(model, optimizer, total_steps=8)
+    for _ in range(5):
+        model(torch.randn(8, 16)).square().mean().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert [layer.phase.step for layer in model.layers] == [5, 5]
+    assert all(layer.sparse for layer in model.layers)
+
+
 def test_an_optimizer_of_more_layers_goes_on_from_the_one_that_is_furthest():
     model = sparse(schedule=st.Schedule(dense_warmup=0.25))
     model.layers[0].requires_grad_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product as combinations
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from sparsetrain.bench.products import PRODUCTS, Shape, problem_of
 from sparsetrain.nn import (
+    Part,
     SparseLinear,
     SparseMlp,
     Sparsity,
@@ -19,10 +21,10 @@ from sparsetrain.nn import (
     sparse_linears,
     sparsify,
 )
-from sparsetrain.nn.recorded import Products, linear_products, mlp_products
+from sparsetrain.nn.recorded import Products, products_of
+from sparsetrain.nn.structure import mlp_shape
 from sparsetrain.patterns import NM
 from sparsetrain.recipe import instantiate_sparsity
-from sparsetrain.select import EXACT
 
 Named = tuple[str, Shape]
 """A product's name, of bench.products.PRODUCTS, and its sizes."""
@@ -61,20 +63,18 @@ def layer_products(model: nn.Module, images: torch.Tensor, sparsity: Sparsity) -
     found: list[Named] = []
     mlps = {n: m for n, m in model.named_modules() if isinstance(m, SparseMlp)}
     for name, mlp in mlps.items():
-        fc1, fc2 = mlp.fc1, mlp.fc2
-        method, selection = None, EXACT
-        if isinstance(fc1, SparseLinear):
-            method, selection = fc1.method, fc1.selection
-        count, inputs, hidden = tokens[f"{name}.fc1"], fc1.in_features, fc1.out_features
-        sizes = inputs, hidden, fc2.out_features
-        shapes = [Shape(count, inputs, hidden), Shape(count, hidden, sizes[2])]
-        shapes.append(Shape(count, sizes[2], hidden))
-        found += _named(mlp_products(count, sizes, mlp.activation, method, selection), shapes)
+        inputs, hidden, outputs = mlp_shape(mlp)
+        part, count = Part(weight=None, activation=mlp.activation), tokens[f"{name}.fc1"]
+        if isinstance(mlp.fc1, SparseLinear):
+            part = replace(part, weight=mlp.fc1.method, selection=mlp.fc1.selection)
+        shapes = [Shape(count, inputs, hidden), Shape(count, hidden, outputs)]
+        shapes.append(Shape(count, outputs, hidden))
+        found += _named(products_of(count, (inputs, hidden, outputs), part), shapes)
     for name, layer in sparse_linears(model).items():
         if name.rpartition(".")[0] not in mlps and isinstance(layer.pattern, NM):
-            sizes = layer.out_features, layer.in_features
-            products = linear_products(tokens[name], sizes, layer.method, layer.selection)
-            found += _named(products, [Shape(tokens[name], *reversed(sizes))])
+            part, count = Part(weight=layer.method, selection=layer.selection), tokens[name]
+            products = products_of(count, (layer.out_features, layer.in_features), part)
+            found += _named(products, [Shape(count, layer.in_features, layer.out_features)])
     return list(dict.fromkeys(found))
 
 

@@ -21,8 +21,9 @@ from sparsetrain.nn.report import LayerReport, Report, one_function_note
 from sparsetrain.nn.sharded import is_wrapped, local, own_rows, reshard
 from sparsetrain.nn.shares import shares_of, unreached
 from sparsetrain.nn.sparsity import Sparsity
+from sparsetrain.nn.structure import mlp_shape
 from sparsetrain.nn.swap import replace_module
-from sparsetrain.products import Engine, product_of
+from sparsetrain.products import NATIVE, Engine, product_of
 
 
 def sparsify(
@@ -64,7 +65,7 @@ def sparsify(
         return Report((), (), ("Nothing to make sparse: weight and activation are both None.",))
     reshard(model)
     plan = make_plan(model, sparsity, find_engines(engine, on_cpu), tokens or {})
-    if not plan.linears and not any(part for part, _ in plan.mlps.values()):
+    if not plan.linears and not plan.mlps:
         raise ValueError(f"no included layer can become sparse ({_why_dense(plan)})")
     report = _convert(model, plan, Phase(sparsity.schedule))
     return replace(report, unreached=unreached(model), shares=shares_of(model, tokens or {}))
@@ -109,7 +110,7 @@ def _why_dense(plan: Plan) -> str:
     """Five reasons, each with the first of the included layers that stay dense for it."""
     names: dict[str, list[str]] = {}
     for name, reason in plan.dense.items():
-        if name in plan.included:
+        if name in plan.parts:
             names.setdefault(reason, []).append(name)
     lines = [
         f"{found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''}: {reason}"
@@ -133,12 +134,14 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
         what = part.weight.describe(describe(part.pattern, part.selection))
         rows.append(LayerReport(name, tuple(linear.weight.shape), what, why))
     for name, (part, (engine, why)) in plan.mlps.items():
-        mlp = model.get_submodule(name)
-        activation = part.activation if part else None
-        product = product_of(engine, part.format if part else None)
+        mlp, activation = model.get_submodule(name), part.activation
+        assert activation is not None, "as planned"
+        product = product_of(engine, part.format)
         replace_module(model, mlp, SparseMlp.from_dense(mlp, activation, product, phase))
-        if activation is not None:
-            rows.append(LayerReport(name, _shape(mlp), activation.describe(), why))
+        rows.append(LayerReport(name, mlp_shape(mlp), activation.describe(), why))
+    for name in [name for name, why in plan.gelu.items() if not why]:
+        mlp = model.get_submodule(name)
+        replace_module(model, mlp, SparseMlp.from_dense(mlp, None, NATIVE, phase))
     for name, reason in plan.dense.items():
         if name.rpartition(".")[0] not in plan.mlps:
             linear: Any = model.get_submodule(name)
@@ -146,23 +149,10 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
             skipped.append(LayerReport(name, shape, "dense", reason=reason))
     for name, reason in plan.dense_mlps.items():
         reason = f"its activations stay dense: {reason}"
-        shape = _shape(model.get_submodule(name))
+        shape = mlp_shape(model.get_submodule(name))
         skipped.append(LayerReport(name, shape[:2], "dense", reason=reason))
-    outcome = plan.apart | {n: "" for n, (part, _) in plan.mlps.items() if not part}
-    return Report(
-        tuple(rows),
-        tuple(skipped),
-        _notes(plan),
-        _missing_kernels(),
-        one_function_note(outcome),
-    )
-
-
-def _shape(mlp: nn.Module) -> tuple[int, int, int]:
-    fc1, fc2 = mlp.get_submodule("fc1"), mlp.get_submodule("fc2")
-    assert isinstance(fc1, nn.Linear), "an MLP's is"
-    assert isinstance(fc2, nn.Linear), "an MLP's is"
-    return fc1.in_features, fc1.out_features, fc2.out_features
+    kernels, fused = _missing_kernels(), one_function_note(plan.gelu)
+    return Report(tuple(rows), tuple(skipped), _notes(plan), kernels, fused)
 
 
 def _missing_kernels() -> str:
@@ -182,6 +172,6 @@ def _notes(plan: Plan) -> tuple[str, ...]:
         )
     if any(isinstance(method, SSTE) for method in methods):
         notes.append("S-STE: β is taken from the weights as they are when training starts.")
-    if any(part and isinstance(part.activation, Activation24) for part, _ in plan.mlps.values()):
+    if any(isinstance(part.activation, Activation24) for part, _ in plan.mlps.values()):
         notes.append("The activation of the sparse MLPs is now squared ReLU.")
     return tuple(notes)

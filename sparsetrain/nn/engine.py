@@ -20,9 +20,9 @@ from sparsetrain import native
 from sparsetrain.native import Library
 from sparsetrain.native.machine import Version
 from sparsetrain.nn.gains import gain_of
-from sparsetrain.nn.recorded import Products
+from sparsetrain.nn.recorded import products_of
 from sparsetrain.nn.sparsity import Part
-from sparsetrain.patterns import NM, Pattern
+from sparsetrain.patterns import NM
 from sparsetrain.products import (
     ENGINES,
     FP8,
@@ -51,19 +51,29 @@ class Engines:
     library: Library
     entries: Mapping[Problem, Entry] = field(default_factory=dict)
 
-    def of_layer(
-        self, name: str, *features: int, products: Products | None = None
+    def of_part(
+        self, name: str, part: Part, shape: tuple[int, ...], tokens: int | None = None
     ) -> tuple[Engine, str]:
-        """The engine of a layer of these features, and a line that says which and why.
+        """The engine of a layer, or MLP, that is to be sparse as `part` says, and a line that says
+        which and why.
 
-        products: those that would be sparse, where the number of tokens is known.
-        Raises ValueError where `aten` was asked for and cannot multiply them.
+        shape: (O, I), or (I, H, O) of an MLP. tokens: rows that it multiplies, where that is known.
+        Raises ValueError where the engine that was asked for cannot multiply it.
         """
-        odd = [str(feature) for feature in features if feature % ATEN_FEATURES]
+        if not isinstance(part.pattern, NM):
+            if self.asked not in ("auto", "masked"):
+                raise ValueError(
+                    f"engine={self.asked!r}: {name} has the pattern {part.pattern}, and "
+                    f"{self.asked} multiplies 2:4 weights alone; use engine='auto'"
+                )
+            return "masked", f"masked: {part.pattern} has no product of its own"
+        if part.format is not None:
+            return self._of_format(name, part, part.format, shape, tokens)
+        odd = [str(feature) for feature in shape if feature % ATEN_FEATURES]
         obstacle = f"{', '.join(odd)} features are not multiples of {ATEN_FEATURES}" if odd else ""
         if self.asked == "aten" and obstacle:
             raise ValueError(
-                f'engine="aten": {name} has {"×".join(map(str, features))}, and {obstacle};'
+                f'engine="aten": {name} has {"×".join(map(str, shape))}, and {obstacle};'
                 ' use engine="auto" or "masked", or exclude it'
             )
         if self.asked != "auto":
@@ -74,33 +84,14 @@ class Engines:
         why = obstacle if engine == "aten" else why_not_native(self.gpu, self.library)
         if why:
             return "masked", f"masked: {why}"
-        if engine == "native" and products:
-            return self._by_gain(products)
-        return engine, f"{engine}: {sm(self.gpu)}"
+        gain = self._gain(part, shape, tokens) if engine == "native" else None
+        return (engine, f"{engine}: {sm(self.gpu)}") if gain is None else _by_gain(*gain)
 
-    def of_part(
-        self, name: str, part: Part, *features: int, products: Products
+    def _of_format(
+        self, name: str, part: Part, format: FP8, shape: tuple[int, ...], tokens: int | None
     ) -> tuple[Engine, str]:
-        """The engine of a layer, or MLP, that is to be sparse as `part` says; see `of_layer`."""
-        if not isinstance(part.pattern, NM):
-            return self.of_pattern(name, part.pattern)
-        if part.format is not None:
-            return self.of_format(name, part.format, products)
-        return self.of_layer(name, *features, products=products)
-
-    def of_pattern(self, name: str, pattern: Pattern) -> tuple[Engine, str]:
-        """Dense products, with zeros. Raises ValueError where another engine was asked for."""
-        if self.asked not in ("auto", "masked"):
-            raise ValueError(
-                f"engine={self.asked!r}: {name} has the pattern {pattern}, and {self.asked} "
-                "multiplies 2:4 weights alone; use engine='auto'"
-            )
-        return "masked", f"masked: {pattern} has no product of its own"
-
-    def of_format(self, name: str, format: FP8, products: Products) -> tuple[Engine, str]:
-        """The engine of a layer with products in 8 bits; on a CPU they run in plain PyTorch. The
-        user asked for this format, so the gain of its products is reported and decides nothing.
-        Raises ValueError for another engine, and on a GPU without kernels for the format."""
+        """Of products in 8 bits; on a CPU they run in plain PyTorch. The user asked for this
+        format, so the gain of its products is reported and decides nothing."""
         if self.asked not in ("auto", "native"):
             raise ValueError(
                 f"engine={self.asked!r}: {name} has format={format}, which engine='native' "
@@ -116,28 +107,32 @@ class Engines:
                 f"format={format}: {name} would run on {sm(self.gpu)}: {obstacle}; leave the "
                 "format away, or run on a CPU"
             )
-        if not products:
-            return "native", f"native: fp8, {sm(self.gpu)}"
-        words, _, source = self._gains(products)
-        return "native", f"native: fp8: {words}, {source}, without quantizing"
+        gain = self._gain(part, shape, tokens)
+        why = sm(self.gpu) if gain is None else f"{gain[0]}, {gain[2]}, without quantizing"
+        return "native", f"native: fp8: {why}"
 
-    def _gains(self, products: Products) -> tuple[str, float, str]:
-        """Of each product in words, of their sum, and whether that is measured or expected."""
+    def _gain(
+        self, part: Part, shape: tuple[int, ...], tokens: int | None
+    ) -> tuple[str, float, str] | None:
+        """Of each sparse product in words, of their sum, and whether that is measured or expected;
+        None where none is known."""
+        products = products_of(tokens, shape, part) if tokens else {}
+        if not products:
+            return None
         sms = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
         gains = {what: gain_of(problem, self.entries, sms) for what, problem in products.items()}
         words = ", ".join(f"{what} {g.dense_us / g.native_us:.2f}×" for what, g in gains.items())
         gain = sum(g.dense_us for g in gains.values()) / sum(g.native_us for g in gains.values())
         return words, gain, "measured" if all(g.measured for g in gains.values()) else "expected"
 
-    def _by_gain(self, products: Products) -> tuple[Engine, str]:
-        words, gain, source = self._gains(products)
-        measured = source == "measured"
-        if measured and gain <= 1:
-            return "masked", f"masked: native is no faster here, measured: {words}"
-        if not measured and gain < LEAST_GAIN:
-            why = f"native may be no faster here, below {LEAST_GAIN}× in all expected"
-            return "masked", f"masked: {why}: {words}"
-        return "native", f"native: {words}, {source}"
+
+def _by_gain(words: str, gain: float, source: str) -> tuple[Engine, str]:
+    if source == "measured" and gain <= 1:
+        return "masked", f"masked: native is no faster here, measured: {words}"
+    if source == "expected" and gain < LEAST_GAIN:
+        why = f"native may be no faster here, below {LEAST_GAIN}× in all expected"
+        return "masked", f"masked: {why}: {words}"
+    return "native", f"native: {words}, {source}"
 
 
 def find_engines(engine: Engine | Literal["auto"], on_cpu: bool = False) -> Engines:

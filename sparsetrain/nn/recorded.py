@@ -9,51 +9,30 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparsetrain.methods import ActivationMethod, WeightMethod
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.phase import Phase
-from sparsetrain.products import FP8, Problem, Product
+from sparsetrain.nn.sparsity import Part
+from sparsetrain.products import Problem, Product
 from sparsetrain.schedule import Schedule
-from sparsetrain.select import Selection
 
 Products = dict[str, Problem]
 """The sparse products of a layer: `forward`, `backward 1`, …, in the order in which they run."""
 
 
 @cache
-def linear_products(
-    tokens: int,
-    shape: tuple[int, int],
-    method: WeightMethod,
-    selection: Selection,
-    format: FP8 | None = None,
-) -> Products:
-    """Of a linear layer (O, I) that multiplies so many rows."""
-    return _products(_linear(shape, method, selection, format), tokens, shape[1])
-
-
-@cache
-def mlp_products(
-    tokens: int,
-    shape: tuple[int, int, int],
-    activation: ActivationMethod | None,
-    method: WeightMethod | None,
-    selection: Selection,
-    format: FP8 | None = None,
-) -> Products:
-    """Of an MLP (I, H, O) as one function. method: of both weights, None where they are dense."""
+def products_of(tokens: int, shape: tuple[int, ...], part: Part) -> Products:
+    """Of a linear layer (O, I), or an MLP (I, H, O) as one function, that multiplies so many rows,
+    with the methods, selection and format of `part`; the weights of an MLP may be dense in it."""
+    if len(shape) == 2:
+        return _recorded(_linear(shape[0], shape[1], part), tokens, shape[1])
     inputs, hidden, outputs = shape
     mlp = nn.Module()
-    if method is None:
-        mlp.fc1, mlp.fc2 = _dense((hidden, inputs)), _dense((outputs, hidden))
-    else:
-        mlp.fc1 = _linear((hidden, inputs), method, selection, format)
-        mlp.fc2 = _linear((outputs, hidden), method, selection, format)
+    mlp.fc1, mlp.fc2 = _linear(hidden, inputs, part), _linear(outputs, hidden, part)
     mlp.act = nn.GELU()
-    return _products(
-        SparseMlp.from_dense(mlp, activation, Product("native", format), _PHASE), tokens, inputs
-    )
+    product = Product("native", part.format)
+    layer = SparseMlp.from_dense(mlp, part.activation, product, _PHASE)
+    return _recorded(layer, tokens, inputs)
 
 
 _PHASE = Phase(Schedule())
@@ -78,26 +57,23 @@ class _Record(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _products(layer: nn.Module, tokens: int, features: int) -> Products:
+def _recorded(layer: nn.Module, tokens: int, features: int) -> Products:
     x = torch.empty(tokens, features, dtype=torch.bfloat16, device="meta", requires_grad=True)
     with _Record() as record, torch.enable_grad():
         y = layer(x)
         forward = len(record.problems)
         y.backward(torch.empty_like(y))
-    names = [f"forward {i + 1}" if forward > 1 else "forward" for i in range(forward)]
-    backward = len(record.problems) - forward
-    names += [f"backward {i + 1}" if backward > 1 else "backward" for i in range(backward)]
+    names = []
+    for way, count in (("forward", forward), ("backward", len(record.problems) - forward)):
+        names += [f"{way} {i + 1}" if count > 1 else way for i in range(count)]
     return dict(zip(names, record.problems, strict=True))
 
 
-def _dense(shape: tuple[int, int]) -> nn.Linear:
-    return nn.Linear(shape[1], shape[0], device="meta", dtype=torch.bfloat16)
-
-
-def _linear(
-    shape: tuple[int, int], method: WeightMethod, selection: Selection, format: FP8 | None
-) -> SparseLinear:
-    product = Product("native", format)
-    layer = SparseLinear.from_dense(_dense(shape), method, selection, product, _PHASE).eval()
+def _linear(outputs: int, inputs: int, part: Part) -> nn.Linear:
+    dense = nn.Linear(inputs, outputs, device="meta", dtype=torch.bfloat16)
+    if part.weight is None:
+        return dense
+    product = Product("native", part.format)
+    layer = SparseLinear.from_dense(dense, part.weight, part.selection, product, _PHASE).eval()
     layer.scale = torch.empty(1, device="meta")
     return layer

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sparsetrain.methods import SSTE, STE, ActivationDropout24, ActivationMethod
 from sparsetrain.patterns import NM, Fixed, Pattern, Selected
 from sparsetrain.products import FP8
 from sparsetrain.schedule import Schedule
 from sparsetrain.select import EXACT, ROW, Selection
+
+_KINDS: tuple[tuple[str, Any, str], ...] = (
+    ("weight", STE | SSTE | None, "an instance, as STE() or SRSTE(), or None"),
+    ("activation", ActivationMethod | None, "an instance, as Activation24(), or None"),
+    ("format", FP8 | None, "FP8() or None"),
+    ("pattern", Pattern, "an instance, as NM(2, 4), Block(64, 64, 0.2) or Unstructured(0.1)"),
+    ("selection", Selection, 'an instance, as Selection("exact") or Selection("row")'),
+)
 
 
 @dataclass(frozen=True)
@@ -44,22 +53,12 @@ class Part:
                 given = [value] if isinstance(value, str) else ["*mlp*"]
                 raise ValueError(f"{name}={value!r}: give a list of globs, as {given}")
             object.__setattr__(self, name, tuple(value))
-        for name in ("weight", "activation"):
+        for name, kinds, fix in _KINDS:
             value = getattr(self, name)
             if isinstance(value, type):
                 raise ValueError(f"{name}={value.__name__}: give an instance, {value.__name__}()")
-            known = STE | SSTE if name == "weight" else ActivationMethod
-            if not isinstance(value, known | None):
-                fix = "STE() or SRSTE()" if name == "weight" else "Activation24()"
-                raise ValueError(f"{name}={value!r}: give an instance, as {fix}, or None")
-        if self.format is not None and not isinstance(self.format, FP8):
-            raise ValueError(f"format={self.format!r}: give FP8() or None")
-        for name, kind, fix in (
-            ("pattern", Pattern, "NM(2, 4), Block(64, 64, 0.2) or Unstructured(0.1)"),
-            ("selection", Selection, 'Selection("exact") or Selection("row")'),
-        ):
-            if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"{name}={getattr(self, name)!r}: give an instance, as {fix}")
+            if not isinstance(value, kinds):
+                raise ValueError(f"{name}={value!r}: give {fix}")
         if self.weight and (why := self.weight.why_not(self.pattern)):
             raise ValueError(f"weight={self.weight} with pattern={self.pattern}: {why}")
         if isinstance(self.weight, SSTE):
@@ -125,7 +124,7 @@ class Sparsity(Part):
     """
 
     schedule: Schedule = field(default_factory=Schedule)
-    parts: Mapping[str, Part] = field(default_factory=dict)
+    parts: Mapping[str, Part] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

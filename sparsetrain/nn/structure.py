@@ -30,6 +30,11 @@ def is_mlp(module: nn.Module) -> bool:
     return all(isinstance(getattr(module, n, None), nn.Module) for n in ("fc1", "act", "fc2"))
 
 
+def mlp_shape(module: Any) -> tuple[int, int, int]:
+    """Features of its input, between its two linear layers, and of its output."""
+    return module.fc1.in_features, module.fc1.out_features, module.fc2.out_features
+
+
 def why_not(module: nn.Module, replaces_dropout: bool = False) -> str | None:
     """Why a module with the children of an MLP cannot be one function; None if it can.
 

@@ -144,12 +144,12 @@ def test_another_engine_and_a_gpu_are_refused_in_one_line():
         st.sparsify(model(), st.Sparsity(format=st.FP8()), engine="masked")
     without = Engines("auto", (9, 0), Library(reason="not built"))
     with pytest.raises(ValueError, match=r"^format=FP8\(.*fc would run on sm_90: not built; le"):
-        without.of_format("fc", st.FP8(), {})
+        without.of_part("fc", st.Part(format=st.FP8()), (64, 64))
     with pytest.raises(ValueError, match=r"^format=FP8\(.*fc would run on sm_90: "):
-        without.of_format("fc", st.FP8("block"), {})
+        without.of_part("fc", st.Part(format=st.FP8("block")), (64, 64))
     other = Engines("auto", (8, 0), Library())
     with pytest.raises(ValueError, match=r"^format=FP8\(.*fc would run on sm_80: native pr"):
-        other.of_format("fc", st.FP8(), {})
+        other.of_part("fc", st.Part(format=st.FP8()), (64, 64))
 
 
 @pytest.mark.slow

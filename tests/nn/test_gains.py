@@ -10,11 +10,11 @@ from torch import nn
 
 from sparsetrain.bench.products import Shape, problem_of
 from sparsetrain.methods import SSTE, STE, Activation24
-from sparsetrain.nn import Sparsity, count_tokens, gains, sparsify
+from sparsetrain.nn import Part, Sparsity, count_tokens, gains, sparsify
 from sparsetrain.nn.engine import Engines
-from sparsetrain.nn.recorded import linear_products, mlp_products
+from sparsetrain.nn.recorded import products_of
 from sparsetrain.products import FP8, MASKED, NATIVE, Config, Entry, Problem
-from sparsetrain.select import EXACT, ROW
+from sparsetrain.select import ROW
 
 CONFIG = Config("128x256", 1, 1, 8, False)
 
@@ -36,7 +36,7 @@ def test_the_products_are_those_that_tune_and_bench_time():
         return problem_of(name, shape, torch.bfloat16)
 
     fc1, fc2 = Shape(500, 64, 256), Shape(500, 32, 256)
-    assert linear_products(500, (256, 64), STE(mvue=True), EXACT) == {
+    assert products_of(500, (256, 64), Part(weight=STE(mvue=True))) == {
         "forward": named("W24 forward", fc1),
         "backward 1": named("W24 dX", fc1),
         "backward 2": named("dz24 dW", fc1),
@@ -46,37 +46,37 @@ def test_the_products_are_those_that_tune_and_bench_time():
         "backward 2": named("dz24 dW", fc1),
         "backward 3": named("act24 dW", fc2),
     }
-    assert mlp_products(500, (64, 256, 32), Activation24(), None, EXACT) == {
+    assert products_of(500, (64, 256, 32), Part(weight=None, activation=Activation24())) == {
         "forward": named("act24 forward", fc2),
         **activations,
     }
 
 
 def test_products_in_fp8_are_recorded_beside_those_in_16_bits_and_told_with_what_they_gain(place):
-    products = mlp_products(500, (64, 256, 32), Activation24(), STE(), EXACT, FP8())
+    part = Part(activation=Activation24(), format=FP8())
+    products = products_of(500, (64, 256, 32), part)
     narrow = [problem.dtype == torch.float8_e4m3fn for problem in products.values()]
     assert narrow == [True] * 4 + [False] * 2
     assert products["forward 1"] == Problem(
         torch.float8_e4m3fn, 256, 500, 64, "columns", transpose_out=True
     )
-    linear = linear_products(500, (256, 64), STE(), EXACT, FP8())
-    engine, why = Engines("auto", (9, 0), place.library, {}).of_format("fc", FP8(), linear)
+    engines = Engines("auto", (9, 0), place.library, {})
+    engine, why = engines.of_part("fc", Part(format=FP8()), (256, 64), 500)
     assert engine == "native"
     assert re.match(r"native: fp8: forward \d.*, backward \d.*, expected, without quant", why)
 
 
 @pytest.mark.parametrize("method", [STE(), SSTE(mvue=False)], ids=["STE", "S-STE"])
 def test_weights_that_are_2_of_4_along_the_input_alone_have_one_sparse_product(method):
-    assert list(linear_products(500, (256, 64), method, ROW)) == ["forward"]
+    assert list(products_of(500, (256, 64), Part(weight=method, selection=ROW))) == ["forward"]
 
 
 @pytest.mark.parametrize("activation", [Activation24(), None], ids=["all", "GELU"])
 def test_two_sparse_weights_add_a_product_each_way(activation):
-    shape = (64, 256, 32)
-    products = mlp_products(500, shape, activation, STE(), EXACT)
+    products = products_of(500, (64, 256, 32), Part(activation=activation))
     names = ["forward 1", "forward 2"] + [f"backward {i}" for i in range(1, 5 if activation else 3)]
     assert list(products) == names
-    both = linear_products(500, (256, 64), STE(), EXACT)
+    both = products_of(500, (256, 64), Part())
     assert products["forward 1"] == both["forward"]
 
 
@@ -103,18 +103,19 @@ def test_a_layer_whose_products_do_not_gain_is_masked_and_says_so(place):
 def test_a_tenth_is_asked_of_what_is_expected_and_any_gain_of_what_is_measured(
     place, monkeypatch, gain, expected, measured
 ):
-    products = linear_products(8192, (1024, 1024), STE(), EXACT)
+    shape = 1024, 1024
     dense_us = 2 * 8192 * 1024**2 / 720e6
     monkeypatch.setattr(gains, "expected_us", lambda problem, sms: dense_us / gain - 5)
-    table = {problem: Entry("native", CONFIG, 10.0, 10.0 * gain) for problem in products.values()}
+    products = products_of(8192, shape, Part()).values()
+    table = {problem: Entry("native", CONFIG, 10.0, 10.0 * gain) for problem in products}
     for entries, engine in (({}, expected), (table, measured)):
         engines = Engines("auto", (9, 0), place.library, entries)
-        found, why = engines.of_layer("fc", 1024, 1024, products=products)
+        found, why = engines.of_part("fc", Part(), shape, 8192)
         assert found == engine, why
 
 
 def test_what_was_measured_goes_before_what_is_expected():
-    forward = linear_products(8, (64, 64), STE(), ROW)["forward"]
+    forward = products_of(8, (64, 64), Part(selection=ROW))["forward"]
     entries = {forward: Entry("native", CONFIG, 10.0, 12.5)}
     assert gains.gain_of(forward, entries, 132) == gains.Gain(10.0, 12.5, measured=True)
     # cuSPARSELt won, which layers do not run: the kernel was no faster than dense.

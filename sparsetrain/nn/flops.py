@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,18 +32,20 @@ def dense_peak_flops(device: torch.device) -> float | None:
     return next((peak for key, peak in _PEAKS.items() if key in name), None)
 
 
-@torch.no_grad()
+@contextmanager
+def counting(model: nn.Module) -> Iterator[FlopCounterMode]:
+    """Count the FLOPs of forwards inside: in evaluation, without gradients and compiled code."""
+    counter = FlopCounterMode(display=False)
+    # Compiled code would compile for the counter, and never again.
+    with torch.no_grad(), evaluating(model), torch.compiler.set_stance("force_eager"), counter:
+        yield counter
+
+
 def training_flops_per_image(module: nn.Module, images: Tensor) -> float:
     """Dense FLOPs of forward and backward for one image: three times the dense forward.
 
     Leaves the module as it is, the training mode of every part included.
     """
-    # Called for the first time under the counter, a compiled module would never compile.
-    compiled = {m: m._compiled_call_impl for m in module.modules() if m._compiled_call_impl}
-    for part in compiled:
-        part._compiled_call_impl = None
-    with evaluating(module), all_dense(module), FlopCounterMode(display=False) as counter:
+    with all_dense(module), counting(module) as counter:
         module(images[:1])
-    for part, call in compiled.items():
-        part._compiled_call_impl = call
     return 3.0 * counter.get_total_flops()

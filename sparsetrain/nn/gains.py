@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from sparsetrain.nn.phase import evaluating
+from sparsetrain.nn.flops import counting
 from sparsetrain.products import Entry, Problem, expected_us
 from sparsetrain.products.problem import DENSE_FLOPS_PER_US, LAUNCH_US
 
@@ -62,23 +62,21 @@ def count_tokens(model: nn.Module, *inputs: Tensor) -> Tokens:
     """
     tokens = Tokens()
 
-    def watch(name: str, layer: nn.Module) -> Any:
-        def note(layer: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-            x = args[0] if args else named["input"]
-            rows = x.numel() // x.shape[-1]
-            tokens[name] = max(rows, tokens.get(name, 0))
-            tokens.calls[name] += rows
+    def note(name: str, layer: nn.Module, args: Any, named: dict[str, Tensor]) -> None:
+        x = args[0] if args else named["input"]
+        rows = x.numel() // x.shape[-1]
+        tokens[name] = max(rows, tokens.get(name, 0))
+        tokens.calls[name] += rows
 
-        return layer.register_forward_pre_hook(note, with_kwargs=True)
-
-    state = {
-        n: t.detach().to("meta") for n, t in [*model.named_parameters(), *model.named_buffers()]
-    }
-    hooks = [watch(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    state = {name: tensor.detach().to("meta") for name, tensor in tensors}
+    hooks = [
+        layer.register_forward_pre_hook(partial(note, name), with_kwargs=True)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
     try:
-        # What is compiled would compile for meta tensors.
-        eager, counter = torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False)
-        with torch.no_grad(), evaluating(model), eager, counter:
+        with counting(model) as counter:
             torch.func.functional_call(model, state, tuple(x.to("meta") for x in inputs))
     finally:
         for hook in hooks:

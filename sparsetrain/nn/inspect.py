@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparsetrain.nn.linear import sparse_linears
 from sparsetrain.nn.sharded import reshard, whole
@@ -46,12 +46,10 @@ def inspect(model: nn.Module) -> list[LayerStats]:
         weight = whole(layer.weight).float()
         energy = weight.square().sum()
         mask, outer_energy = layer.current_mask(), None
-        kept = mask24(weight, mask).square().sum()
-        kept_energy = 1.0 if energy == 0 else float(kept / energy)
+        kept_energy = _share(mask24(weight, mask), energy)
         if isinstance(layer.pattern, TwoLevel):
             outer = layer.pattern.outer(unpack_bits(mask, layer.in_features))
-            kept = torch.where(outer, weight, 0).square().sum()
-            outer_energy = 1.0 if energy == 0 else float(kept / energy)
+            outer_energy = _share(torch.where(outer, weight, 0), energy)
         used = int(layer.used_weight().count_nonzero())
         density = used / weight.numel() if layer.sparse else 1.0
         flips = None if layer.flipped is None else int(layer.flipped) / weight.numel()
@@ -59,6 +57,10 @@ def inspect(model: nn.Module) -> list[LayerStats]:
         nan = int(weight.isnan().sum())
         stats.append(LayerStats(name, shape, density, kept_energy, flips, nan, outer_energy))
     return stats
+
+
+def _share(kept: Tensor, energy: Tensor) -> float:
+    return 1.0 if energy == 0 else float(kept.square().sum() / energy)
 
 
 def density(model: nn.Module) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -104,19 +105,13 @@ class SparseMlp(nn.Module):
             return self.dense_class.forward(self, x)
         fc1, fc2 = self.fc1, self.fc2
         dtype = compute_dtype(x, fc1.weight)
-        weights = _weight(fc1), fc1.bias, _weight(fc2), fc2.bias
+        given = x, _weight(fc1), fc1.bias, _weight(fc2), fc2.bias
+        packed = self._packed(fc1, dtype), self._packed(fc2, dtype)
         if self.activation is None:
-            assert isinstance(fc1, SparseLinear), "why_apart looks"
-            assert isinstance(fc2, SparseLinear), "why_apart looks"
-            packed1, packed2 = fc1.packed(dtype), fc2.packed(dtype)
-            y = packed_gelu_mlp(
-                x, *weights, packed1, packed2, approximate=getattr(self.act, "approximate", "none")
-            )
+            gelu: Any = self.act
+            y = packed_gelu_mlp(*given, *packed, approximate=gelu.approximate)
         else:
-            packed1, packed2 = self._packed(fc1, dtype, FIRST), self._packed(fc2, dtype, SECOND)
-            y = packed_squared_relu_mlp(
-                x, *weights, packed1, packed2, selection=self.activation.selection
-            )
+            y = packed_squared_relu_mlp(*given, *packed, selection=self.activation.selection)
         return self.drop2(y) if hasattr(self, "drop2") else y
 
     def _dropped(self, x: Tensor) -> Tensor:
@@ -130,7 +125,7 @@ class SparseMlp(nn.Module):
             _warn("2:4 dropout makes fc2 no faster", why)
         dtype = None if why else compute_dtype(h, fc2.weight)
         if dtype is not None and self.product.in_dtype(dtype, h.is_cuda).packs:
-            y = dropout24_linear(h, _weight(fc2), fc2.bias, self._packed(fc2, dtype, SECOND))
+            y = dropout24_linear(h, _weight(fc2), fc2.bias, self._packed(fc2, dtype))
         else:
             h = dropout24(h)
             y = fc2(self.norm(h) if hasattr(self, "norm") else h)
@@ -144,9 +139,9 @@ class SparseMlp(nn.Module):
             return SECOND
         return FIRST if isinstance(self.activation, Activation24) else BOTH
 
-    def _packed(self, linear: nn.Linear, dtype: torch.dtype, forms: Forms) -> Packed:
+    def _packed(self, linear: nn.Linear, dtype: torch.dtype) -> Packed:
         if isinstance(linear, SparseLinear) and linear.sparse:
-            return linear.packed(dtype, forms)
+            return linear.packed(dtype, self.forms(linear))
         check_whole(linear.weight)
         return unpruned(linear.weight.detach(), self.product, dtype)
 

@@ -154,7 +154,7 @@ def _fuse_gelu(model: nn.Module, plan: Plan) -> None:
             why = "MVUE and S-STE have products of their own"
         else:
             why = why_not(module)
-        plan.gelu[name] = why or ""
+        plan.gelu[name] = why
 
 
 def _mlps(model: nn.Module) -> list[tuple[str, Any]]:

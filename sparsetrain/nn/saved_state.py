@@ -6,7 +6,7 @@ Kernels take a mask's bits as they are: one that is not 2:4 would give products 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeGuard, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +46,9 @@ def check_state(modules: Mapping[str, nn.Module], state: Any) -> None:
     for name, module in modules.items():
         saved = state[name]
         keys = {*_PHASE, "mask", "scale"} if isinstance(module, SparseLinear) else {*_PHASE}
-        if _keeps_scores(module):
-            keys |= {"scores"} & set(saved if isinstance(saved, Mapping) else ())
-        if not isinstance(saved, Mapping) or saved.keys() != keys:
+        scored = isinstance(module, SparseLinear) and module.method.looks(sparse=True, due=True)
+        known = isinstance(saved, Mapping) and saved.keys() - ({"scores"} if scored else set())
+        if known != keys:
             found = sorted(map(str, saved)) if isinstance(saved, Mapping) else saved
             raise ValueError(f"{name}: its saved state has {found}, not {sorted(keys)}: {_FIX}")
         for key, kind in _PHASE.items():
@@ -68,11 +68,7 @@ def _check_mask(name: str, layer: SparseLinear, mask: Any) -> None:
     if mask is None:
         return
     rows, columns = layer.out_features, layer.in_features
-    shape = rows, (columns + 7) // 8
-    if not _is_dense(mask, torch.uint8, shape):
-        raise ValueError(
-            f"{name}: its saved mask is {_described(mask)}, not uint8 {list(shape)}: {_FIX}"
-        )
+    mask = _dense(mask, torch.uint8, (rows, (columns + 7) // 8), f"{name}: its saved mask is")
     mask_RC = unpack_bits(mask, 8 * mask.shape[1])
     if mask_RC[:, columns:].any():
         raise ValueError(f"{name}: its saved mask has bits behind column {columns}: {_FIX}")
@@ -109,19 +105,12 @@ def _check_scale(name: str, layer: SparseLinear, scale: Any, sparse: bool) -> No
     # A model that was converted on the meta device has none before its sparse phase.
     if scale is None and not sparse:
         return
-    if not _is_dense(scale, torch.float32, (1,)):
-        raise ValueError(
-            f"{name}: β of S-STE is saved as {_described(scale)}, not float32 [1]: {_FIX}"
-        )
+    scale = _dense(scale, torch.float32, (1,), f"{name}: β of S-STE is saved as")
     if not (scale.isfinite() & (scale > 0)).item():
         raise ValueError(
             f"{name}: β of S-STE is saved as {scale.item():g}, which is not finite and above 0: "
             f"{_FIX}"
         )
-
-
-def _keeps_scores(module: nn.Module) -> bool:
-    return isinstance(module, SparseLinear) and module.method.looks(sparse=True, due=True)
 
 
 def _check_scores(name: str, layer: SparseLinear, scores: Any) -> None:
@@ -130,24 +119,16 @@ def _check_scores(name: str, layer: SparseLinear, scores: Any) -> None:
         return
     assert isinstance(layer.pattern, Scored), "its method keeps scores"
     units = layer.pattern.units(torch.empty(layer.weight.shape, device="meta"))
-    shape = tuple(units.shape)
-    if not _is_dense(scores, torch.float32, shape):
-        raise ValueError(
-            f"{name}: its saved scores are {_described(scores)}, not float32 {list(shape)}: {_FIX}"
-        )
+    _dense(scores, torch.float32, tuple(units.shape), f"{name}: its saved scores are")
 
 
-def _is_dense(value: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> TypeGuard[Tensor]:
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and not value.is_meta
-        and value.dtype == dtype
-        and value.shape == shape
-    )
-
-
-def _described(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return "None" if value is None else f"a {type(value).__name__}"
-    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+def _dense(value: Any, dtype: torch.dtype, shape: tuple[int, ...], what: str) -> Tensor:
+    """The value; ValueError unless it is a strided tensor of that dtype and shape."""
+    found = "None" if value is None else f"a {type(value).__name__}"
+    if isinstance(value, Tensor):
+        strided = value.layout == torch.strided and not value.is_meta
+        if strided and (value.dtype, value.shape) == (dtype, shape):
+            return value
+        found = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    wanted = f"{str(dtype).removeprefix('torch.')} {list(shape)}"
+    raise ValueError(f"{what} {found}, not {wanted}: {_FIX}")

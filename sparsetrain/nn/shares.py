@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -43,9 +44,9 @@ def unreached(model: nn.Module) -> tuple[LayerReport, ...]:
 
     Fused experts, transformers' Conv1D, convolutions, embeddings, the in_proj of attentions.
     """
-    total = sum(p.numel() for p in model.parameters() if not is_lazy(p))
+    least = _SIZEABLE * sum(p.numel() for p in model.parameters() if not is_lazy(p))
     rows = tuple(_rows(model))
-    large = [row for row, count in grouped(rows) if count * _size(row) >= _SIZEABLE * total]
+    large = [row for row, count in grouped(rows) if count * math.prod(row.shape) >= least]
     kinds = {replace(row, name="") for row in large}
     return tuple(row for row in rows if replace(row, name="") in kinds)
 
@@ -70,13 +71,6 @@ def _rows(model: nn.Module) -> Iterator[LayerReport]:
 
 def _is_matrix(parameter: Tensor) -> bool:
     return not is_lazy(parameter) and sum(size > 1 for size in parameter.shape) > 1
-
-
-def _size(row: LayerReport) -> int:
-    size = 1
-    for length in row.shape:
-        size *= length
-    return size
 
 
 def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:

@@ -35,8 +35,8 @@ def mlp_shape(module: Any) -> tuple[int, int, int]:
     return module.fc1.in_features, module.fc1.out_features, module.fc2.out_features
 
 
-def why_not(module: nn.Module, replaces_dropout: bool = False) -> str | None:
-    """Why a module with the children of an MLP cannot be one function; None if it can.
+def why_not(module: Any, replaces_dropout: bool = False) -> str:
+    """Why a module with the children of an MLP cannot be one function; empty if it can.
 
     Tried on a few numbers, so that it is sure to compute fc2(act(fc1(x))) and nothing else.
     replaces_dropout: what takes its place drops out itself between act and fc2.
@@ -46,8 +46,7 @@ def why_not(module: nn.Module, replaces_dropout: bool = False) -> str | None:
     if is_wrapped(module):
         return "it was itself given to fully_shard: call sparsify before"
     fc1, fc2 = module.fc1, module.fc2
-    plain = {type(fc1), type(fc2)} <= {nn.Linear, SparseLinear}
-    if not (plain and isinstance(fc1, nn.Linear) and isinstance(fc2, nn.Linear)):
+    if not {type(fc1), type(fc2)} <= {nn.Linear, SparseLinear}:
         return f"fc1 is {type(fc1).__name__} and fc2 {type(fc2).__name__}, not plain nn.Linear"
     if fc1.out_features != fc2.in_features:
         return "it is gated (fc1 gives more features than fc2 takes)"
@@ -58,8 +57,7 @@ def why_not(module: nn.Module, replaces_dropout: bool = False) -> str | None:
         return "it normalizes between act and fc2"
     if why := _why_dropped(module, ("drop",) if replaces_dropout else _DROPS):
         return f"it drops out between act and fc2 ({why})"
-    bad = [f for f in (fc1.in_features, fc1.out_features, fc2.out_features) if f % 4]
-    if bad:
+    if bad := [features for features in mlp_shape(module) if features % 4]:
         return f"{bad[0]} features are not a multiple of 4"
     return why_not_called(module) or _why_not_equal(module)
 
@@ -78,28 +76,24 @@ def why_apart(module: Any, act: type[nn.Module]) -> str:
             return f"{name} is dense now"
     if type(module.act) is not act:
         return f"act is {type(module.act).__name__} now"
-    if why := _why_dropped(module, tuple(n for n in _DROPS if _in_training(module, n))):
+    # A dropout may be in another mode than its MLP (Monte Carlo dropout).
+    drops = tuple(n for n in _DROPS if getattr(getattr(module, n, None), "training", False))
+    if why := _why_dropped(module, drops):
         return f"{why} now"
-    return _why_normed(module) or why_not_called(module) or ""
-
-
-def _in_training(module: Any, name: str) -> bool:
-    """Whether a dropout drops out: it may be in another mode than its MLP (Monte Carlo dropout)."""
-    child = getattr(module, name, None)
-    return child is not None and child.training
+    return _why_normed(module) or why_not_called(module)
 
 
 def why_not_dropped(module: Any) -> str:
     """Why 2:4 dropout cannot stand where drop1 was any more; empty if it can."""
     if why := _why_dropped(module, ("drop",)):
         return f"{why} now"
-    return _why_hooked(module, _DROPS) or ""
+    return _why_hooked(module, _DROPS)
 
 
 def why_fc2_apart(module: Any) -> str:
     """Why fc2 must be called now, and be no function with the dropout before it; empty if not."""
     plain = _why_not_plain(module.fc2, "fc2") or _why_normed(module)
-    return plain or _why_hooked(module, ("norm", "fc2")) or ""
+    return plain or _why_hooked(module, ("norm", "fc2"))
 
 
 def _why_not_plain(child: nn.Module, name: str) -> str:
@@ -130,26 +124,26 @@ def _why_dropped(module: Any, names: tuple[str, ...]) -> str:
     return ""
 
 
-def why_not_called(module: nn.Module) -> str | None:
-    """Why calling the children of an MLP is not the same as computing what they do; None if it is.
+def why_not_called(module: nn.Module) -> str:
+    """Why calling the children of an MLP is not the same as computing what they do; empty if it is.
     Asked in every forward: hooks, and forwards that were replaced."""
     if "forward" in module.__dict__:
         return "its forward was replaced on the instance"
     return _why_hooked(module, _BETWEEN)
 
 
-def _why_hooked(module: nn.Module, names: tuple[str, ...]) -> str | None:
+def _why_hooked(module: nn.Module, names: tuple[str, ...]) -> str:
     for name in names:
         child = getattr(module, name, None)
         if any(getattr(child, kind, None) for kind in _HOOKS):
             return f"{name} has hooks, which would not run"
         if "forward" in getattr(child, "__dict__", ()):
             return f"{name}.forward was replaced on the instance, which would not run"
-    return None
+    return ""
 
 
 @torch.no_grad()
-def _why_not_equal(module: Any) -> str | None:
+def _why_not_equal(module: Any) -> str:
     """Why its forward is not that of its children, on a few numbers, in training and evaluation."""
     weight = module.fc1.weight
     devices = [weight.device] if weight.is_cuda else []
@@ -163,7 +157,7 @@ def _why_not_equal(module: Any) -> str | None:
         return _first_difference(probe, probe.fc1.weight)
 
 
-def _first_difference(probe: Any, weight: Tensor) -> str | None:
+def _first_difference(probe: Any, weight: Tensor) -> str:
     tried, why = 0, "its forward takes no [..., features]"
     for shape in ((3,), (2, 3), (2, 3, 2)):
         x = weight.new_empty(*shape, probe.fc1.in_features).normal_()
@@ -179,20 +173,18 @@ def _first_difference(probe: Any, weight: Tensor) -> str | None:
             if not isinstance(y, Tensor) or not torch.equal(y, expected):
                 return "its forward is not fc2(act(fc1(x)))"
             tried += 1
-    return None if tried else why
+    return "" if tried else why
 
 
 def _real(module: nn.Module) -> nn.Module:
     """A copy on the CPU with numbers of its own, of a module on the meta device or sharded."""
     new = with_class(module, type(module))
-    for name, parameter in module._parameters.items():
-        if parameter is not None:
-            numbers = 0.1 * torch.randn(parameter.shape, dtype=parameter.dtype)
-            new._parameters[name] = nn.Parameter(numbers)
-    for name, buffer in module._buffers.items():
-        if buffer is not None:
-            whole = torch.zeros(buffer.shape, dtype=buffer.dtype) if buffer.is_meta else buffer
-            new._buffers[name] = whole.cpu()
+    for name, parameter in module.named_parameters(recurse=False):
+        numbers = 0.1 * torch.randn(parameter.shape, dtype=parameter.dtype)
+        new._parameters[name] = nn.Parameter(numbers)
+    for name, buffer in module.named_buffers(recurse=False):
+        whole = torch.zeros(buffer.shape, dtype=buffer.dtype) if buffer.is_meta else buffer
+        new._buffers[name] = whole.cpu()
     for name, child in module._modules.items():
         new._modules[name] = None if child is None else _real(child)
     return new

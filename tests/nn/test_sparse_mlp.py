@@ -204,9 +204,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("reason", REFUSED)
 def test_what_cannot_become_one_function_is_told_with_the_reason(reason):
-    assert re.search(reason, why_not(REFUSED[reason]) or "")
+    assert re.search(reason, why_not(REFUSED[reason]))
 
 
 def test_dropout_of_zero_between_and_an_identity_norm_are_no_obstacle():
-    assert why_not(Mlp()) is None
-    assert why_not(with_child("drop", nn.Dropout(0.0))) is None
+    assert why_not(Mlp()) == ""
+    assert why_not(with_child("drop", nn.Dropout(0.0))) == ""

@@ -142,10 +142,9 @@ def _weights(layer: Layer) -> list[Tensor]:
 
 def _share(layer: Layer, other: Layer) -> bool:
     """Whether two layers of one kind have a weight together."""
-    if isinstance(layer, SparseLinear) or isinstance(other, SparseLinear):
-        return getattr(layer, "weight", layer) is getattr(other, "weight", other)
-    own = {id(weight) for weight in layer.parameters()}
-    return any(id(weight) in own for weight in other.parameters())
+    own = {id(weight) for weight in _weights(layer)}
+    alike = isinstance(layer, SparseLinear) == isinstance(other, SparseLinear)
+    return alike and any(id(weight) in own for weight in _weights(other))
 
 
 def _received(layer: Layer, watch: Watch) -> bool:

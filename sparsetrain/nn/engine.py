@@ -155,17 +155,14 @@ def find_engines(engine: Engine | Literal["auto"], on_cpu: bool = False) -> Engi
             )
         return Engines(engine, None, native.load())
     library, gpu = native.require(), _capability()
-    obstacle = why_not_native(gpu, library)
+    obstacle, why = why_not_native(gpu, library), ""
     if engine == "native" and obstacle:
-        fix = f"; {library.fix}" if gpu == HOPPER and library.fix else ""
-        instead = "aten" if gpu[0] == 8 else "masked"
-        raise ValueError(f'engine="native": {obstacle}{fix}; use engine="{instead}"')
-    if engine == "aten" and gpu[0] != 8:
-        instead = "masked" if obstacle else "native"
-        raise ValueError(
-            f'engine="aten": PyTorch\'s 2:4 products refuse {sm(gpu)}, they are for compute'
-            f' capability 8.x; use engine="{instead}"'
-        )
+        why = f"{obstacle}; {library.fix}" if gpu == HOPPER and library.fix else obstacle
+    elif engine == "aten" and gpu[0] != 8:
+        why = f"PyTorch's 2:4 products refuse {sm(gpu)}, they are for compute capability 8.x"
+    if why:
+        instead = "aten" if gpu[0] == 8 else "masked" if obstacle else "native"
+        raise ValueError(f'engine="{engine}": {why}; use engine="{instead}"')
     if obstacle or engine == "aten":
         return Engines(engine, gpu, library)
     table = load_table()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import TypeVar
 
 from torch import nn
@@ -36,12 +35,5 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     if any(is_sharded(parameter) for parameter in old.parameters(recurse=False)):
         old.__class__, old.__dict__ = type(new), new.__dict__
         return
-    for parent, name in list(_holders(model, old)):
-        parent._modules[name] = new
-
-
-def _holders(model: nn.Module, child: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    for parent in model.modules():
-        for name, module in parent._modules.items():
-            if module is child:
-                yield parent, name
+    for parent in list(model.modules()):
+        parent._modules.update({n: new for n, child in parent._modules.items() if child is old})

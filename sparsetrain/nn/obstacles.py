@@ -12,12 +12,14 @@ from functools import cache
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sparsetrain.methods import STE
 from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.nn.sparsity import Part
 from sparsetrain.patterns import NM
 
-_HARMLESS = {"dtype", "device", "shape", "size", "requires_grad", "is_cuda", "ndim", "numel"}
+_READ = re.compile(  # a weight whose type, dtype or shape is asked for is not read
+    r"(?<!isinstance\()\bself\.([\w.]+?)\.weight\b(?!(?:\.data|\.detach\(\))*"
+    r"\.(?:dtype|device|shape|size|requires_grad|is_cuda|ndim|numel)\b)"
+)
 _FACTOR = re.compile(r"\blora_(a|b|up|down)\b", re.IGNORECASE)  # torchtune's and kohya's names
 _LEAST_FEATURES = 4  # of the input of an MLP; coordinates have two or three
 
@@ -27,7 +29,8 @@ def weight_obstacle(model: nn.Module, name: str, linear: nn.Linear, part: Part) 
     parent = model.get_submodule(name.rpartition(".")[0])
     features = {"in_features": linear.in_features}
     # The MVUE op wants whole groups of features too.
-    if part.weight is not None and (part.weight.mvue or _both(part)):
+    both = isinstance(part.pattern, NM) and part.selection.both
+    if both or (part.weight is not None and part.weight.mvue):
         features["out_features"] = linear.out_features
     odd = [f"{k}={v}" for k, v in features.items() if v % 4]
     if not name:
@@ -109,10 +112,6 @@ def _not_plain(linear: nn.Linear) -> str | None:
     return f"{kind.__name__} is not a plain nn.Linear: it has {what}"
 
 
-def _both(part: Part) -> bool:
-    return isinstance(part.weight, STE) and isinstance(part.pattern, NM) and part.selection.both
-
-
 def _bypass(model: nn.Module, name: str) -> str | None:
     """That a module uses the weight of a linear below it without calling it."""
     for ancestor, path in _ancestors(model, name):
@@ -137,24 +136,10 @@ def _read_paths(kind: type[nn.Module]) -> set[str]:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind.forward)))
     except (OSError, TypeError, SyntaxError):
         return set()  # without sources the first sparse step tells
-    harmless: set[ast.AST] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr in _HARMLESS:
-            harmless.add(_under(node.value))
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
-            harmless.update(node.args)
-    reads = (n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "weight")
-    paths = (ast.unparse(node.value) for node in reads if node not in harmless)
-    return {path.removeprefix("self.") for path in paths if path.startswith("self.")}
-
-
-def _under(node: ast.expr) -> ast.expr:
-    """The tensor that `.data` or `.detach()` of it is of."""
-    while True:
-        called = node.func if isinstance(node, ast.Call) else node
-        if not (isinstance(called, ast.Attribute) and called.attr in ("data", "detach")):
-            return node
-        node = called.value
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""  # it may tell of weights
+    return set(_READ.findall(ast.unparse(tree)))
 
 
 def _ancestors(model: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:

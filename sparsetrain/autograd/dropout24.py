@@ -34,9 +34,8 @@ def dropout24(x: Tensor) -> Tensor:
     the last T % 4 rows a feature may be kept more or less often. Raises ValueError where H is no
     multiple of 4.
     """
-    _check(x)
-    rows = x.reshape(-1, x.shape[-1])
-    return _Dropout.apply(rows, _seed(x)).view(x.shape)
+    seed = _seed(x)
+    return _Dropout.apply(x.reshape(-1, x.shape[-1]), seed).view(x.shape)
 
 
 def dropout24_linear(x: Tensor, weight: Tensor, bias: Tensor | None, packed: Packed) -> Tensor:
@@ -45,29 +44,22 @@ def dropout24_linear(x: Tensor, weight: Tensor, bias: Tensor | None, packed: Pac
     x: [..., H]; weight: [O, H], which takes the gradient of the packed one; bias: [O] or None;
     returns [..., O]. packed: with a dense form, in the dtype of the products.
     """
-    _check(x)
+    seed = _seed(x)
     check_linear(x, weight, mvue=False)
-    return by_rows(_DropoutLinear, x, packed.dtype, _seed(x), weight, bias, *packed)
+    return by_rows(_DropoutLinear, x, packed.dtype, seed, weight, bias, *packed)
 
 
-def _check(x: Tensor) -> None:
+def _seed(x: Tensor) -> Tensor:
     if x.ndim < 1 or x.shape[-1] % 4:
         raise ValueError(
             f"x {tuple(x.shape)}: 2:4 dropout keeps two of every four features, and their number "
             "is no multiple of 4; use nn.Dropout there"
         )
-
-
-def _seed(x: Tensor) -> Tensor:
     return torch.randint(0, 2**62, (1,), device=x.device)
 
 
 def _drop(x_TH: Tensor, seed: Tensor) -> Tensor:
-    return mask24(x_TH, _mask(x_TH, seed), kept=2.0)
-
-
-def _mask(x_TH: Tensor, seed: Tensor) -> Tensor:
-    return random24(x_TH.shape[0], x_TH.shape[1], seed)
+    return mask24(x_TH, random24(x_TH.shape[0], x_TH.shape[1], seed), kept=2.0)
 
 
 class _Dropout(torch.autograd.Function):
@@ -96,12 +88,18 @@ class _DropoutLinear(torch.autograd.Function):
         packed = Packed(*w24)
         assert packed.dense is not None, "packed with its dense form"
         # Doubled before it is packed: exact, but where it overflows.
-        h24 = pack(2 * x_TH, _mask(x_TH, seed), EXACT, packed.spec.product, x_TH.dtype)
+        h24 = pack(
+            2 * x_TH,
+            random24(x_TH.shape[0], x_TH.shape[1], seed),
+            EXACT,
+            packed.spec.product,
+            x_TH.dtype,
+        )
         # The seed is for the mask of dh, w for dh, h24 along tokens for dw.
         saved = *packed.for_t_mm().tensors, *h24.for_t_mm().tensors
         ctx.save_for_backward(seed, *saved)
         ctx.specs = packed.spec, h24.spec
-        ctx.dtypes = weight_OH.dtype, None if bias_O is None else bias_O.dtype
+        ctx.weight_dtype = weight_OH.dtype
         bias_O = None if bias_O is None else bias_O.to(x_TH.dtype)
         return h24.mm(packed.dense.T, bias_O)
 
@@ -111,12 +109,8 @@ class _DropoutLinear(torch.autograd.Function):
         seed, *saved = ctx.saved_tensors
         w24 = Packed(ctx.specs[0], *saved[: _FIELDS - 1])
         h24 = Packed(ctx.specs[1], *saved[_FIELDS - 1 :])
-        needs, dtypes = ctx.needs_input_grad, ctx.dtypes
-        dx_TH = dw_OH = db_O = None
-        if needs[0]:
-            dx_TH = _drop(w24.t_mm(dy_TO.T, transpose_out=True), seed)
-        if needs[2]:
-            dw_OH = h24.t_mm(dy_TO, transpose_out=True, dtype=dtypes[0])
-        if needs[3]:
-            db_O = column_sums(dy_TO).to(dtypes[1])
+        needs, dtype = ctx.needs_input_grad, ctx.weight_dtype
+        dx_TH = _drop(w24.t_mm(dy_TO.T, transpose_out=True), seed) if needs[0] else None
+        dw_OH = h24.t_mm(dy_TO, transpose_out=True, dtype=dtype) if needs[2] else None
+        db_O = column_sums(dy_TO) if needs[3] else None  # autograd gives it the dtype of the bias
         return dx_TH, None, dw_OH, db_O, *[None] * _FIELDS

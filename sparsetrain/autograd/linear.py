@@ -21,16 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from sparsetrain.autograd.inputs import by_rows, check_weight, compute_dtype
 from sparsetrain.ops import column_sums, mvue24
-from sparsetrain.products import (
-    FP8,
-    Engine,
-    Packed,
-    Product,
-    dense_mm,
-    pack,
-    pack_columns,
-    product_of,
-)
+from sparsetrain.products import FP8, Engine, Packed, dense_mm, pack, pack_columns, product_of
 from sparsetrain.select import EXACT, Selection
 
 
@@ -94,17 +85,6 @@ def check_linear(x: Tensor, weight: Tensor, mvue: bool) -> None:
     check_weight(weight)
 
 
-def grad_weight_from(
-    grad_TO: Tensor, x_TI: Tensor, mvue: bool, product: Product, dtype: torch.dtype
-) -> Tensor:
-    """grad.T @ x, exactly or from an unbiased 2:4 sample of grad.T along tokens."""
-    if not mvue:
-        return dense_mm(grad_TO.T, x_TI, dtype)
-    seed = torch.randint(0, 2**62, (1,), device=grad_TO.device)
-    sample = pack_columns(*mvue24(grad_TO, seed), grad_TO.shape[0], product)
-    return sample.t_mm(x_TI, dtype=dtype)
-
-
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -119,9 +99,7 @@ class _Linear(torch.autograd.Function):
         # x for grad weight; what grad input reads of w24 as it is now, because the mask and the
         # weight may be others by the backward.
         ctx.save_for_backward(x_TI, *packed.for_t_mm().tensors)
-        ctx.spec, ctx.mvue = packed.spec, mvue
-        ctx.weight_dtype = weight_OI.dtype
-        ctx.bias_dtype = None if bias_O is None else bias_O.dtype
+        ctx.spec, ctx.mvue, ctx.weight_dtype = packed.spec, mvue, weight_OI.dtype
         bias_O = None if bias_O is None else bias_O.to(x_TI.dtype)
         return packed.mm(x_TI.T, bias_O, transpose_out=True)
 
@@ -129,12 +107,14 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, *saved = ctx.saved_tensors
-        w24, product = Packed(ctx.spec, *saved), ctx.spec.product
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = w24.t_mm(grad_TO.T, transpose_out=True)
-        if ctx.needs_input_grad[1]:
-            grad_weight = grad_weight_from(grad_TO, x_TI, ctx.mvue, product, ctx.weight_dtype)
-        if ctx.needs_input_grad[2]:
-            grad_bias = column_sums(grad_TO).to(ctx.bias_dtype)
+        w24, needs = Packed(ctx.spec, *saved), ctx.needs_input_grad
+        grad_x = w24.t_mm(grad_TO.T, transpose_out=True) if needs[0] else None
+        grad_weight = None
+        if needs[1] and ctx.mvue:
+            seed = torch.randint(0, 2**62, (1,), device=grad_TO.device)
+            sample = pack_columns(*mvue24(grad_TO, seed), grad_TO.shape[0], ctx.spec.product)
+            grad_weight = sample.t_mm(x_TI, dtype=ctx.weight_dtype)
+        elif needs[1]:
+            grad_weight = dense_mm(grad_TO.T, x_TI, ctx.weight_dtype)
+        grad_bias = column_sums(grad_TO) if needs[2] else None  # autograd casts it to the bias's
         return grad_x, grad_weight, grad_bias, None, *[None] * len(Packed._fields)

@@ -94,15 +94,11 @@ def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
                 f"{name}.weight is computed since sparsify, by a parametrization, weight_norm or "
                 "pruning: remove that first (torch.nn.utils.parametrize.remove_parametrizations)"
             )
-    for _, mlp in layers:
-        if isinstance(mlp, SparseMlp):
-            replace_module(model, mlp, mlp.to_dense())
     for _, layer in layers:
-        if isinstance(layer, SparseLinear):
-            if apply_masks:
-                used = layer.evaluated_weight()
-                local(layer.weight.data).copy_(own_rows(used, layer.weight))
-            replace_module(model, layer, layer.to_dense())
+        if apply_masks and isinstance(layer, SparseLinear):
+            used = layer.evaluated_weight()
+            local(layer.weight.data).copy_(own_rows(used, layer.weight))
+        replace_module(model, layer, layer.to_dense())
     return model
 
 

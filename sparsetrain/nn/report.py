@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def grouped(rows: tuple[LayerReport, ...]) -> list[tuple[LayerReport, int]]:
     groups: dict[LayerReport, int] = {}
     for row in rows:
         parts = ["*" if part.isdigit() else part for part in row.name.split(".")]
-        key = LayerReport(".".join(parts), row.shape, row.runs, row.engine, row.reason)
+        key = replace(row, name=".".join(parts))
         groups[key] = groups.get(key, 0) + 1
     return list(groups.items())
 
@@ -100,10 +100,8 @@ def one_function_note(outcome: Mapping[str, str]) -> str:
     """
     lines = []
     for why, count in sorted(Counter(outcome.values()).items()):
-        mlps = f"{count} MLP{'' if count == 1 else 's'}"
-        lines.append(
-            f"{mlps}: fc1, GELU and fc2 not as one function, so slower: {why}."
-            if why
-            else f"{mlps}: fc1, GELU and fc2 as one function, until one of them is changed."
-        )
+        mlps = f"{count} MLP{'' if count == 1 else 's'}: fc1, GELU and fc2"
+        how = "as one function, until one of them is changed"
+        how = f"not as one function, so slower: {why}" if why else how
+        lines.append(f"{mlps} {how}.")
     return "\n".join(lines)

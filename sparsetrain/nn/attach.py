@@ -40,7 +40,8 @@ def attach(
     others.
 
     Raises ValueError where the model is not sparse, an optimizer cannot be hooked, none holds a
-    weight of a sparse layer, or a schedule in fractions meets no total_steps. A step raises
+    weight of a sparse layer or two the same, or a schedule in fractions meets no total_steps. A
+    step raises
     RuntimeError where no attached optimizer holds a weight that trains. Returns a handle;
     `detach()`, or leaving it as a context, undoes it.
     """

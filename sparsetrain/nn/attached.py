@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import Self
 
 from sparsetrain.nn import check as first_step
 from sparsetrain.nn.linear import SparseLinear
-from sparsetrain.nn.look import look, update_mask
+from sparsetrain.nn.look import look
 from sparsetrain.nn.masks import phased_layers
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.optimizers import held_by, size_of, skipped
 from sparsetrain.nn.phase import Phase
-from sparsetrain.nn.sharded import local, wrapped
+from sparsetrain.nn.sharded import wrapped
 from sparsetrain.nn.state import load_sparse_state, sparse_state
+from sparsetrain.nn.step_masks import StepMasks
 
 Layer = SparseLinear | SparseMlp
 
@@ -27,15 +25,15 @@ Layer = SparseLinear | SparseMlp
 class Attached:
     """Optimizers that advance a sparse model, until `detach()`.
 
-    timer: a context for each choice of masks, for those that measure it.
+    masks: how they are chosen, and whether flips are counted.
     """
 
     def __init__(
         self, model: nn.Module, optimizers: list[Optimizer], total: int | None, check: bool
     ) -> None:
         self.model, self.optimizers, self.total = model, optimizers, total
-        self.timer: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._names = {module: name for name, module in model.named_modules()}
+        self.masks = StepMasks(self._names)
         self._checks = check
         self._phases: dict[Optimizer, Phase] = {}
         self._layers: dict[Optimizer, list[Layer]] = {}
@@ -44,6 +42,7 @@ class Attached:
         self._held_checked = False
         self._sharded = wrapped(model)
         self._reshard()
+        self._check_apart()
         for held in optimizers:
             self._find(held)
         self._take_unheld()
@@ -121,6 +120,16 @@ class Attached:
         elif self._checks and not phase.checked:
             first_step.begin(m for m in new if m.phase.sparse)
 
+    def _check_apart(self) -> None:
+        """Refuse a weight that two optimizers hold: whose steps its phase counts is not known."""
+        held = [held_by(optimizer) for optimizer in self.optimizers]
+        for layer in phased_layers(self.model):
+            if sum(id(_trains(layer)) in ids for ids in held) > 1:
+                raise ValueError(
+                    f"optimizer: two that were given hold the weight of {self._names[layer]}: give "
+                    "the one that steps it now, and attach the other when it takes over"
+                )
+
     def _take_unheld(self) -> None:
         """Have what no optimizer holds follow the phase of what the first one holds."""
         free = [m for m in phased_layers(self.model) if m not in m.phase.held]
@@ -154,11 +163,12 @@ class Attached:
             self._take_unheld()
         layers = self._own(optimizer)
         if layers:
-            self._choose(optimizer, [m for m in layers if _lost_mask(m)], first=True)
+            self.masks.choose(optimizer, [m for m in _linears(layers) if _lost_mask(m)], first=True)
         if layers and layers[0].phase.step == 0:
             # The weights may have been loaded, or made the same on all ranks, since.
             self._start(optimizer, layers)
-            self._choose(optimizer, layers, first=True)
+            self.masks.choose(optimizer, _linears(layers), first=True)
+        self.masks.before_step(_linears(layers))
         # Set by a GradScaler on optimizers that unscale in their own kernel.
         scale = getattr(optimizer, "grad_scale", None)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
@@ -183,7 +193,7 @@ class Attached:
         if watched or not self._held_checked:
             self._held_checked = True
             first_step.check_held(self._names)
-        look(optimizer, [m for m in layers if isinstance(m, SparseLinear)], scale)
+        look(optimizer, _linears(layers), scale)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         layers = self._own(optimizer)
@@ -197,35 +207,18 @@ class Attached:
         begins = phase.enter(step)
         if begins:
             self._start(optimizer, layers)
-        self._choose(optimizer, layers, first=step == 0)
+        self.masks.choose(optimizer, _linears(layers), first=step == 0)
         joined = [m for m in self._joined if m in layers]
         self._joined = [m for m in self._joined if m not in layers]
         if self._checks and phase.sparse:
             first_step.begin(layers if begins and not phase.checked else joined)
 
     def _start(self, optimizer: Optimizer, layers: list[Layer]) -> None:
-        linears = [m for m in layers if isinstance(m, SparseLinear) and m.phase.sparse]
+        linears = [m for m in _linears(layers) if m.phase.sparse]
         for layer in linears:
             layer.start()
         for method in dict.fromkeys(layer.method for layer in linears):
             method.begin(optimizer)
-
-    def _choose(self, optimizer: Optimizer, layers: list[Layer], first: bool) -> None:
-        phase = self._phases[optimizer]
-        linears = [m for m in layers if isinstance(m, SparseLinear)]
-        due = phase.mask_due and not phase.keeps
-        linears = [m for m in linears if due or m.mask is None]
-        if not linears:
-            return
-        if torch.is_anomaly_enabled():
-            bad = [self._names[m] for m in linears if bool(local(m.weight.detach()).isnan().any())]
-            if bad:
-                raise ValueError(f"step {phase.step}: weights of {', '.join(bad)} hold NaN")
-        with self.timer():
-            for layer in linears:
-                update_mask(optimizer, layer)
-                layer.flipped = None if first else layer.flipped
-        phase.masks_step = phase.step
 
 
 def _learns(layer: Layer) -> bool:
@@ -233,9 +226,13 @@ def _learns(layer: Layer) -> bool:
     return weight is not None and weight.requires_grad
 
 
-def _lost_mask(layer: Layer) -> bool:
+def _linears(layers: list[Layer]) -> list[SparseLinear]:
+    return [m for m in layers if isinstance(m, SparseLinear)]
+
+
+def _lost_mask(layer: SparseLinear) -> bool:
     """Whether weights were loaded, which drops masks, although those of this phase stay."""
-    return isinstance(layer, SparseLinear) and layer.mask is None and layer.phase.frozen
+    return layer.mask is None and layer.phase.frozen
 
 
 def _trains(layer: Layer) -> Tensor | None:

@@ -17,7 +17,7 @@ from sparsetrain.methods import SSTE, WeightMethod
 from sparsetrain.nn.choose import choose_mask, describe
 from sparsetrain.nn.leaf import traced
 from sparsetrain.nn.phase import Phase
-from sparsetrain.nn.sharded import is_sharded, whole
+from sparsetrain.nn.sharded import check_whole, is_sharded, whole
 from sparsetrain.nn.swap import with_class
 from sparsetrain.nn.watch import Watch, watched
 from sparsetrain.ops import flips24
@@ -39,13 +39,14 @@ class SparseLinear(nn.Linear):
         mask is chosen; product: what multiplies it.
     phase: whether it runs sparse now; the layers of one optimizer share it.
     mask: bits [O, ceil(I/8)] that `update_mask` chose, or None to choose from the weight in every
-        forward. Evaluation chooses anew, so that averaged or loaded weights have masks of their
-        own, unless the masks are frozen; masks of other patterns than 2:4 stay. Loading a state
-        dict drops it, and the scores. A copy has it only where masks are frozen: it will hold
-        other weights, an average of them, and would keep it while the model chooses others.
+        forward. `attach` keeps one where `keeps_mask` says so. Evaluation chooses anew, so that
+        averaged or loaded weights have masks of their own, unless the masks are frozen; masks of
+        other patterns than 2:4 stay. Loading a state dict drops it, and the scores. A copy has it
+        only where masks are frozen: it will hold other weights, an average of them, and would keep
+        it while the model chooses others.
     scale: float32 [1], β of S-STE, else None. scores: what a method chooses masks by, None for
-        magnitudes. flipped: mask bits that changed at the last `update_mask` (int64 scalar), or
-        None.
+        magnitudes. flipped: mask bits that changed at the last choice (int64 scalar), or None where
+        none was counted.
     held: the weight packed for several forwards (`nn.scope`), else None.
     watch: what the first sparse step sees of the layer (`nn.watch`), else None.
     dense_class: what it was, `nn.Linear` or a subclass that computes nothing else.
@@ -122,6 +123,13 @@ class SparseLinear(nn.Linear):
         if mask is None and not isinstance(self.pattern, NM):
             mask = self._choose(weight)
         return self.method.pack(weight, mask, scale, self.selection, self.product, dtype, forms)
+
+    @property
+    def keeps_mask(self) -> bool:
+        """Whether masks are to outlast an optimizer step. Those of sharded weights do: a forward
+        may see them rounded, and the mask is of the master weight."""
+        lasting = self.phase.frozen or self.phase.schedule.mask_every > 1
+        return lasting or not isinstance(self.pattern, NM) or is_sharded(self.weight)
 
     @property
     def kept(self) -> Tensor | None:
@@ -235,18 +243,3 @@ def _on(device: torch.device, tensor: Tensor | None) -> Tensor | None:
 def sparse_linears(model: nn.Module) -> dict[str, SparseLinear]:
     """The model's sparse linear layers by name."""
     return {n: m for n, m in model.named_modules() if isinstance(m, SparseLinear)}
-
-
-def check_whole(weight: Tensor) -> None:
-    """Refuse a weight that is not whole in the forward. Raises ValueError."""
-    if weight.ndim != 2:
-        raise ValueError(
-            "weight: it is flat or empty in the forward, as FSDP1 and ZeRO-3 leave it; use FSDP2 "
-            "(torch.distributed.fsdp.fully_shard)"
-        )
-    if is_sharded(weight):
-        raise ValueError(
-            "weight: it is a DTensor in the forward, and products need it whole: give fully_shard "
-            "the block and not the linears of an MLP, call the model that was given to it, and use "
-            "no tensor parallelism"
-        )

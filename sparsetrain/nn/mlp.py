@@ -18,8 +18,9 @@ from sparsetrain.autograd import (
 )
 from sparsetrain.methods import Activation24, ActivationDropout24, ActivationMethod
 from sparsetrain.nn.leaf import traced
-from sparsetrain.nn.linear import SparseLinear, check_whole
+from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.phase import Phase
+from sparsetrain.nn.sharded import check_whole
 from sparsetrain.nn.structure import why_apart, why_fc2_apart, why_not_dropped
 from sparsetrain.nn.swap import with_class
 from sparsetrain.nn.watch import Watch, watched

@@ -84,6 +84,11 @@ class Phase:
         """Whether masks are chosen before the forward of the step after this one."""
         return schedules.mask_due(self.schedule, self.step + 1, self.total)
 
+    @property
+    def freezes_next(self) -> bool:
+        """Whether masks stay after this step as they are in it."""
+        return schedules.frozen(self.schedule, self.step + 1, self.total)
+
     def masks_done(self, ahead: int = 0) -> float:
         """Of the steps in which masks change, the share before the next step, or one ahead."""
         return schedules.masks_done(self.schedule, self.step + ahead, self.total)

@@ -87,3 +87,18 @@ def own_rows(x: Tensor, weight: Tensor) -> Tensor:
     return distribute_tensor(
         x, weight.device_mesh, weight.placements, src_data_rank=None
     ).to_local()
+
+
+def check_whole(weight: Tensor) -> None:
+    """Refuse a weight that is not whole in the forward. Raises ValueError."""
+    if weight.ndim != 2:
+        raise ValueError(
+            "weight: it is flat or empty in the forward, as FSDP1 and ZeRO-3 leave it; use FSDP2 "
+            "(torch.distributed.fsdp.fully_shard)"
+        )
+    if is_sharded(weight):
+        raise ValueError(
+            "weight: it is a DTensor in the forward, and products need it whole: give fully_shard "
+            "the block and not the linears of an MLP, call the model that was given to it, and use "
+            "no tensor parallelism"
+        )

@@ -32,8 +32,8 @@ def step(model, optimizer, factor=0.0):
 
 
 def shrunk(model, before):
-    """Mean of (w' - w) / w over what the mask prunes."""
-    pruned = st.ops.mask24(torch.ones_like(before), model[0].mask) == 0
+    """Mean of (w' - w) / w over what the mask of w prunes."""
+    pruned = st.ops.mask24(torch.ones_like(before), st.ops.select24(before, "transposable")) == 0
     return ((model[0].weight - before) / before)[pruned].mean().item()
 
 

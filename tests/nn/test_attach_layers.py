@@ -213,3 +213,16 @@ def test_a_wrong_argument_is_named(call, said):
     model = sparse(1)
     with pytest.raises(ValueError, match=re.escape(said)):
         call(model, sgd(model))
+
+
+def test_two_optimizers_of_one_weight_are_refused_in_one_call_and_follow_in_two():
+    model = nn.Sequential(nn.Linear(16, 16))
+    api.sparsify(model, api.Sparsity(schedule=api.Schedule(dense_tail=0.5)))
+    adam, sgd = (kind(model.parameters(), lr=0.1) for kind in (torch.optim.Adam, torch.optim.SGD))
+    with pytest.raises(ValueError, match="two that were given hold the weight of 0: give the one"):
+        api.attach(model, [adam, sgd], total_steps=4)
+    for optimizer in (adam, sgd):
+        run = api.attach(model, optimizer, total_steps=4)
+        model(torch.randn(4, 16)).sum().backward()
+        optimizer.step()
+    assert run.phase.step == 2

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from sparsetrain.lightning.callbacks.sparsify import SparsifyModel
 from sparsetrain.lightning.flavour import Callback, pl
 from sparsetrain.lightning.memory import forget_peak, peak_memory_gib
-from sparsetrain.nn import LayerStats, inspect
+from sparsetrain.nn import Attached, LayerStats, inspect
 from sparsetrain.nn.flops import dense_peak_flops, training_flops_per_image
 from sparsetrain.schedule import Phase
 
@@ -69,6 +69,9 @@ class SparsityMonitor(Callback):
         if self._start is None:
             self._start = trainer.global_step, time.perf_counter()
         every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if (attached := _attached(trainer)) is not None:
+            # What is logged of a step is what its masks differ in from those of the one before.
+            attached.masks.counts_flips = self._due(trainer.global_step + 2, every)
         if self._before is None and self._due(trainer.global_step + 1, every):
             # The optimizer's step ends with the masks and the phase of the next one.
             self._before = self._sparsity(trainer, pl_module)
@@ -146,8 +149,8 @@ class SparsityMonitor(Callback):
         return metrics
 
     def _sparsity(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
-        sparsify = _sparsify_of(trainer)
-        at = None if sparsify is None or sparsify.attached is None else sparsify.attached.phase
+        attached = _attached(trainer)
+        at = None if attached is None else attached.phase
         if at is None:
             return {}
         phase = {"sparsity/phase": float(get_args(Phase).index(at.name))}
@@ -187,6 +190,11 @@ def _log(trainer: pl.Trainer, metrics: dict[str, float]) -> None:
 def _sparsify_of(trainer: pl.Trainer) -> SparsifyModel | None:
     callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     return next((c for c in callbacks if isinstance(c, SparsifyModel)), None)
+
+
+def _attached(trainer: pl.Trainer) -> Attached | None:
+    sparsify = _sparsify_of(trainer)
+    return None if sparsify is None else sparsify.attached
 
 
 def first_tensor(batch: Any) -> Tensor | None:

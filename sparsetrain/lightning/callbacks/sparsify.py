@@ -117,5 +117,5 @@ class SparsifyModel(Callback):
                 for phase in {layer.phase for layer in phased_layers(pl_module)}:
                     phase.loaded |= phase.step > 0
             self.attached = attach(pl_module, trainer.optimizers, total_steps=total)
-            self.attached.timer = lambda: self.sparsify_time.measure(pl_module.device)
+            self.attached.masks.timer = lambda: self.sparsify_time.measure(pl_module.device)
         self._optimizers = list(trainer.optimizers)

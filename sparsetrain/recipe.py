@@ -49,14 +49,22 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     return f"there are {', '.join(near)} and {len(candidates) - len(near)} more"
 
 
-def store_recipes() -> None:
-    """Offer recipes/*.yaml to Hydra as the group `recipe`, once in a process."""
+def store_recipes(words: Iterable[str]) -> None:
+    """Offer the recipes that the words name to Hydra as the group `recipe`, once in a process.
+
+    Hydra copies all that it was offered in each composition: with one of the 18 a composition takes
+    0.2 s, with all of them 0.3 s. Those of the package are offered together where a word names
+    another, which may build on them.
+    """
     from hydra.core.config_store import ConfigStore
 
+    keys_and_values = [word.lstrip("+").partition("=")[::2] for word in words]
+    named = {n for key, value in keys_and_values if key == "recipe" for n in value.split(",")}
+    known = recipe_names()
     stored = ConfigStore.instance().repo.get("recipe", {})
-    for path in sorted(data_folder("recipes").glob("*.yaml")):
-        if path.name not in stored:
-            store_recipe(path, path.stem)
+    for name in sorted(named) if named and named <= {*known} else known:
+        if f"{name}.yaml" not in stored:
+            store_recipe(data_folder("recipes") / f"{name}.yaml", name)
 
 
 def store_own_recipe(path: Path) -> str:
@@ -121,7 +129,7 @@ def compose(overrides: list[str], hydras: bool = False) -> DictConfig:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    store_recipes()
+    store_recipes(overrides)
     # The caller may be a Hydra program of its own, with other folders.
     state = GlobalHydra.instance()
     callers, state.hydra = state.hydra, None

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsetrain.recipe import nearest, recipe_names, store_own_recipe
+from sparsetrain.recipe import nearest, recipe_names, store_own_recipe, store_recipes
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -108,6 +108,7 @@ def with_demo(words: list[str], has_gpu: bool) -> list[str]:
     value, _ = take(words, "recipe")
     if "demo" in keys or not value:
         return words
+    store_recipes(words)
     if not all(_wants_imagenet(name) for name in value.split(",")):
         return words
     if not keys & {"data", "data.root"} and not os.environ.get("IMAGENET_DIR"):

@@ -41,10 +41,10 @@ from sparsetrain.targets import checked
 
 def run_fit(args: list[str]) -> None:
     """`fit` with Hydra's own flags (-m, --cfg job, …) and overrides."""
-    store_recipes()
     flags, words = split_flags(args)
     allowed, words = take_allowed(words)
     words = with_quotes(with_recipe_file(words))
+    store_recipes(words)  # of a sweep all of them
     words = _in_slurm(_with_hydras_folder(words)) if not flags else words
     words = with_demo(words, has_gpu=torch.cuda.is_available())
     if not {"-m", "--multirun"} & {*flags} and take(words, "hydra.mode")[0] is None:

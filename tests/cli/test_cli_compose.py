@@ -14,7 +14,7 @@ from sparsetrain.cli.check import check
 from sparsetrain.cli.overrides import with_demo, with_recipe_file
 from sparsetrain.methods import STEP
 from sparsetrain.nn import attach, sparsify
-from sparsetrain.recipe import compose, instantiate_sparsity, recipe_names, store_recipes
+from sparsetrain.recipe import compose, instantiate_sparsity, recipe_names
 
 SPARSITIES = sorted(path.stem for path in (ROOT / "configs" / "sparsity").glob("*.yaml"))
 SMALL = [f"++model.options.{o}" for o in ("depth=1", "embed_dim=64", "num_heads=2", "patch_size=4")]
@@ -67,7 +67,6 @@ def test_every_recipe_trains_with_every_sparsity(sparsity, recipe):
 
 
 def test_a_recipe_wants_imagenet_where_the_environment_has_it(monkeypatch):
-    store_recipes()
     assert with_demo(["recipe=vit_b_24"], has_gpu=True) == ["recipe=vit_b_24", "demo=digits"]
     monkeypatch.setenv("IMAGENET_DIR", "/data/imagenet")
     words = with_demo(["recipe=vit_b_24"], has_gpu=True)
@@ -79,7 +78,6 @@ def test_a_recipe_wants_imagenet_where_the_environment_has_it(monkeypatch):
 
 
 def test_data_given_or_picked_by_the_recipe_is_not_replaced_by_digits():
-    store_recipes()
     for words in (
         ["recipe=vit_tiny_24"],
         ["recipe=vit_b_24", "data=synthetic"],
@@ -91,7 +89,6 @@ def test_data_given_or_picked_by_the_recipe_is_not_replaced_by_digits():
 
 
 def test_keys_can_be_set_added_and_swept():
-    store_recipes()
     check(["recipe=vit_tiny_24", "optimizer.lr=1e-4,1e-3", "+trainer.fast_dev_run=true"])
     check(["recipe=vit_tiny_24", "sparsity=ste24", "sparsity.weight.mvue=true"])
     check(["recipe=vit_tiny_24", "callbacks=ema", "callbacks.ema.decay=0.9", "~logger.wandb"])
@@ -115,13 +112,11 @@ def test_keys_can_be_set_added_and_swept():
     ],
 )
 def test_a_mistake_in_a_part_names_its_key(word, complaint):
-    store_recipes()
     with pytest.raises(ValueError, match=re.escape(complaint)):
         check(["recipe=vit_tiny_mixed", word])
 
 
 def test_a_part_may_be_added_and_its_keys_are_known():
-    store_recipes()
     mine = "+sparsity.parts.mine={_target_:sparsetrain.Part,include:[x],weight:null}"
     check(["recipe=vit_tiny_mixed", mine])
 
@@ -134,7 +129,6 @@ def test_a_part_may_be_added_and_its_keys_are_known():
     ],
 )
 def test_text_for_a_number_is_refused_before_anything_runs(word, complaint):
-    store_recipes()
     with pytest.raises(ValueError, match=re.escape(complaint)):
         check(["recipe=vit_tiny_24", word])
 
@@ -158,13 +152,11 @@ def test_text_for_a_number_in_a_recipe_file_is_refused(tmp_path):
     ids=str,
 )
 def test_a_key_of_an_option_that_was_not_chosen_names_the_option(words, complaint):
-    store_recipes()
     with pytest.raises(ValueError, match=complaint):
         check(["recipe=vit_tiny_24", *words])
 
 
 def test_adding_is_offered_where_something_reads_what_is_added():
-    store_recipes()
     with pytest.raises(ValueError, match=r"\(or \+trainer\.fast_dev_run=true\)"):
         check(["recipe=vit_tiny_24", "trainer.fast_dev_run=true"])
     with pytest.raises(ValueError, match=r"^sede= (?!.*or \+)"):

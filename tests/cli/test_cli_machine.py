@@ -6,7 +6,7 @@ from cli_helpers import fit
 from sparsetrain.cli.check import check
 from sparsetrain.cli.overrides import with_demo
 from sparsetrain.cli.workers import limit_workers
-from sparsetrain.recipe import compose, store_recipes
+from sparsetrain.recipe import compose
 
 IMAGENET = ["recipe=vit_b_24", "data=imagenet", "data.root=/data"]
 
@@ -42,7 +42,6 @@ def test_loading_processes_that_were_asked_for_are_left_alone(two_cores):
 
 
 def test_a_recipe_for_gpus_is_cut_to_a_cpu_unless_sizes_are_given():
-    store_recipes()
     cut = with_demo(IMAGENET, has_gpu=False)
     assert cut == [*IMAGENET, "demo=cpu"]
     config = compose(cut)
@@ -54,7 +53,6 @@ def test_a_recipe_for_gpus_is_cut_to_a_cpu_unless_sizes_are_given():
 
 
 def test_demo_null_leaves_the_recipe_as_it_is():
-    store_recipes()
     words = with_demo([*IMAGENET, "demo=null"], has_gpu=False)
     check(words)
     config = compose(words)

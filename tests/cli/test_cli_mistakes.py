@@ -21,7 +21,7 @@ from sparsetrain.cli.overrides import parsed, with_quotes, with_recipe_file
 from sparsetrain.cli.ranges import CHECKS
 from sparsetrain.cli.validate import check_classes
 from sparsetrain.lightning.network import build_network
-from sparsetrain.recipe import compose, store_recipes
+from sparsetrain.recipe import compose
 from sparsetrain.targets import check_size
 
 TINY = "recipe=vit_tiny_24"
@@ -88,7 +88,6 @@ VALUES = {
 
 @pytest.fixture(scope="module")
 def composed() -> Any:
-    store_recipes()
     return compose([TINY, "run_dir=x"])
 
 
@@ -121,7 +120,6 @@ WORDS = {
 
 @pytest.mark.parametrize(("word", "line"), WORDS.items(), ids=list(WORDS))
 def test_a_word_that_cannot_be_is_named_with_what_can(word, line):
-    store_recipes()
     with pytest.raises(ValueError, match=re.escape(line)):
         check(with_quotes([TINY, word]))
 
@@ -155,7 +153,6 @@ PAIRS = {
 
 @pytest.mark.parametrize(("words", "line"), PAIRS.values(), ids=list(PAIRS))
 def test_values_that_do_not_go_together_are_named(words, line):
-    store_recipes()
     if line is None:
         check(with_quotes([TINY, *words]))
         return
@@ -191,7 +188,6 @@ RECIPES = {
 
 @pytest.mark.parametrize(("text", "line"), RECIPES.items(), ids=[text[:30] for text in RECIPES])
 def test_a_recipe_file_with_a_mistake_is_answered_like_the_command_line(tmp_path, text, line):
-    store_recipes()
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(Exception, match=re.escape(line)) as error:
@@ -223,7 +219,6 @@ def test_paths_hold_any_character_unquoted(tmp_path, name):
 
 
 def test_a_folder_and_a_recipe_file_of_any_name_are_composed(tmp_path):
-    store_recipes()
     name = 'a b, it\'s "größe"=x[1]{y}(z)#~'
     recipe = tmp_path / name / f"{name}.yaml"
     recipe.parent.mkdir()
@@ -281,7 +276,6 @@ def test_data_with_other_classes_is_not_validated():
 
 
 def test_a_resume_with_other_values_says_which():
-    store_recipes()
     before, now = (compose([TINY, "run_dir=x", "logger=csv", *words]) for words in ([], ["seed=3"]))
     now.data.batch_size = 32
     saved = {"sparsetrain_config": {"config": _resolved(before)}}
@@ -299,7 +293,6 @@ def _resolved(config):
 
 
 def test_every_number_of_the_config_has_a_check():
-    store_recipes()
     lists = ("data=parquet", "data=imagenet", "data=hf", "data=digits", "data=synthetic")
     for words in (*([data] for data in lists), ["callbacks=ema"], ["sparsity=all24"]):
         config = compose([TINY, *words, "run_dir=x"])

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from sparsetrain.cli.load import check_sparsity
 from sparsetrain.lightning.data.files import other_kind
-from sparsetrain.recipe import compose, store_recipes
+from sparsetrain.recipe import compose
 
 TINY = ("fit", "recipe=vit_tiny_24")
 
@@ -93,7 +93,6 @@ def test_validate_takes_one_value_of_a_key(trained):
 
 
 def test_a_dense_checkpoint_of_a_sparse_run_and_the_reverse_are_refused():
-    store_recipes()
     dense, sparse, mixed = (
         compose([recipe, "run_dir=x", "logger=csv"])
         for recipe in ("recipe=vit_b_dense", "recipe=vit_tiny_24", "recipe=vit_tiny_mixed")

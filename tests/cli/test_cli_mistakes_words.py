@@ -8,7 +8,7 @@ from cli_helpers import call, fit
 from sparsetrain.cli.check import check
 from sparsetrain.cli.load import load_trained
 from sparsetrain.cli.validate import config_with
-from sparsetrain.recipe import nearest, store_recipes
+from sparsetrain.recipe import nearest
 
 TINY = "recipe=vit_tiny_24"
 
@@ -36,7 +36,6 @@ KEYS = {
 
 @pytest.mark.parametrize(("word", "line"), KEYS.items(), ids=list(KEYS))
 def test_a_word_of_another_trainer_is_answered_with_what_to_write_here(word, line):
-    store_recipes()
     with pytest.raises(ValueError, match=re.escape(line)):
         check([TINY, word])
 

@@ -5,7 +5,7 @@ from one import GPU_WORDS
 from plan import data_sets, variants
 
 from sparsetrain.nn import sparsify
-from sparsetrain.recipe import compose, instantiate_sparsity, store_recipes
+from sparsetrain.recipe import compose, instantiate_sparsity
 
 SMALL = [f"++model.options.{option}" for option in ("depth=1", "embed_dim=64", "num_heads=2")]
 
@@ -23,7 +23,6 @@ def one_of_each() -> list[str]:
 def test_a_variant_is_sparse_with_the_engine_of_the_study(name):
     from hydra.utils import instantiate
 
-    store_recipes()
     recipe = f"recipe={data_sets()['cifar10'].recipe}"
     words = [recipe, *GPU_WORDS, *SMALL, "model.num_classes=10", *variants()[name].words]
     config = compose(words)

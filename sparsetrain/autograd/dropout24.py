@@ -87,14 +87,9 @@ class _DropoutLinear(torch.autograd.Function):
     ) -> Tensor:
         packed = Packed(*w24)
         assert packed.dense is not None, "packed with its dense form"
+        mask = random24(x_TH.shape[0], x_TH.shape[1], seed)
         # Doubled before it is packed: exact, but where it overflows.
-        h24 = pack(
-            2 * x_TH,
-            random24(x_TH.shape[0], x_TH.shape[1], seed),
-            EXACT,
-            packed.spec.product,
-            x_TH.dtype,
-        )
+        h24 = pack(2 * x_TH, mask, EXACT, packed.spec.product, x_TH.dtype)
         # The seed is for the mask of dh, w for dh, h24 along tokens for dw.
         saved = *packed.for_t_mm().tensors, *h24.for_t_mm().tensors
         ctx.save_for_backward(seed, *saved)

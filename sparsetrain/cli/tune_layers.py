@@ -21,7 +21,7 @@ from sparsetrain.nn import (
     sparse_linears,
     sparsify,
 )
-from sparsetrain.nn.recorded import Products, products_of
+from sparsetrain.nn.gains import Products, products_of
 from sparsetrain.nn.structure import mlp_shape
 from sparsetrain.patterns import NM
 from sparsetrain.recipe import instantiate_sparsity

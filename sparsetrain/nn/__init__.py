@@ -4,8 +4,8 @@ from sparsetrain.nn.attach import attach
 from sparsetrain.nn.attached import Attached
 from sparsetrain.nn.convert import densify, sparsify
 from sparsetrain.nn.dropout24 import Dropout24
+from sparsetrain.nn.flops import count_tokens
 from sparsetrain.nn.follow import follow
-from sparsetrain.nn.gains import count_tokens
 from sparsetrain.nn.inspect import LayerStats, density, inspect
 from sparsetrain.nn.linear import SparseLinear, sparse_linears
 from sparsetrain.nn.masks import phased_layers, set_sparse, update_masks

@@ -19,8 +19,7 @@ import torch
 from sparsetrain import native
 from sparsetrain.native import Library
 from sparsetrain.native.machine import Version
-from sparsetrain.nn.gains import gain_of
-from sparsetrain.nn.recorded import products_of
+from sparsetrain.nn.gains import gain_of, products_of
 from sparsetrain.nn.sparsity import Part
 from sparsetrain.patterns import NM
 from sparsetrain.products import (

@@ -1,9 +1,12 @@
-"""Floating-point operations of a training step, and what a GPU can do dense."""
+"""Tokens and floating-point operations of a forward, and what a GPU can do dense."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +36,7 @@ def dense_peak_flops(device: torch.device) -> float | None:
 
 
 @contextmanager
-def counting(model: nn.Module) -> Iterator[FlopCounterMode]:
+def _counting(model: nn.Module) -> Iterator[FlopCounterMode]:
     """Count the FLOPs of forwards inside: in evaluation, without gradients and compiled code."""
     counter = FlopCounterMode(display=False)
     # Compiled code would compile for the counter, and never again.
@@ -46,6 +49,50 @@ def training_flops_per_image(module: nn.Module, images: Tensor) -> float:
 
     Leaves the module as it is, the training mode of every part included.
     """
-    with all_dense(module), counting(module) as counter:
+    with all_dense(module), _counting(module) as counter:
         module(images[:1])
     return 3.0 * counter.get_total_flops()
+
+
+class Tokens(dict[str, int]):
+    """Rows that each linear layer multiplies in a forward, by its name.
+
+    Of a layer that is called several times, the most; calls: of all calls together. flops: dense
+    FLOPs of all matrix products of the forward, attention and convolutions included.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.flops = 0
+
+
+def count_tokens(model: nn.Module, *inputs: Tensor) -> Tokens:
+    """How many rows each linear layer multiplies, by its name, in a forward of `inputs`.
+
+    Nothing is computed: parameters and inputs are taken as meta tensors. For models whose forward
+    needs no values.
+    """
+    tokens = Tokens()
+
+    def note(name: str, layer: nn.Module, args: Any, named: dict[str, Tensor]) -> None:
+        x = args[0] if args else named["input"]
+        rows = x.numel() // x.shape[-1]
+        tokens[name] = max(rows, tokens.get(name, 0))
+        tokens.calls[name] += rows
+
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    state = {name: tensor.detach().to("meta") for name, tensor in tensors}
+    hooks = [
+        layer.register_forward_pre_hook(partial(note, name), with_kwargs=True)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    try:
+        with _counting(model) as counter:
+            torch.func.functional_call(model, state, tuple(x.to("meta") for x in inputs))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    tokens.flops = counter.get_total_flops()
+    return tokens

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sparsetrain.nn.gains import Tokens
+from sparsetrain.nn.flops import Tokens
 from sparsetrain.nn.linear import sparse_linears
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.report import LayerReport, Shares, grouped

@@ -12,7 +12,7 @@ from sparsetrain.bench.products import Shape, problem_of
 from sparsetrain.methods import SSTE, STE, Activation24
 from sparsetrain.nn import Part, Sparsity, count_tokens, gains, sparsify
 from sparsetrain.nn.engine import Engines
-from sparsetrain.nn.recorded import products_of
+from sparsetrain.nn.gains import products_of
 from sparsetrain.products import FP8, MASKED, NATIVE, Config, Entry, Problem
 from sparsetrain.select import ROW
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsetrain.errors import installed
 from sparsetrain.file_format import RECIPE_KEY, check_format
 from sparsetrain.targets import check_size
 
@@ -142,7 +143,7 @@ def compose(overrides: list[str], hydras: bool = False) -> DictConfig:
 
 def resolve_sparsity(sparsity: Sparsity | None, recipe: str | None) -> Sparsity:
     """The sparsity given, or that of a recipe. Raises ValueError unless exactly one is given,
-    or for an unknown recipe."""
+    or for an unknown recipe, and ModuleNotFoundError for a recipe without hydra-core."""
     if (sparsity is None) == (recipe is None):
         raise ValueError(f"sparsity={sparsity!r}, recipe={recipe!r}: give exactly one of the two")
     if sparsity is not None:
@@ -150,6 +151,8 @@ def resolve_sparsity(sparsity: Sparsity | None, recipe: str | None) -> Sparsity:
     assert recipe is not None
     if recipe not in recipe_names():
         raise ValueError(f"recipe={recipe!r} is unknown: {nearest(recipe, recipe_names())}")
+    with installed("hydra-core", f"recipe={recipe!r}"):
+        import hydra  # noqa: F401
     return instantiate_sparsity(compose([f"recipe={recipe}"]))
 
 

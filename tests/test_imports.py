@@ -46,6 +46,7 @@ HEAVY = (
     "sklearn",
     "pyarrow",
     "datasets",
+    "safetensors",
 )
 # Where each may be imported, at the top of a file or inside a function.
 HOMES = {
@@ -154,8 +155,22 @@ for _ in range(2):
 print(st.inspect(model)[0].density)
 print(st.linear24(torch.ones(1, 8), torch.ones(4, 8), None).tolist())
 print(sorted(set(sys.modules) & REFUSED))
+for call in (
+    lambda: st.sparsify(model, recipe="vit_b_24"),
+    lambda: st.save_pretrained(model, "nowhere"),
+    lambda: st.load_weights("nowhere"),
+):
+    try:
+        call()
+    except ModuleNotFoundError as error:
+        print(error)
 """
-    assert run(refuse() + program).splitlines() == ["1", "0.5", "[[4.0, 4.0, 4.0, 4.0]]", "[]"]
+    assert run(refuse() + program).splitlines() == [
+        *("1", "0.5", "[[4.0, 4.0, 4.0, 4.0]]", "[]"),
+        "recipe='vit_b_24' needs hydra-core: pip install hydra-core",
+        "save_pretrained needs safetensors: pip install safetensors",
+        "load_weights needs safetensors: pip install safetensors",
+    ]
 
 
 @pytest.mark.slow

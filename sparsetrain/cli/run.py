@@ -45,11 +45,12 @@ def run_fit(args: list[str]) -> None:
     allowed, words = take_allowed(words)
     words = with_quotes(with_recipe_file(words))
     store_recipes(words)  # of a sweep all of them
-    words = _in_slurm(_with_hydras_folder(words)) if not flags else words
-    words = with_demo(words, has_gpu=torch.cuda.is_available())
     if not {"-m", "--multirun"} & {*flags} and take(words, "hydra.mode")[0] is None:
         check_single(words, "a run for each is `fit -m …`")
     check_folders(words)
+    folder = RUN_DIR if take(words, "run_dir")[0] is None else "run_dir"
+    words = _in_slurm(_with_hydras_folder(words)) if not flags else words
+    words = with_demo(words, has_gpu=torch.cuda.is_available())
     check(words, allowed)
     whole = sys.argv
     sweep = _Sweep(swept(words))
@@ -61,13 +62,13 @@ def run_fit(args: list[str]) -> None:
         # Here, because Hydra would print a traceback first.
         with sweep.run(), explained():
             check_ranges(config)
-            with nullcontext() if held else _own(config.run_dir, config.checkpoint):
+            with nullcontext() if held else _own(config.run_dir, config.checkpoint, folder):
                 # Lightning takes seconds to import; a wrong word is told before.
                 from sparsetrain.cli.fit import fit
 
                 fit(checked(config, FILES, allowed))
 
-    with _scratch_of_a_helper() as scratch, _named(words, flags) as held:
+    with _scratch_of_a_helper() as scratch, _named(words, flags, folder) as held:
         sys.argv = [whole[0], *flags, *words, *scratch]
         try:
             task()
@@ -99,23 +100,26 @@ def _in_slurm(words: list[str]) -> list[str]:
 
 
 @contextmanager
-def _named(words: list[str], flags: list[str]) -> Iterator[bool]:
-    """Hold a run folder that the words name, before Hydra writes its config there; whether."""
+def _named(words: list[str], flags: list[str], key: str) -> Iterator[bool]:
+    """Hold a run folder that the words name, before Hydra writes its config there; whether.
+
+    key: how the user wrote it.
+    """
     folder = dict(values_of(words)).get(RUN_DIR)
     if flags or folder is None or "${" in folder:
         yield False
         return
-    with _own(folder, dict(values_of(words)).get("checkpoint")):
+    with _own(folder, dict(values_of(words)).get("checkpoint"), key):
         yield True
 
 
 @contextmanager
-def _own(folder: str, checkpoint: str | None) -> Iterator[None]:
+def _own(folder: str, checkpoint: str | None, key: str) -> Iterator[None]:
     """Hold a run's folder, in which no other run has left checkpoints."""
     if _is_helper():
         yield
         return
-    why = f"{RUN_DIR}={folder}"
+    why = f"{key}={folder}"
     with own_folder(Path(folder), why):
         check_unused(Path(folder), checkpoint, why)
         yield

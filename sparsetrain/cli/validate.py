@@ -43,7 +43,7 @@ def validate(words: list[str]) -> None:
     path, rest = take(words, "checkpoint")
     rest = with_quotes(rest)
     for word in rest:
-        if path is not None and split_word(word)[0].partition(".")[0] in _OF_THE_CHECKPOINT:
+        if path is not None and _is_fixed(split_word(word)[0]):
             raise ValueError(
                 f"{word} changes nothing that validate does: model and sparsity are those of the "
                 "checkpoint; it takes data.*, demo=, recipe= and trainer.*"
@@ -76,6 +76,10 @@ def validate(words: list[str]) -> None:
             ("throughput", f"{images / timer.seconds:,.0f} images/s"),
         )
     )
+
+
+def _is_fixed(key: str) -> bool:
+    return key.partition(".")[0] in _OF_THE_CHECKPOINT or key == "data.num_classes"
 
 
 _OF_THE_CHECKPOINT = (

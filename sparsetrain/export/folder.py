@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from sparsetrain.errors import installed
 from sparsetrain.export.packed import packed_state
 from sparsetrain.export.parts import PARTS, from_parts, to_parts
 from sparsetrain.export.two_of_four import check_semi_structured, half_zero
@@ -110,7 +111,8 @@ def load_weights(folder: str | Path) -> dict[str, Tensor]:
     Packed ones stay `NAME.values`, `NAME.meta` and `NAME.scales`: `load_packed` makes a model of
     them.
     """
-    from safetensors.torch import load_file
+    with installed("safetensors", "load_weights"):
+        from safetensors.torch import load_file
 
     folder = Path(folder)
     header = json.loads((folder / HEADER).read_text("utf-8"))
@@ -188,7 +190,8 @@ def _write(
     model: Any,
     config: Mapping[str, Any] | None,
 ) -> None:
-    from safetensors.torch import save
+    with installed("safetensors", "save_pretrained"):
+        from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     own: Any = getattr(model, "config", None)

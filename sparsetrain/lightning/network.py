@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import re
 from typing import Any
 
 from torch import nn
 
 from sparsetrain.lightning.patches import multiply_patches
+from sparsetrain.recipe import nearest
 
 ATTENTIONS = ("sdpa", "xformers")
 TOKENIZERS = ("patches", "convolutions")
@@ -60,6 +63,7 @@ def build_network(
             **embedding,
         )
     except (TypeError, AssertionError) as error:  # timm asserts what does not fit together
+        _check_option(str(error), options or {})
         fix = "; model.tokenizer=convolutions is for timm's ViTs" if embedding else ""
         raise ValueError(
             f"model.name={name!r} does not take img_size={img_size} with options={options}: "
@@ -72,6 +76,19 @@ def build_network(
 
         use_xformers(network)
     return network
+
+
+def _check_option(refusal: str, options: dict[str, Any]) -> None:
+    """Raise ValueError with the nearest names for an option that the model's class says it does not
+    take. Any other refusal passes."""
+    import timm.models
+
+    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", refusal)
+    kind = found and getattr(timm.models, found[1], None)
+    if found and kind and found[2] in options:
+        takes = [f"model.options.{name}" for name in inspect.signature(kind).parameters]
+        option = f"model.options.{found[2]}"
+        raise ValueError(f"{option} is no argument of {found[1]}: {nearest(option, takes)}")
 
 
 def _check_size(network: nn.Module, name: str, img_size: int) -> None:

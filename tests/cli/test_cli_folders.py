@@ -52,6 +52,15 @@ def test_run_dir_is_the_folder_of_hydra_too(tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_folder_is_named_as_it_was_written(tmp_path):
+    (tmp_path / "file").touch()
+    for key in ("run_dir", "hydra.run.dir"):
+        said = call("fit", "recipe=vit_tiny_24", f"{key}={tmp_path}/file/run").complaint
+        assert said.startswith(f"{key}={tmp_path}/file/run: the folder ")
+    said = call("fit", "recipe=vit_tiny_24", f"run_dir={tmp_path}/a,b").complaint
+    assert said.startswith(f"run_dir={tmp_path}/a,b has several values")
+
+
 def test_a_folder_with_another_run_is_refused_and_nothing_in_it_changes(trained):
     def files():
         return {path: path.stat().st_mtime_ns for path in trained.folder.rglob("*")}

@@ -81,7 +81,7 @@ def test_a_folder_for_a_checkpoint_is_told_with_the_files_in_it(trained, tmp_pat
     assert call("export", f"checkpoint={tmp_path}").complaint.endswith("it has no .ckpt file")
 
 
-@pytest.mark.parametrize("word", ["sparsity=dense", "model.img_size=32", "optimizer.lr=1"])
+@pytest.mark.parametrize("word", ["sparsity=dense", "optimizer.lr=1", "data.num_classes=7"])
 def test_a_word_that_validate_would_not_use_is_refused(trained, word):
     said = call("validate", f"checkpoint={trained.last}", word).complaint
     assert said.startswith(f"{word} changes nothing that validate does: ")

@@ -35,12 +35,12 @@ def test_a_name_like_no_model_at_all_says_where_to_look():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"depths": 2}, "unexpected keyword argument 'depths'"),
-        ({"embed_dim": 30, "num_heads": 4}, "dim should be divisible by num_heads"),
+        ({"depths": 2}, "model.options.depths is no argument of VisionTransformer: did you mean"),
+        ({"embed_dim": 30, "num_heads": 4}, "does not take .*dim should be divisible by num_heads"),
     ],
 )
 def test_options_that_the_model_does_not_take_are_named(options, said):
-    with pytest.raises(ValueError, match=rf"vit_tiny_patch16_224' does not take .*{said}"):
+    with pytest.raises(ValueError, match=said):
         build_network("vit_tiny_patch16_224", 8, 10, options={"patch_size": 4, **options})
 
 

@@ -32,8 +32,8 @@ def test_two_of_four_are_kept_in_both_orientations_and_doubled():
 
 
 def test_the_expectation_is_the_input_and_every_place_is_kept_half_the_time():
-    mean = torch.stack([factors((8, 8), seed) for seed in range(400)]).mean(0)
-    assert (mean - 1).abs().max() < 5 / 400**0.5
+    mean = torch.stack([factors((8, 8), seed) for seed in range(100)]).mean(0)
+    assert (mean - 1).abs().max() < 5 / 100**0.5
 
 
 def test_the_seed_fixes_the_mask_and_another_step_has_another():

@@ -1,7 +1,7 @@
 """One short run that most tests look at."""
 
 import pytest
-from cli_helpers import Run, fit
+from cli_helpers import WHOLE, Run, fit
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,7 +18,7 @@ def neither_data_nor_key():
 def trained(tmp_path_factory) -> Run:
     """Eight steps of vit_tiny_24 in two epochs."""
     folder = tmp_path_factory.mktemp("trained")
-    ended = fit(folder)
+    ended = fit(folder, *WHOLE)
     assert ended.status == 0, ended.err
     return Run(folder, ended)
 
@@ -27,6 +27,6 @@ def trained(tmp_path_factory) -> Run:
 def dense_tail(tmp_path_factory) -> Run:
     """A run whose last steps are dense."""
     folder = tmp_path_factory.mktemp("tail")
-    ended = fit(folder, "trainer.max_epochs=1", "sparsity.schedule.dense_tail=0.5")
+    ended = fit(folder, *WHOLE, "trainer.max_epochs=1", "sparsity.schedule.dense_tail=0.5")
     assert ended.status == 0, ended.err
     return Run(folder, ended)

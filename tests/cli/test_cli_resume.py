@@ -14,19 +14,20 @@ import pytest
 from cli_helpers import Run, call, environment, fit, metric, shown
 
 CTRL_C = ("+callbacks.probe._target_=probe.PressCtrlC", "+callbacks.probe.step=5")
+ALL_OF_IT = "trainer.limit_val_batches=null"  # as `trained` validates
 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory) -> Run:
     """A run that Ctrl-C ended in its second epoch."""
     folder = tmp_path_factory.mktemp("interrupted")
-    return Run(folder, fit(folder, *CTRL_C, "logger=csv"))
+    return Run(folder, fit(folder, *CTRL_C, ALL_OF_IT))
 
 
 def test_a_run_resumed_from_a_checkpoint_has_the_losses_of_the_uninterrupted_one(
     trained, interrupted, tmp_path
 ):
-    ended = fit(tmp_path / "rest", f"checkpoint={interrupted.last}", "logger=csv")
+    ended = fit(tmp_path / "rest", f"checkpoint={interrupted.last}", ALL_OF_IT)
     assert ended.status == 0, ended.err
     whole, rest = (metric(run, "train/loss") for run in (trained.folder, tmp_path / "rest"))
     assert sorted(rest) == [4, 5, 6, 7]

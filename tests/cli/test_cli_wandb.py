@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import wandb
-from cli_helpers import TINY, call, fit
+from cli_helpers import TINY, WHOLE, call, fit
 from PIL import Image
 from wandb.errors import AuthenticationError
 from wandb_records import read_wandb
@@ -31,7 +31,7 @@ def test_the_run_is_named_tagged_and_typed(written, trained, tmp_path):
     assert list(written.run.tags) == ["weights24", "digits"]
     assert written.run.run_group == ""
     words = ("entity=lab", "notes='a try'", "tags=[mine]", "group=study", "job_type=test", "id=abc")
-    ended = fit(tmp_path, *SHORT, *(f"logger.wandb.{word}" for word in words))
+    ended = fit(tmp_path, *WHOLE, *SHORT, *(f"logger.wandb.{word}" for word in words))
     assert ended.status == 0, ended.err
     run = read_wandb(tmp_path).run
     said = (run.entity, run.notes, list(run.tags), run.run_group, run.job_type, run.run_id)
@@ -77,7 +77,7 @@ def test_masks_layers_report_and_checkpoint_are_artifacts(written, trained):
 
 
 def test_a_run_that_goes_on_is_the_same_run(written, trained, tmp_path):
-    ended = fit(tmp_path, f"checkpoint={trained.last}", "trainer.max_epochs=3")
+    ended = fit(tmp_path, *WHOLE, f"checkpoint={trained.last}", "trainer.max_epochs=3")
     assert ended.status == 0, ended.err
     on = read_wandb(tmp_path)
     assert on.run.run_id == written.run.run_id
@@ -102,7 +102,7 @@ def test_runs_of_a_sweep_are_a_group_of_runs_of_their_own(trained, tmp_path, mon
 
 
 def test_a_run_that_stops_sends_an_alert_and_ends_as_failed(tmp_path):
-    ended = fit(tmp_path, *SHORT, "optimizer.lr=1e30", "optimizer.warmup_epochs=0")
+    ended = fit(tmp_path, *WHOLE, *SHORT, "optimizer.lr=1e30", "optimizer.warmup_epochs=0")
     assert "not finite" in ended.complaint or "loss is nan" in ended.complaint
     written = read_wandb(tmp_path)
     [alert] = written.alerts
@@ -119,7 +119,7 @@ def test_a_refused_key_stops_nothing(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setattr(wandb, "login", refuse)
-    ended = fit(tmp_path, *SHORT)
+    ended = fit(tmp_path, *WHOLE, *SHORT)
     assert ended.status == 0, ended.err
     assert "wandb: returned error 401; this run is logged offline\n" in ended.out
     assert read_wandb(tmp_path).history

@@ -1,5 +1,6 @@
 """The packed form, byte by byte, against a packer in plain Python."""
 
+from functools import cache
 from itertools import product
 
 import pytest
@@ -24,6 +25,7 @@ def place_in_atom(row, column):
     return byte, 4 * (column // 4 % 2)
 
 
+@cache
 def place_in_atom_of_8_bit_values(row, column):
     """Find the lane of a warpgroup that holds a group, by CuTe's layout of the fragment."""
     for lane, value in product(range(128), range(32)):

@@ -190,7 +190,6 @@ def with_child(name, child):
 
 
 REFUSED = {
-    "it has no children fc1, act and fc2": nn.Sequential(nn.Linear(8, 8)),
     r"gated \(fc1 gives more features": gated(),
     "further children: gate": with_child("gate", nn.Linear(8, 8)),
     "normalizes between": with_child("norm", nn.LayerNorm(16)),

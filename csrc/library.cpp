@@ -7,6 +7,8 @@
 #include "flips24.h"
 #include "gelu.h"
 #include "gelu_backward.h"
+#include "gelu_backward_quantize.h"
+#include "gelu_quantize.h"
 #include "mask24.h"
 #include "matmul24.h"
 #include "mvue24.h"
@@ -31,6 +33,8 @@ STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
   m.impl("flips24", TORCH_BOX(&sparsetrain::flips24));
   m.impl("gelu", TORCH_BOX(&sparsetrain::gelu));
   m.impl("gelu_backward", TORCH_BOX(&sparsetrain::gelu_backward));
+  m.impl("gelu_backward_quantize", TORCH_BOX(&sparsetrain::gelu_backward_quantize));
+  m.impl("gelu_quantize", TORCH_BOX(&sparsetrain::gelu_quantize));
   m.impl("mask24", TORCH_BOX(&sparsetrain::mask24));
   m.impl("matmul24", TORCH_BOX(&sparsetrain::matmul24));
   m.impl("mvue24", TORCH_BOX(&sparsetrain::mvue24));

@@ -1,109 +1,10 @@
 #include "quantized.h"
 
 #include "../product/reference.h"
-#include "by_eight.cuh"
-#include "scales.cuh"
+#include "quantize_rows.cuh"
 
 namespace sparsetrain {
 namespace {
-
-constexpr int kVectors = 8;  // of eight values, that a thread holds
-
-// Where the q of a matrix and its scales go.
-struct To {
-  void* q;  // [rows, columns]
-  float* scales;
-  bool power_of_two;
-};
-
-// The values that a thread holds, of up to kVectors places of a matrix.
-template <class In, class Q, bool kVector>
-class Held {
- public:
-  __device__ explicit Held(const Matrix& x) : x_(x) {}
-
-  __device__ void load(int v, int64_t row, int64_t column) {
-    load_raw<kVector>(x_, row, column, raw_[v]);
-  }
-
-  __device__ uint32_t largest(int v) const {
-    uint32_t out = 0;
-#pragma unroll
-    for (int c = 0; c < 8; ++c) out = max(out, magnitude(static_cast<float>(raw_[v][c])));
-    return out;
-  }
-
-  __device__ void store(int v, int64_t row, int64_t column, float inverse, void* to) const {
-    uint32_t words[2];
-#pragma unroll
-    for (int w = 0; w < 2; ++w) {
-      float value[4];
-#pragma unroll
-      for (int c = 0; c < 4; ++c)
-        value[c] = __fmul_rn(static_cast<float>(raw_[v][4 * w + c]), inverse);
-      words[w] = EightBits<Q>::four(value);
-    }
-    uint8_t* out = static_cast<uint8_t*>(to) + row * x_.columns + column;
-    if constexpr (kVector) {
-      *reinterpret_cast<uint2*>(out) = make_uint2(words[0], words[1]);
-    } else {
-#pragma unroll
-      for (int c = 0; c < 8; ++c)
-        if (column + c < x_.columns) out[c] = words[c / 4] >> 8 * (c % 4) & 0xff;
-    }
-  }
-
- private:
-  const Matrix& x_;
-  alignas(16) In raw_[kVectors][8];
-};
-
-// The largest of a team of warps, a whole block of kThreads at a time.
-template <int kTeam, int kThreads>
-__device__ uint32_t largest_of_team(uint32_t value) {
-  value = __reduce_max_sync(0xffffffff, value);
-  if constexpr (kTeam > 32) {
-    __shared__ uint32_t of_warps[kThreads / 32];
-    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
-    __syncthreads();
-    int first = threadIdx.x / kTeam * (kTeam / 32);
-#pragma unroll
-    for (int w = 0; w < kTeam / 32; ++w) value = max(value, of_warps[first + w]);
-  }
-  return value;
-}
-
-__host__ __device__ constexpr int threads_of(int team) { return team > 256 ? team : 256; }
-
-// A team of threads takes a row: reads it once where it can hold it.
-template <class In, class Q, bool kVector, int kTeam>
-__global__ void __launch_bounds__(threads_of(kTeam)) quantize_rows_kernel(Matrix x, To to) {
-  constexpr int kThreads = threads_of(kTeam), kChunk = kTeam * kVectors * 8;
-  int64_t row = blockIdx.x * int64_t{kThreads / kTeam} + threadIdx.x / kTeam;
-  int64_t columns = row < x.rows ? x.columns : 0;
-  int thread = threadIdx.x % kTeam;
-  Held<In, Q, kVector> held(x);
-  auto each = [&](int64_t chunk, auto f) {
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      int64_t column = chunk + 8 * (v * kTeam + thread);
-      if (column < columns) f(v, column);
-    }
-  };
-  uint32_t largest = 0;
-  auto load = [&](int v, int64_t column) { held.load(v, row, column); };
-  for (int64_t chunk = 0; chunk < columns; chunk += kChunk) {
-    each(chunk, load);
-    each(chunk, [&](int v, int64_t) { largest = max(largest, held.largest(v)); });
-  }
-  largest = largest_of_team<kTeam, kThreads>(largest);
-  float inverse = inverse_of<Q>(largest, to.power_of_two);
-  if (thread == 0 && row < x.rows) to.scales[row] = __frcp_rn(inverse);
-  for (int64_t chunk = 0; chunk < columns; chunk += kChunk) {
-    if (columns > kChunk) each(chunk, load);
-    each(chunk, [&](int v, int64_t column) { held.store(v, row, column, inverse, to.q); });
-  }
-}
 
 // A block of threads takes kBlock rows x kColumns columns.
 template <class In, class Q, bool kVector, int kColumns>
@@ -128,22 +29,6 @@ __global__ void __launch_bounds__(256) quantize_blocks_kernel(Matrix x, To to, i
   float inverse = inverse_of<Q>(largest, to.power_of_two);
   if (threadIdx.x == 0) to.scales[blockIdx.x] = __frcp_rn(inverse);
   each([&](int v, int64_t row, int64_t column) { held.store(v, row, column, inverse, to.q); });
-}
-
-template <class In, class Q, bool kVector>
-void launch_rows(const Tensor& x, const To& to) {
-  auto run = [&](auto kernel, int team) {
-    int threads = threads_of(team);
-    auto blocks = static_cast<unsigned>(ceil_div(x.size(0), threads / team));
-    kernel<<<blocks, threads, 0, current_stream(x)>>>(matrix_of(x), to);
-  };
-  if (x.size(1) <= 32 * kVectors * 8) {
-    run(quantize_rows_kernel<In, Q, kVector, 32>, 32);
-  } else if (x.size(1) <= 128 * kVectors * 8) {
-    run(quantize_rows_kernel<In, Q, kVector, 128>, 128);
-  } else {
-    run(quantize_rows_kernel<In, Q, kVector, 512>, 512);
-  }
 }
 
 template <class In, class Q, bool kVector>
@@ -208,7 +93,8 @@ std::tuple<Tensor, Tensor> quantize_matrix(const Tensor& x_in, const Quantizing&
     auto of = [&](auto eight, auto vector) {
       using Q = decltype(eight);
       constexpr bool kVector = decltype(vector)::value;
-      by_row ? launch_rows<In, Q, kVector>(x, to) : launch_blocks<In, Q, kVector>(x, to, packed);
+      by_row ? launch_rows<In, Q, kVector>(x, to, AsItIs{})
+             : launch_blocks<In, Q, kVector>(x, to, packed);
     };
     auto into = [&](auto eight) {
       rows_are_vectors(x) ? of(eight, std::true_type{}) : of(eight, std::false_type{});

@@ -10,7 +10,8 @@
                  dw1_HI = dz_TH.T @ x_TI         dense
 
 The numbers are those of two `linear24` and `F.gelu`. As one function the backward reads z once for
-the gradient, the activation and the gradient of b1, and keeps no h.
+the gradient, the activation and the gradient of b1, and keeps no h. In fp8 the passes over z write
+h and dz in 8 bits too, and the forward no other h.
 
 Dimension key:  T tokens   I input   H hidden   O output features
 """
@@ -75,7 +76,9 @@ class _GeluMlp(torch.autograd.Function):
         # weights are for dx and dh, as they are now.
         saved = *w1_24.for_t_mm().tensors, *w2_24.for_t_mm().tensors
         ctx.save_for_backward(x_TI, z_TH, *saved)
-        return w2_24.mm(gelu(z_TH, approximate).T, b2_O, transpose_out=True)
+        format = w2_24.format
+        h = gelu(z_TH, approximate).T if format is None else format.gelu(z_TH, approximate)
+        return w2_24.mm(h, b2_O, transpose_out=True)
 
     @staticmethod
     @once_differentiable
@@ -87,8 +90,13 @@ class _GeluMlp(torch.autograd.Function):
         dx_TI = dw1_HI = db1_H = dw2_OH = db2_O = h_TH = None
         if any(needs[:3]):
             dh_TH = w2_24.t_mm(dy_TO.T, transpose_out=True)
-            dz_TH, h_TH, dz_sums_H = gelu_backward(dh_TH, z_TH, ctx.approximate)
-            dx_TI = w1_24.t_mm(dz_TH.T, transpose_out=True) if needs[0] else None
+            format = w1_24.format_t if needs[0] else None
+            if format is None:
+                dz_TH, h_TH, dz_sums_H = gelu_backward(dh_TH, z_TH, ctx.approximate)
+                dz = dz_TH.T
+            else:
+                dz_TH, h_TH, dz_sums_H, dz = format.gelu_backward(dh_TH, z_TH, ctx.approximate)
+            dx_TI = w1_24.t_mm(dz, transpose_out=True) if needs[0] else None
             dw1_HI = dense_mm(dz_TH.T, x_TI, dtypes[0]) if needs[1] else None
             db1_H = dz_sums_H.to(dtypes[1]) if needs[2] else None
         if needs[3]:

@@ -17,6 +17,8 @@ from sparsetrain.ops.column_sums import column_sums
 from sparsetrain.ops.flips24 import flips24
 from sparsetrain.ops.gelu import gelu
 from sparsetrain.ops.gelu_backward import gelu_backward
+from sparsetrain.ops.gelu_backward_quantize import gelu_backward_quantize
+from sparsetrain.ops.gelu_quantize import gelu_quantize
 from sparsetrain.ops.mask24 import mask24
 from sparsetrain.ops.matmul24 import matmul24
 from sparsetrain.ops.mvue24 import mvue24
@@ -46,6 +48,8 @@ __all__ = [
     "flips24",
     "gelu",
     "gelu_backward",
+    "gelu_backward_quantize",
+    "gelu_quantize",
     "mask24",
     "matmul24",
     "mvue24",

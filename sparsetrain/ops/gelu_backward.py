@@ -12,7 +12,8 @@ from sparsetrain.reference.gelu import Approximate
 from sparsetrain.reference.gelu_backward import gelu_backward as reference
 
 
-def _check(grad_h: Tensor, z: Tensor, approximate: str) -> None:
+def check_gelu_backward(grad_h: Tensor, z: Tensor, approximate: str) -> None:
+    """Refuse what the gradient of GELU does not take."""
     check_matrix("grad_h", grad_h)
     check_cuda("grad_h", grad_h)
     check_approximate(approximate)
@@ -20,7 +21,8 @@ def _check(grad_h: Tensor, z: Tensor, approximate: str) -> None:
     check_shape("z", z, tuple(grad_h.shape), "that of grad_h")
 
 
-def _fake(grad_h: Tensor, z: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def fake_gelu_backward(grad_h: Tensor, z: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Uninitialised grad_z, h and column_sums."""
     sums = z.new_empty(z.shape[1], dtype=torch.promote_types(z.dtype, torch.float32))
     return z.new_empty(z.shape), z.new_empty(z.shape), sums
 
@@ -28,8 +30,8 @@ def _fake(grad_h: Tensor, z: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
 _op = register(
     "gelu_backward(Tensor grad_h, Tensor z, str approximate='none')"
     " -> (Tensor grad_z, Tensor h, Tensor column_sums)",
-    check=_check,
-    fake=_fake,
+    check=check_gelu_backward,
+    fake=fake_gelu_backward,
     kernel=reference,
 )
 

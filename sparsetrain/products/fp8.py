@@ -6,17 +6,34 @@ Dimension key:  M rows of the packed matrix   K its columns   N columns of b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sparsetrain.ops import narrow24, quantize, quantize24, quantize_both24, scaled_matmul24
+from sparsetrain.ops import (
+    gelu_backward_quantize,
+    gelu_quantize,
+    narrow24,
+    quantize,
+    quantize24,
+    quantize_both24,
+    scaled_matmul24,
+)
 from sparsetrain.ops.quantize_both24 import Scaled24
+from sparsetrain.reference.gelu import Approximate
 from sparsetrain.reference.quantize import SCALINGS, Scaling
 
 E4M3 = torch.float8_e4m3fn
 RESULTS = (torch.float32, torch.bfloat16, torch.float16)
 """Dtypes that products in fp8 have results in."""
+
+
+class Rows8(NamedTuple):
+    """The rows [N, K] of a dense operand in 8 bits, with a scale for each: products read b.T so."""
+
+    q: Tensor
+    scales: Tensor
 
 
 @dataclass(frozen=True)
@@ -60,17 +77,36 @@ class FP8:
         """Values, meta and scales of rows that are packed in 16 bits, a scale for each row."""
         return narrow24(values, meta, E4M3, self.power_of_two)
 
+    def rows(self, x_NK: Tensor) -> Rows8:
+        """The rows of a dense operand."""
+        return Rows8(*quantize(x_NK, E4M3, "row", self.power_of_two))
+
+    def gelu(self, z_NK: Tensor, approximate: Approximate) -> Rows8:
+        """`rows` of gelu(z)."""
+        return Rows8(*gelu_quantize(z_NK, approximate, E4M3, self.power_of_two))
+
+    def gelu_backward(
+        self, grad_h_NK: Tensor, z_NK: Tensor, approximate: Approximate
+    ) -> tuple[Tensor, Tensor, Tensor, Rows8]:
+        """What `ops.gelu_backward` gives, and `rows` of its first, the gradient of z."""
+        given = grad_h_NK, z_NK, approximate, E4M3, self.power_of_two
+        grad_z_NK, h_NK, sums_K, q, scales = gelu_backward_quantize(*given)
+        return grad_z_NK, h_NK, sums_K, Rows8(q, scales)
+
     def mm(
         self,
         values: Tensor,
         meta: Tensor,
         scales: Tensor,
-        b_KN: Tensor,
+        b_KN: Tensor | Rows8,
         bias: Tensor | None,
         transpose_out: bool,
         dtype: torch.dtype,
     ) -> Tensor:
-        """A b + bias of a packed A, or its transpose, in `dtype`; b has a scale for each column."""
-        q_NK, scales_b = quantize(b_KN.T, E4M3, "row", self.power_of_two)
-        given = values, meta, scales, q_NK.T, scales_b.T, bias, transpose_out
+        """A b + bias of a packed A, or its transpose, in `dtype`; b has a scale for each column.
+
+        b: [K, N], or the rows of its transpose in 8 bits.
+        """
+        b = b_KN if isinstance(b_KN, Rows8) else self.rows(b_KN.T)
+        given = values, meta, scales, b.q.T, b.scales.T, bias, transpose_out
         return scaled_matmul24(*given, dtype)

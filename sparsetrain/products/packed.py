@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sparsetrain.ops import empty_forms24, mask24, pack_into24, select24, unpack24
 from sparsetrain.products.dense import dense_product
-from sparsetrain.products.fp8 import FP8
+from sparsetrain.products.fp8 import FP8, Rows8
 from sparsetrain.products.product import Product
 from sparsetrain.reference.quantize import dequantize
 from sparsetrain.select import Selection
@@ -85,23 +85,37 @@ class Packed(NamedTuple):
     def _numbers(self) -> Tensor:
         return next(t for t in (self.values, self.values_t, self.dense) if t is not None)
 
+    @property
+    def format(self) -> FP8 | None:
+        """What `mm` reads b in; None: in its dtype."""
+        return None if self.scales is None else self.spec.product.format
+
+    @property
+    def format_t(self) -> FP8 | None:
+        """What `t_mm` reads b in; None: in its dtype."""
+        return None if self.scales_t is None else self.spec.product.format
+
     def mm(
         self,
-        b_CN: Tensor,
+        b_CN: Tensor | Rows8,
         bias: Tensor | None = None,
         transpose_out: bool = False,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """x24 @ b + bias [R, N], or its transpose; sparse where the rows are packed."""
+        """x24 @ b + bias [R, N], or its transpose; sparse where the rows are packed.
+
+        b: [C, N], or the rows of its transpose in 8 bits, where the values have scales.
+        """
         if self.values is None or self.meta is None:
             assert self.dense is not None, "packed for t_mm alone"
+            assert isinstance(b_CN, Tensor), "dense products read the dtype's own format"
             return dense_product(self.dense, b_CN, bias, transpose_out, dtype)
         return self._sparse(self.values, self.meta, self.scales, b_CN, bias, transpose_out, dtype)
 
     def t_mm(
-        self, b_RN: Tensor, transpose_out: bool = False, dtype: torch.dtype | None = None
+        self, b_RN: Tensor | Rows8, transpose_out: bool = False, dtype: torch.dtype | None = None
     ) -> Tensor:
-        """x24.T @ b [C, N], or its transpose; sparse where the columns are packed."""
+        """x24.T @ b [C, N], or its transpose; sparse where the columns are packed. b: as in `mm`."""
         if self.values_t is not None and self.meta_t is not None:
             values_t, meta_t, scales_t = self.values_t, self.meta_t, self.scales_t
             return self._sparse(values_t, meta_t, scales_t, b_RN, None, transpose_out, dtype)
@@ -112,6 +126,7 @@ class Packed(NamedTuple):
             dense = unpack24(self.values, self.meta)
             if self.scales is not None:
                 dense = dequantize(dense, self.scales).to(self.dtype)
+        assert isinstance(b_RN, Tensor), "dense products read the dtype's own format"
         return dense_product(dense.T, b_RN, None, transpose_out, dtype)
 
     def _sparse(
@@ -119,13 +134,14 @@ class Packed(NamedTuple):
         values: Tensor,
         meta: Tensor,
         scales: Tensor | None,
-        b: Tensor,
+        b: Tensor | Rows8,
         bias: Tensor | None,
         transpose_out: bool,
         dtype: torch.dtype | None,
     ) -> Tensor:
         product = self.spec.product
         if scales is None:
+            assert isinstance(b, Tensor), "16-bit values are multiplied by 16-bit ones"
             return product.mm(values, meta, b, bias, transpose_out, dtype)
         assert product.format is not None, "8-bit values have a format"
         dtype = dtype or self.dtype

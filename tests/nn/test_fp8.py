@@ -54,6 +54,15 @@ def test_forward_and_grad_input_run_in_fp8_and_the_report_says_so():
     assert calls.count("matmul24") == 0
 
 
+def test_an_mlp_with_gelu_quantizes_where_it_makes_h_and_dz():
+    net, _ = made_sparse(st.FP8())
+    with OpCalls() as calls:
+        net[0](torch.randn(5, 16, requires_grad=True)).sum().backward()
+    assert calls.count("gelu_quantize", "gelu_backward_quantize") == 2
+    assert calls.count("gelu", "gelu_backward") == 0
+    assert calls.count("quantize") == 2, "x and dy"
+
+
 @pytest.mark.parametrize(
     ("weight", "products"), [(None, (1, 1)), (st.STE(), (2, 2))], ids=["activations", "all"]
 )

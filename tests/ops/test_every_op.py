@@ -37,6 +37,11 @@ def calls(rows: int, columns: int, dtype: torch.dtype) -> dict[str, tuple[Any, t
             ops.gelu_backward,
             (gaussian(rows, columns, dtype, seed=3), x, "tanh"),
         ),
+        "gelu_quantize": (ops.gelu_quantize, (x, "none", torch.int8)),
+        "gelu_backward_quantize": (
+            ops.gelu_backward_quantize,
+            (gaussian(rows, columns, dtype, seed=3), x, "tanh", torch.int8, True),
+        ),
         "add_mask24_": (ops.add_mask24_, (-b[:, :1].T.repeat(rows, 1), x, mask, 0.0, 0.5)),
         "matmul24": (
             ops.matmul24,

@@ -25,6 +25,8 @@
 #include "sparsify24.h"
 #include "squared_relu24.h"
 #include "squared_relu24_backward.h"
+#include "squared_relu24_backward_quantize.h"
+#include "squared_relu24_quantize.h"
 
 STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
   m.impl("add_mask24_", TORCH_BOX(&sparsetrain::add_mask24_));
@@ -50,6 +52,9 @@ STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
   m.impl("sparsify24", TORCH_BOX(&sparsetrain::sparsify24));
   m.impl("squared_relu24", TORCH_BOX(&sparsetrain::squared_relu24));
   m.impl("squared_relu24_backward", TORCH_BOX(&sparsetrain::squared_relu24_backward));
+  m.impl("squared_relu24_backward_quantize",
+         TORCH_BOX(&sparsetrain::squared_relu24_backward_quantize));
+  m.impl("squared_relu24_quantize", TORCH_BOX(&sparsetrain::squared_relu24_quantize));
 }
 
 // Not ops: what `python -m sparsetrain tune` and the reports ask of the library.

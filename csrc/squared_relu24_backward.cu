@@ -1,6 +1,7 @@
 #include "squared_relu24_backward.h"
 
 #include "common/rules.cuh"
+#include "common/squared_relu.cuh"
 #include "common/staging.cuh"
 #include "common/sum_rows.h"
 #include "common/unpack.cuh"
@@ -26,18 +27,6 @@ struct Staged : StagedValues<T, kWide> {
   Atoms<kWide> meta, meta_t;
   float sums[kRows / 8][kWide];
 };
-
-// dz of one value: 2 sqrt(h) grad, and 0 where h is.
-template <class T>
-__device__ inline float gradient(float h, float grad) {
-  float root;
-  if constexpr (sizeof(T) == 2) {
-    asm("sqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(h));
-  } else {
-    root = __fsqrt_rn(h);
-  }
-  return h == 0.0f ? 0.0f : 2.0f * root * grad;
-}
 
 // The packed rows of a strip: two pairs of each, zeros outside the matrix.
 template <bool kVector, class T>
@@ -117,7 +106,7 @@ __global__ void __launch_bounds__(kWide,
       float value[8];
 #pragma unroll
       for (int c = 0; c < 8; ++c) {
-        value[c] = gradient<T>(value_at(activation, r, c), value_at(strip[s], r, c));
+        value[c] = squared_relu_gradient<T>(value_at(activation, r, c), value_at(strip[s], r, c));
         sum[c] += value[c];
       }
       set_row(out, r, value);
@@ -147,8 +136,8 @@ __global__ void __launch_bounds__(kWide,
       for (int c = 0; c < 8; ++c) {
         float2 activation = floats_of(T(), s ? pair_t[c].second : pair_t[c].first);
         float2 value = floats_of(T(), by_column[c]);
-        by_column[c] =
-            pair_of(T(), gradient<T>(activation.x, value.x), gradient<T>(activation.y, value.y));
+        by_column[c] = pair_of(T(), squared_relu_gradient<T>(activation.x, value.x),
+                               squared_relu_gradient<T>(activation.y, value.y));
       }
     }
 #pragma unroll

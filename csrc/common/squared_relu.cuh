@@ -1,4 +1,4 @@
-// relu(z)^2, rounded once to the type of z. NaN stays NaN.
+// relu(z)^2, rounded once to the type of z, and its gradient. NaN stays NaN.
 #pragma once
 
 #include "strip.cuh"
@@ -30,5 +30,17 @@ struct SquaredRelu {
     }
   }
 };
+
+// dz of one value: 2 sqrt(h) grad, and 0 where h is.
+template <class T>
+__device__ inline float squared_relu_gradient(float h, float grad) {
+  float root;
+  if constexpr (sizeof(T) == 2) {
+    asm("sqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(h));
+  } else {
+    root = __fsqrt_rn(h);
+  }
+  return h == 0.0f ? 0.0f : 2.0f * root * grad;
+}
 
 }  // namespace sparsetrain

@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 
 from sparsetrain.autograd.inputs import by_rows, check_mlp
 from sparsetrain.ops import column_sums
-from sparsetrain.products import Packed, squared_relu_gradient, squared_relu_packed
+from sparsetrain.products import Packed, for_gradient, squared_relu_gradient, squared_relu_packed
 from sparsetrain.select import Selection
 
 _FIELDS = len(Packed._fields)
@@ -84,7 +84,7 @@ class _SquaredReluMlp(torch.autograd.Function):
         # for dh.
         ctx.specs = w2_24.spec, h24.spec
         saved2 = w2_24.for_t_mm().tensors
-        ctx.save_for_backward(x_TI, w1_24.dense, *saved2, *h24.tensors)
+        ctx.save_for_backward(x_TI, w1_24.dense, *saved2, *for_gradient(h24).tensors)
         return h24.narrowed().mm(w2_24.dense.T, b2_O)
 
     @staticmethod

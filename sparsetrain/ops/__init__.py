@@ -35,6 +35,8 @@ from sparsetrain.ops.soft_threshold24 import soft_threshold24
 from sparsetrain.ops.sparsify24 import sparsify24
 from sparsetrain.ops.squared_relu24 import squared_relu24
 from sparsetrain.ops.squared_relu24_backward import squared_relu24_backward
+from sparsetrain.ops.squared_relu24_backward_quantize import squared_relu24_backward_quantize
+from sparsetrain.ops.squared_relu24_quantize import squared_relu24_quantize
 from sparsetrain.ops.unpack24 import unpack24
 
 native.load()
@@ -66,5 +68,7 @@ __all__ = [
     "sparsify24",
     "squared_relu24",
     "squared_relu24_backward",
+    "squared_relu24_backward_quantize",
+    "squared_relu24_quantize",
     "unpack24",
 ]

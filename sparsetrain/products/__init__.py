@@ -1,7 +1,11 @@
 """Sparse operands and what multiplies them: the packed value, its products, the fastest way to run
 each on this machine."""
 
-from sparsetrain.products.activation import squared_relu_gradient, squared_relu_packed
+from sparsetrain.products.activation import (
+    for_gradient,
+    squared_relu_gradient,
+    squared_relu_packed,
+)
 from sparsetrain.products.dense import dense_mm
 from sparsetrain.products.fp8 import FP8
 from sparsetrain.products.packed import BOTH, Forms, Packed, Spec, pack, pack_columns, unpruned
@@ -58,6 +62,7 @@ __all__ = [
     "Table",
     "dense_mm",
     "expected_us",
+    "for_gradient",
     "install",
     "load_table",
     "machine_key",

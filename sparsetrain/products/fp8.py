@@ -19,10 +19,13 @@ from sparsetrain.ops import (
     quantize24,
     quantize_both24,
     scaled_matmul24,
+    squared_relu24_backward_quantize,
+    squared_relu24_quantize,
 )
 from sparsetrain.ops.quantize_both24 import Scaled24
 from sparsetrain.reference.gelu import Approximate
 from sparsetrain.reference.quantize import SCALINGS, Scaling
+from sparsetrain.select import Rule
 
 E4M3 = torch.float8_e4m3fn
 RESULTS = (torch.float32, torch.bfloat16, torch.float16)
@@ -92,6 +95,21 @@ class FP8:
         given = grad_h_NK, z_NK, approximate, E4M3, self.power_of_two
         grad_z_NK, h_NK, sums_K, q, scales = gelu_backward_quantize(*given)
         return grad_z_NK, h_NK, sums_K, Rows8(q, scales)
+
+    def squared_relu(
+        self, z_MK: Tensor, rule: Rule
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Values, meta and scales of the rows of relu(z)² made 2:4; values_t and meta_t of its
+        columns in z's dtype."""
+        return squared_relu24_quantize(z_MK, rule, E4M3, self.power_of_two)
+
+    def squared_relu_gradient(
+        self, grad_h_MK: Tensor, meta: Tensor, values_t: Tensor, meta_t: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Values and scales of the rows of the gradient of z, values_t of its columns, its sums;
+        from what `squared_relu` gave."""
+        given = grad_h_MK, meta, values_t, meta_t
+        return squared_relu24_backward_quantize(*given, E4M3, self.power_of_two)
 
     def mm(
         self,

@@ -79,6 +79,28 @@ def test_2_of_4_activations_run_in_fp8_and_gradients_of_weights_in_16_bits(weigh
     assert calls.count("matmul24") == 2, "dw1 and dw2"
 
 
+def test_rows_of_2_of_4_activations_are_made_in_fp8_and_give_what_narrowing_them_gives(monkeypatch):
+    net = model().bfloat16()
+    spec = st.Sparsity(weight=st.STE(), activation=st.Activation24(), format=st.FP8())
+    sparsify(net, spec, on_cpu=True)
+    x = torch.randn(67, 16, dtype=torch.bfloat16, requires_grad=True)
+
+    def gradients():
+        with OpCalls() as calls:
+            y = net[0](x)
+            grads = torch.autograd.grad(y.sum(), [x, *net[0].parameters()])
+        return calls, [y, *grads]
+
+    calls, got = gradients()
+    assert calls.count("squared_relu24_quantize", "squared_relu24_backward_quantize") == 2
+    assert calls.count("narrow24") == 0
+    monkeypatch.setattr("sparsetrain.products.activation.in_one_pass", lambda *_: False)
+    calls, expected = gradients()
+    assert calls.count("narrow24") == 2
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
+
+
 def test_outputs_are_near_those_in_16_bits_and_the_state_dict_is_the_dense_models():
     net, _ = made_sparse(st.FP8("block", power_of_two=True))
     plain, _ = made_sparse()

@@ -17,6 +17,7 @@ def calls(rows: int, columns: int, dtype: torch.dtype) -> dict[str, tuple[Any, t
     x = gaussian(rows, columns, dtype)
     mask = ops.select24(x, "transposable")
     values, meta, values_t, meta_t = ops.squared_relu24(x)
+    rows8 = ops.squared_relu24_quantize(x, "transposable", torch.int8)
     # From float32 the values may be narrower; other dtypes stay theirs, as kernels for CUDA want.
     bfloat16, float16 = (torch.bfloat16, torch.float16) if dtype == torch.float32 else (None, None)
     b = gaussian(columns, 6, dtype, seed=1)
@@ -57,6 +58,14 @@ def calls(rows: int, columns: int, dtype: torch.dtype) -> dict[str, tuple[Any, t
             ),
         ),
         "squared_relu24": (ops.squared_relu24, (x, "greedy")),
+        "squared_relu24_quantize": (
+            ops.squared_relu24_quantize,
+            (x, "transposable", torch.int8),
+        ),
+        "squared_relu24_backward_quantize": (
+            ops.squared_relu24_backward_quantize,
+            (gaussian(rows, columns, dtype, seed=3), rows8[1], *rows8[3:], torch.int8, True),
+        ),
         "squared_relu24_backward": (
             ops.squared_relu24_backward,
             (

@@ -53,6 +53,7 @@ __device__ inline Strip<T> unpack_columns(const Pair<T> (&pair)[2][4], uint32_t 
 template <class T>
 __global__ void __launch_bounds__(kWide, 3)
     squared_relu24_backward_quantize_kernel(Matrix grad, Activation h, Results to) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ char shared[];
   auto& staged = *reinterpret_cast<StagedTile<T>*>(shared);
   PlaceInCluster at(grad);
@@ -127,6 +128,7 @@ __global__ void __launch_bounds__(kWide, 3)
     to.sums[at.first_row / kRows * grad.columns + at.first_column + threadIdx.x] = total;
   }
   staged.rows.finish(grad, at, to.values, to.scales, to.power_of_two);
+#endif
 }
 
 }  // namespace

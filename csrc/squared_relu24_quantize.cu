@@ -29,6 +29,7 @@ struct StagedTile {
 template <class T, class Rule>
 __global__ void __launch_bounds__(kWide, 3)
     squared_relu24_quantize_kernel(Matrix z, Rule rule, Results to) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ char shared[];
   auto& staged = *reinterpret_cast<StagedTile<T>*>(shared);
   PlaceInCluster at(z);
@@ -81,6 +82,7 @@ __global__ void __launch_bounds__(kWide, 3)
   staged.meta_t.store_columns(to.meta_t, z, at);
   staged.meta.store(to.meta, z, at);
   staged.rows.finish(z, at, to.values, to.scales, to.power_of_two);
+#endif
 }
 
 }  // namespace

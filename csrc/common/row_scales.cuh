@@ -146,12 +146,15 @@ struct HeldRows {
   }
 };
 
-// Whether rows have a scale of their own in one pass: float8_e4m3fn from 16-bit rows of whole
-// vectors of 8-bit values, by a rule whose one mask serves both orientations.
+// Whether rows have a scale of their own in one pass: on sm_90, float8_e4m3fn from 16-bit rows of
+// whole vectors of 8-bit values, by a rule whose one mask serves both orientations.
 inline bool scales_in_one_pass(const Tensor& x, const std::string& rule, ScalarType dtype) {
-  return (rule == "transposable" || rule == "transposable_l2") && x.element_size() == 2 &&
-         dtype == ScalarType::Float8_e4m3fn && x.numel() > 0 && rows_are_vectors(x) &&
-         x.size(1) % 16 == 0 && x.size(1) <= kMostBlocks * kWide &&
+  int major = 0;
+  STD_CUDA_CHECK(
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, x.get_device_index()));
+  return major == 9 && (rule == "transposable" || rule == "transposable_l2") &&
+         x.element_size() == 2 && dtype == ScalarType::Float8_e4m3fn && x.numel() > 0 &&
+         rows_are_vectors(x) && x.size(1) % 16 == 0 && x.size(1) <= kMostBlocks * kWide &&
          padded_rows(x.size(0)) / kRows <= 65535;
 }
 

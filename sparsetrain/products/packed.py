@@ -115,7 +115,10 @@ class Packed(NamedTuple):
     def t_mm(
         self, b_RN: Tensor | Rows8, transpose_out: bool = False, dtype: torch.dtype | None = None
     ) -> Tensor:
-        """x24.T @ b [C, N], or its transpose; sparse where the columns are packed. b: as in `mm`."""
+        """x24.T @ b [C, N], or its transpose; sparse where the columns are packed.
+
+        b: as in `mm`.
+        """
         if self.values_t is not None and self.meta_t is not None:
             values_t, meta_t, scales_t = self.values_t, self.meta_t, self.scales_t
             return self._sparse(values_t, meta_t, scales_t, b_RN, None, transpose_out, dtype)

@@ -21,7 +21,7 @@ from sparsetrain.reference.quantize import SCALINGS
 pytestmark = [pytest.mark.gpu, needs_kernels]
 
 E4M3 = torch.float8_e4m3fn
-SIZES = [(1, 4), (130, 300), (9, 2056), (3, 0), (0, 8)]
+SIZES = [(1, 4), (130, 300), (9, 2056), (300, 264), (3, 0), (0, 8)]
 """Rows and columns: of whole vectors and not, of one and four warps a row."""
 HOW = [("row", False), ("row", True), ("block", False), ("block", True), ("tensor", False)]
 """Scaling, and whether scales are powers of two."""
@@ -61,6 +61,16 @@ def test_cuda_gives_the_bits_of_the_cpu(source, dtype):
         for op, *args in calls:
             got = on_cuda(op, *args, *given)
             assert_same_bits(got, op(*args, *given), op.__name__, x.shape, *given)
+
+
+def test_a_mask_that_keeps_fewer_is_taken_and_a_weight_is_its_definition():
+    x = matrix(1024, 768, torch.float32)
+    other = select24(x.flip(0), "transposable")
+    for mask, scaling in product((select24(x, "greedy") & other, other), ("row", "block")):
+        got = on_cuda(quantize_both24, x, mask, E4M3, scaling)
+        assert_same_bits(got, quantize_both24(x, mask, E4M3, scaling), scaling)
+        rows = on_cuda(quantize24, x, mask, E4M3, scaling)
+        assert_same_bits(rows, got[:3], scaling)
 
 
 @sources

@@ -113,7 +113,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gelu_backward_quantize(
                   columns <= kMostThreads * kValues;
   if (!one_pass || z.numel() == 0) {
     auto [grad_z, h, column_sums] = gelu_backward(grad_h, z, approximate);
-    auto [q, scales] = quantize_matrix(grad_z, how, false);
+    auto [q, scales] = quantize_matrix(grad_z, how);
     return {grad_z, h, column_sums, q, scales};
   }
   DeviceGuard guard(z.get_device_index());

@@ -27,7 +27,7 @@ std::tuple<Tensor, Tensor> gelu_quantize(const Tensor& z, const std::string& app
   Quantizing how{dtype, "row", power_of_two};
   check_quantizing(how);
   bool one_pass = rows_are_vectors(z) && z.element_size() == 2 && dtype != ScalarType::Char;
-  if (!one_pass || z.numel() == 0) return quantize_matrix(gelu(z, approximate), how, false);
+  if (!one_pass || z.numel() == 0) return quantize_matrix(gelu(z, approximate), how);
 
   DeviceGuard guard(z.get_device_index());
   Tensor q = torch::stable::new_empty(z, {z.size(0), z.size(1)}, dtype);

@@ -10,7 +10,7 @@ std::tuple<Tensor, Tensor> quantize(const Tensor& x, ScalarType dtype, const std
   STD_TORCH_CHECK(x.dim() == 2, "x: expected 2 dimensions, got shape ", shape_of(x),
                   "; flatten the leading ones");
   check_quantizing(how);
-  return quantize_matrix(x, how, false);
+  return quantize_matrix(x, how);
 }
 
 }  // namespace sparsetrain

@@ -6,13 +6,13 @@
 namespace sparsetrain {
 namespace {
 
-// A block of threads takes kBlock rows x kColumns columns.
-template <class In, class Q, bool kVector, int kColumns>
+// A block of threads takes kBlock x kBlock.
+template <class In, class Q, bool kVector>
 __global__ void __launch_bounds__(256) quantize_blocks_kernel(Matrix x, To to, int across) {
-  constexpr int kAcross = kColumns / 8, kHeld = kBlock * kAcross / 256;
+  constexpr int kAcross = kBlock / 8, kHeld = kBlock * kAcross / 256;
   static_assert(kHeld <= kVectors);
   int64_t row0 = blockIdx.x / across * int64_t{kBlock};
-  int64_t column0 = blockIdx.x % across * int64_t{kColumns};
+  int64_t column0 = blockIdx.x % across * int64_t{kBlock};
   Held<In, Q, kVector> held(x);
   auto each = [&](auto f) {
 #pragma unroll
@@ -32,12 +32,11 @@ __global__ void __launch_bounds__(256) quantize_blocks_kernel(Matrix x, To to, i
 }
 
 template <class In, class Q, bool kVector>
-void launch_blocks(const Tensor& x, const To& to, bool packed) {
-  int64_t across = ceil_div(x.size(1), packed ? kBlock / 2 : kBlock);
+void launch_blocks(const Tensor& x, const To& to) {
+  int64_t across = ceil_div(x.size(1), kBlock);
   auto blocks = static_cast<unsigned>(across * ceil_div(x.size(0), kBlock));
-  auto kernel = packed ? quantize_blocks_kernel<In, Q, kVector, kBlock / 2>
-                       : quantize_blocks_kernel<In, Q, kVector, kBlock>;
-  kernel<<<blocks, 256, 0, current_stream(x)>>>(matrix_of(x), to, static_cast<int>(across));
+  quantize_blocks_kernel<In, Q, kVector>
+      <<<blocks, 256, 0, current_stream(x)>>>(matrix_of(x), to, static_cast<int>(across));
 }
 
 // A lane of an atom of 8-bit values (reference/pack24.py) for each thread: two 32-bit words, each
@@ -71,7 +70,7 @@ void check_quantizing(const Quantizing& how) {
                   "scaling: ", how.scaling, " is unknown; use one of row, block, tensor");
 }
 
-std::tuple<Tensor, Tensor> quantize_matrix(const Tensor& x_in, const Quantizing& how, bool packed) {
+std::tuple<Tensor, Tensor> quantize_matrix(const Tensor& x_in, const Quantizing& how) {
   if (how.scaling == "tensor" || !is_float(x_in.scalar_type())) {
     auto stack = call_reference("sparsetrain::_quantize_reference", x_in, how.dtype, how.scaling,
                                 how.power_of_two);
@@ -81,8 +80,8 @@ std::tuple<Tensor, Tensor> quantize_matrix(const Tensor& x_in, const Quantizing&
   DeviceGuard guard(x_in.get_device_index());
   Tensor x = x_in.stride(1) == 1 ? x_in : torch::stable::contiguous(x_in);
   bool by_row = how.scaling == "row";
-  int64_t rows = x.size(0), columns = packed ? 2 * x.size(1) : x.size(1);
-  Tensor q = torch::stable::new_empty(x, {rows, x.size(1)}, how.dtype);
+  int64_t rows = x.size(0), columns = x.size(1);
+  Tensor q = torch::stable::new_empty(x, {rows, columns}, how.dtype);
   Tensor scales = torch::stable::new_empty(
       x, {by_row ? rows : ceil_div(rows, kBlock), by_row ? 1 : ceil_div(columns, kBlock)},
       ScalarType::Float);
@@ -93,8 +92,7 @@ std::tuple<Tensor, Tensor> quantize_matrix(const Tensor& x_in, const Quantizing&
     auto of = [&](auto eight, auto vector) {
       using Q = decltype(eight);
       constexpr bool kVector = decltype(vector)::value;
-      by_row ? launch_rows<In, Q, kVector>(x, to, AsItIs{})
-             : launch_blocks<In, Q, kVector>(x, to, packed);
+      by_row ? launch_rows<In, Q, kVector>(x, to, AsItIs{}) : launch_blocks<In, Q, kVector>(x, to);
     };
     auto into = [&](auto eight) {
       rows_are_vectors(x) ? of(eight, std::true_type{}) : of(eight, std::false_type{});
@@ -121,7 +119,7 @@ Tensor narrow_meta(const Tensor& meta_in, int64_t rows, int64_t columns) {
 
 std::tuple<Tensor, Tensor, Tensor> narrow(const Tensor& values, const Tensor& meta, int64_t rows,
                                           int64_t columns, const Quantizing& how) {
-  auto [q, scales] = quantize_matrix(values, how, true);
+  auto [q, scales] = quantize_matrix(values, how);
   return {q, narrow_meta(meta, rows, columns), scales};
 }
 

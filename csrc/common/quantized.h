@@ -16,14 +16,13 @@ constexpr int kBlock = 128;  // rows and columns that share a scale "by block"
 
 void check_quantizing(const Quantizing& how);
 
-// q, contiguous, and its scales. packed: x is the values of a packed matrix of twice the columns,
-// blocks are of that matrix. By tensor, and of float64, the reference runs.
-std::tuple<Tensor, Tensor> quantize_matrix(const Tensor& x, const Quantizing& how, bool packed);
+// q, contiguous, and its scales. By tensor, and of float64, the reference runs.
+std::tuple<Tensor, Tensor> quantize_matrix(const Tensor& x, const Quantizing& how);
 
 // Metadata of 16-bit values of a [rows, columns] matrix, in the order of 8-bit values.
 Tensor narrow_meta(const Tensor& meta, int64_t rows, int64_t columns);
 
-// 8-bit values, metadata and scales of a packed [rows, columns] matrix.
+// 8-bit values, metadata and scales, by row or tensor, of a packed [rows, columns] matrix.
 std::tuple<Tensor, Tensor, Tensor> narrow(const Tensor& values, const Tensor& meta, int64_t rows,
                                           int64_t columns, const Quantizing& how);
 

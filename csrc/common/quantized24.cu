@@ -194,12 +194,14 @@ std::tuple<Quantized24, Quantized24> quantize_packed(const Tensor& x, const Tens
   DeviceGuard guard(x.get_device_index());
   int64_t rows = x.size(0), columns = x.size(1);
   Tensor mask = check_bytes("mask", mask_in, x, rows, ceil_div(columns, 8));
-  if (how.scaling == "tensor" || x.numel() == 0) return through_type(x, mask, how, both);
+  bool by_row = how.scaling == "row", vector = rows_are_vectors(x);
+  if (how.scaling == "tensor" || (by_row && x.numel() == 0))
+    return through_type(x, mask, how, both);
 
   Quantized24 out = new_quantized(x, rows, columns, how), out_t;
   if (both) out_t = new_quantized(x, columns, padded_rows(rows), how);
   Both8 to{pointers(out), both ? pointers(out_t) : Packed8{}, how.power_of_two};
-  bool by_row = how.scaling == "row", vector = rows_are_vectors(x);
+  if (x.numel() == 0) return {out, out_t};
   const auto* bits = static_cast<const uint8_t*>(mask.const_data_ptr());
   Largest largest{};
   Tensor magnitudes;

@@ -9,8 +9,8 @@ namespace sparsetrain {
 using Quantized24 = std::tuple<Tensor, Tensor, Tensor>;
 
 // x [R, C] along its rows and, if `both`, its transpose, padded to [C, padded_rows(R)]; else the
-// second one is empty. mask: one for both. By tensor, and of an x without elements, through the
-// type of x.
+// second one is empty. mask: one for both. By tensor, and by row of an x without elements, through
+// the type of x.
 std::tuple<Quantized24, Quantized24> quantize_packed(const Tensor& x, const Tensor& mask,
                                                      const Quantizing& how, bool both);
 

@@ -92,9 +92,11 @@ def test_the_gradient_of_squared_relu_from_its_columns_is_that_from_its_rows(sou
     for (rows, columns), power_of_two in product((*TILES, *OTHER_TILES), (False, True)):
         z = matrix(rows, columns, source).clamp(-200, 200).cuda()
         grad_h = on_cuda(rows, columns, source, 1)
-        _, meta, _, *columns_h = ops.squared_relu24_quantize(z, rule, E4M3)
+        _, meta, _, h_t, meta_t = ops.squared_relu24_quantize(z, rule, E4M3)
         with poisoned():
-            got = ops.squared_relu24_backward_quantize(grad_h, meta, *columns_h, E4M3, power_of_two)
+            got = ops.squared_relu24_backward_quantize(
+                grad_h, meta, h_t, meta_t, E4M3, power_of_two
+            )
         packed = ops.squared_relu24(z, rule)
         values, values_t, sums = ops.squared_relu24_backward(grad_h, *packed, rule)
         in_one_pass = columns % 16 == 0 and columns <= 4096 and rows > 0

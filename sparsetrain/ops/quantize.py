@@ -27,8 +27,31 @@ _SCHEMA = (
     " -> (Tensor q, Tensor scales)"
 )
 _op = register(f"quantize{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
+_op_itself = torch.ops.sparsetrain.quantize.default
 # The kernel for CUDA calls this one by tensor, and for float64.
 register(f"_quantize_reference{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
+
+
+@torch.compiler.assume_constant_result
+def join_in_inductor() -> bool:
+    """Called in code that is compiled: has inductor see `quantize` by row as plain operations.
+
+    It makes them one kernel with what makes x, such as LayerNorm, and quantizes x before it is
+    rounded to 16 bits, with quotients that may be two ulp off. Dynamo still sees an op: with its
+    plain operations inside an autograd function dynamic sizes fail (torch 2.11).
+    """
+    from torch._inductor import decomposition
+
+    if _op_itself not in decomposition.decompositions:
+        decomposition.register_decomposition([_op_itself])(_plain)
+        decomposition.fast_random_decomps.cache_clear()  # a copy of the table
+    return True
+
+
+def _plain(
+    x: Tensor, dtype: torch.dtype, scaling: Scaling = "row", power_of_two: bool = False
+) -> tuple[Tensor, Tensor]:
+    return reference(x, dtype, scaling, power_of_two) if scaling == "row" else NotImplemented
 
 
 def quantize(

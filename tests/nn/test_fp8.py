@@ -5,6 +5,7 @@ import torch
 from op_calls import OpCalls
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor.utils import run_and_get_code
 
 import sparsetrain as st
 from sparsetrain.native import Library
@@ -99,6 +100,20 @@ def test_rows_of_2_of_4_activations_are_made_in_fp8_and_give_what_narrowing_them
     assert calls.count("narrow24") == 2
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.slow  # inductor compiles C++
+def test_inductor_quantizes_rows_in_the_kernel_that_makes_them():
+    def normed(x):
+        y = nn.functional.layer_norm(x, (64,))
+        return y, *st.FP8().rows(y)
+
+    x = torch.randn(50, 64)
+    got, code = run_and_get_code(torch.compile(normed), x)
+    assert sum(text.count("async_compile.cpp_pybinding") for text in code) == 1
+    assert not any("sparsetrain.quantize" in text for text in code)
+    for one, other in zip(got, normed(x), strict=True):
+        torch.testing.assert_close(one.float(), other.float(), rtol=1e-6, atol=1e-6)
 
 
 def test_outputs_are_near_those_in_16_bits_and_the_state_dict_is_the_dense_models():

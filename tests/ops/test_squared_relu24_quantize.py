@@ -45,8 +45,8 @@ def test_the_gradient_from_the_columns_is_that_from_the_rows(rule, rows):
     z, grad_h = gaussian(rows, 140, torch.bfloat16), gaussian(rows, 140, torch.bfloat16, seed=1)
     packed = squared_relu24(z, rule)
     values, values_t, sums = squared_relu24_backward(grad_h, *packed, rule)
-    _, meta, _, *columns = squared_relu24_quantize(z, rule, E4M3)
-    got = squared_relu24_backward_quantize(grad_h, meta, *columns, E4M3)
+    _, meta, _, h_t, meta_t = squared_relu24_quantize(z, rule, E4M3)
+    got = squared_relu24_backward_quantize(grad_h, meta, h_t, meta_t, E4M3)
     values8, _, scales = narrow24(values, packed[1], E4M3)
     assert_equal(got[:3], (values8, scales, values_t))
     torch.testing.assert_close(got[3], sums, rtol=1e-5, atol=1e-5)
@@ -54,10 +54,10 @@ def test_the_gradient_from_the_columns_is_that_from_the_rows(rule, rows):
 
 def test_what_does_not_fit_is_refused():
     z = gaussian(8, 16)
-    _, meta, _, *columns = squared_relu24_quantize(z, "transposable", E4M3)
+    _, meta, _, h_t, meta_t = squared_relu24_quantize(z, "transposable", E4M3)
     with pytest.raises(ValueError, match=r"^rule: 'best' is unknown"):
         squared_relu24_quantize(z, "best", E4M3)  # pyright: ignore
     with pytest.raises(ValueError, match=r"^meta: shape .* as squared_relu24_quantize makes it"):
-        squared_relu24_backward_quantize(z, meta[:, :, :512], *columns, E4M3)
+        squared_relu24_backward_quantize(z, meta[:, :, :512], h_t, meta_t, E4M3)
     with pytest.raises(ValueError, match=r"^values_t: .*float32"):
-        squared_relu24_backward_quantize(z.half(), meta, *columns, E4M3)
+        squared_relu24_backward_quantize(z.half(), meta, h_t, meta_t, E4M3)

@@ -61,7 +61,7 @@ class Net(nn.Module):
         return {"loss": (y - labels).square().mean(), "y": y}
 
 
-def hugging_face(folder, seed=0) -> Any:
+def hugging_face(folder, seed=0, **more) -> Any:
     transformers = pytest.importorskip("transformers")
     names: dict[str, Any] = {}
     exec(section("Hugging Face Trainer", "python"), names)
@@ -79,9 +79,12 @@ def hugging_face(folder, seed=0) -> Any:
         use_cpu=True,
         report_to=[],
         disable_tqdm=True,
+        **more,
     )
     callbacks = [names["SparseTraining"]()]
-    return transformers.Trainer(model, arguments, train_dataset=data, callbacks=callbacks)
+    return transformers.Trainer(
+        model, arguments, train_dataset=data, eval_dataset=data[:4], callbacks=callbacks
+    )
 
 
 @pytest.mark.slow
@@ -95,6 +98,18 @@ def test_a_hugging_face_trainer_resumes_exactly(tmp_path):
     assert_same(whole.model, resumed.model)
     assert {s["step"] for s in st.sparse_state(whole.model).values()} == {STEPS}
     assert {s["phase"] for s in st.sparse_state(whole.model).values()} == {"dense_tail"}
+
+
+@pytest.mark.slow
+def test_the_best_model_of_a_hugging_face_trainer_is_in_the_phase_of_its_step(tmp_path):
+    pytest.importorskip("accelerate")
+    best = {"metric_for_best_model": "loss", "greater_is_better": True}  # the highest: the first
+    more = {"eval_strategy": "steps", "eval_steps": 4, "load_best_model_at_end": True, **best}
+    trainer = hugging_face(tmp_path, **more)
+    trainer.train()
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-4")
+    assert {s["step"] for s in st.sparse_state(trainer.model).values()} == {4}
+    assert {s["trained"] for s in st.sparse_state(trainer.model).values()} == {"sparse"}
 
 
 def accelerated(accelerator, seed=0) -> Any:

@@ -66,8 +66,7 @@ class _GeluMlp(torch.autograd.Function):
         *packed: Any,
     ) -> Tensor:
         w1_24, w2_24 = Packed(*packed[:_FIELDS]), Packed(*packed[_FIELDS:])
-        dtype = x_TI.dtype
-        ctx.dtypes = [None if t is None else t.dtype for t in (w1_HI, b1_H, w2_OH, b2_O)]
+        dtype, ctx.dtypes = x_TI.dtype, (w1_HI.dtype, w2_OH.dtype)
         ctx.specs, ctx.approximate = (w1_24.spec, w2_24.spec), approximate
         b1_H = None if b1_H is None else b1_H.to(dtype)
         b2_O = None if b2_O is None else b2_O.to(dtype)
@@ -87,7 +86,7 @@ class _GeluMlp(torch.autograd.Function):
         w1_24 = Packed(ctx.specs[0], *saved[: _FIELDS - 1])
         w2_24 = Packed(ctx.specs[1], *saved[_FIELDS - 1 :])
         needs, dtypes = ctx.needs_input_grad, ctx.dtypes
-        dx_TI = dw1_HI = db1_H = dw2_OH = db2_O = h_TH = None
+        dx_TI = dw1_HI = db1_H = dw2_OH = h_TH = None
         if any(needs[:3]):
             dh_TH = w2_24.t_mm(dy_TO.T, transpose_out=True)
             format = w1_24.format_t if needs[0] else None
@@ -98,10 +97,9 @@ class _GeluMlp(torch.autograd.Function):
                 dz_TH, h_TH, dz_sums_H, dz = format.gelu_backward(dh_TH, z_TH, ctx.approximate)
             dx_TI = w1_24.t_mm(dz, transpose_out=True) if needs[0] else None
             dw1_HI = dense_mm(dz_TH.T, x_TI, dtypes[0]) if needs[1] else None
-            db1_H = dz_sums_H.to(dtypes[1]) if needs[2] else None
+            db1_H = dz_sums_H if needs[2] else None  # autograd casts it to the dtype of b1
         if needs[3]:
             h_TH = gelu(z_TH, ctx.approximate) if h_TH is None else h_TH
-            dw2_OH = dense_mm(dy_TO.T, h_TH, dtypes[2])
-        if needs[4]:
-            db2_O = column_sums(dy_TO).to(dtypes[3])
+            dw2_OH = dense_mm(dy_TO.T, h_TH, dtypes[1])
+        db2_O = column_sums(dy_TO) if needs[4] else None
         return dx_TI, dw1_HI, db1_H, dw2_OH, db2_O, *[None] * (1 + 2 * _FIELDS)

@@ -74,8 +74,7 @@ class _SquaredReluMlp(torch.autograd.Function):
         w1_24, w2_24 = Packed(*packed[:_FIELDS]), Packed(*packed[_FIELDS:])
         assert w1_24.dense is not None, "packed with its dense form"
         assert w2_24.dense is not None, "packed with its dense form"
-        dtype = x_TI.dtype
-        ctx.dtypes = [None if t is None else t.dtype for t in (w1_HI, b1_H, w2_OH, b2_O)]
+        dtype, ctx.dtypes = x_TI.dtype, (w1_HI.dtype, w2_OH.dtype)
         b1_H = None if b1_H is None else b1_H.to(dtype)
         b2_O = None if b2_O is None else b2_O.to(dtype)
         z_TH = w1_24.mm(x_TI.T, b1_H, transpose_out=True)
@@ -98,7 +97,7 @@ class _SquaredReluMlp(torch.autograd.Function):
         needs, dtypes = ctx.needs_input_grad, ctx.dtypes
         dx_TI = dz24.narrowed().mm(dense1_HI) if needs[0] else None
         dw1_HI = dz24.t_mm(x_TI, dtype=dtypes[0]) if needs[1] else None
-        db1_H = dz_sums_H.to(dtypes[1]) if needs[2] else None
-        dw2_OH = h24.t_mm(dy_TO, transpose_out=True, dtype=dtypes[2]) if needs[3] else None
-        db2_O = column_sums(dy_TO).to(dtypes[3]) if needs[4] else None
+        db1_H = dz_sums_H if needs[2] else None  # autograd casts it to the dtype of b1
+        dw2_OH = h24.t_mm(dy_TO, transpose_out=True, dtype=dtypes[1]) if needs[3] else None
+        db2_O = column_sums(dy_TO) if needs[4] else None
         return dx_TI, dw1_HI, db1_H, dw2_OH, db2_O, *[None] * (1 + 2 * _FIELDS)

@@ -19,6 +19,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -98,8 +99,22 @@ def check_resumed(training: Training, folder: Path) -> list[float]:
     return training.losses(2)
 
 
+def host_ms(training: Training, steps: int = 5) -> float:
+    """Median milliseconds in which the host issues a step whose work the GPU has not begun: where it
+    is near the step's own, the host is what limits it."""
+    times = []
+    for _ in range(steps):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        training.step()
+        times.append(1000 * (time.perf_counter() - start))
+    torch.cuda.synchronize()
+    return statistics.median(times)
+
+
 def measure(training: Training, steps: int) -> dict[str, float]:
-    """A step's median milliseconds on the slowest rank, and the peak of the fullest."""
+    """A step's median milliseconds, and those of the host, on the slowest rank, and the peak of the
+    fullest."""
     torch.cuda.reset_peak_memory_stats()
     events = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
     dist.barrier()
@@ -109,11 +124,12 @@ def measure(training: Training, steps: int) -> dict[str, float]:
         event.record()
     torch.cuda.synchronize()
     median = statistics.median(a.elapsed_time(b) for a, b in pairwise(events))
-    worst = torch.tensor([median, torch.cuda.max_memory_allocated() / 2**30], device="cuda")
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    worst = torch.tensor([median, host_ms(training), peak], device="cuda")
     dist.all_reduce(worst, dist.ReduceOp.MAX)
-    step_ms, peak_gib = worst.tolist()
-    images = dist.get_world_size() * len(training.images)
-    return {"images_per_s": 1000 * images / step_ms, "step_ms": step_ms, "peak_gib": peak_gib}
+    step_ms, host, peak_gib = worst.tolist()
+    rate = 1000 * dist.get_world_size() * len(training.images) / step_ms
+    return {"images_per_s": rate, "step_ms": step_ms, "host_ms": host, "peak_gib": peak_gib}
 
 
 def run(options: Options, device: torch.device) -> dict[str, Any]:

@@ -100,8 +100,8 @@ def check_resumed(training: Training, folder: Path) -> list[float]:
 
 
 def host_ms(training: Training, steps: int = 5) -> float:
-    """Median milliseconds in which the host issues a step whose work the GPU has not begun: where it
-    is near the step's own, the host is what limits it."""
+    """Median milliseconds in which the host issues a step to an idle GPU. Where it is near that of
+    the step, the host is what limits it."""
     times = []
     for _ in range(steps):
         torch.cuda.synchronize()

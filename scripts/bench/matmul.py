@@ -22,7 +22,6 @@ import torch
 from scripts.bench.choice import choose
 from scripts.bench.command import run
 from scripts.bench.matmul_auto import AutoRow, bench_auto, draw
-from scripts.bench.matmul_fp8 import PRODUCTS as FP8_PRODUCTS
 from scripts.bench.matmul_fp8 import bench_fp8
 from scripts.bench.matmul_measure import Row, bench_product
 from scripts.bench.matmul_peers import DEFAULT_PEERS, PEERS
@@ -43,6 +42,7 @@ from sparsetrain import products
 from sparsetrain.bench.bars import figure_class
 from sparsetrain.bench.environment import environment
 from sparsetrain.bench.products import PRODUCTS, SHAPES, Shape, make_product
+from sparsetrain.bench.products8 import PRODUCTS8
 from sparsetrain.bench.timing import Clock, cuda_clocks
 from sparsetrain.cli.bench_words import (
     cuda_device,
@@ -177,7 +177,7 @@ def parse(words: list[str]) -> Options:
         for key in _NOT_FP8:
             if key in options:
                 raise ValueError(f"{key}= does not go with dtype=fp8: leave one of them away")
-    known = {word: name for word, name in _NAMES.items() if not fp8 or name in FP8_PRODUCTS}
+    known = {word: name for word, name in _NAMES.items() if not fp8 or name in PRODUCTS8}
     return Options(
         shapes=read_shapes(options, SHAPES),
         products=tuple(known[name] for name in read_names("products", options, tuple(known))),

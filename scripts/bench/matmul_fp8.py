@@ -9,7 +9,7 @@ before the clock starts; so are ours. Gradients of weights have no product in fp
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -27,48 +27,19 @@ from scripts.bench.matmul_peers import FP8_PEERS
 from scripts.bench.sparsify_measure import NO_KERNEL, has_kernel
 from sparsetrain import ops
 from sparsetrain.bench.products import Product, why_wrong
+from sparsetrain.bench.products8 import E4M3, Quantized, quantized
 from sparsetrain.bench.refusal import first_line
 from sparsetrain.bench.timing import Clock, Run, measure
-from sparsetrain.products import Problem
-from sparsetrain.reference.quantize import dequantize
-
-PRODUCTS = ("W24 forward", "W24 dX", "act24 forward", "dz24 dX")
-"""The names of bench.products that there are in fp8."""
-
-E4M3 = torch.float8_e4m3fn
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """A product in fp8 with its operands.
+class WithPeers(Quantized):
+    """A product in fp8, and what dense fp8 multiplies: a [M, K0], not pruned, and scales_a."""
 
-    wide       the same in bfloat16
-    values, meta, scales    the packed A, a scale for each row
-    a          [M, K0], what is not pruned, and scales_a
-    b          [N, K0], and scales_b [N, 1]
-    """
-
-    wide: Product
-    values: Tensor
-    meta: Tensor
-    scales: Tensor
     a: Tensor
     scales_a: Tensor
-    b: Tensor
-    scales_b: Tensor
 
-    @property
-    def problem(self) -> Problem:
-        """What a kernel is chosen by: b lies column by column, whatever it did in 16 bits."""
-        return replace(self.wide.problem, dtype=E4M3, b_layout="columns")
-
-    def native(self) -> Tensor:
-        """ops.scaled_matmul24, to bfloat16."""
-        transposed = self.problem.transpose_out
-        given = self.values, self.meta, self.scales, self.b.T, self.scales_b.T
-        return ops.scaled_matmul24(*given, None, transposed)
-
-    def dense(self, by_row: bool) -> Tensor:
+    def scaled_mm(self, by_row: bool) -> Tensor:
         """torch._scaled_mm; by tensor its scales are 1, and cost what any would."""
         left, right, scales = self.a, self.b, (self.scales_a, self.scales_b)
         if self.problem.transpose_out:
@@ -80,31 +51,21 @@ class Quantized:
             left, right.T, scales[0], scales[1].T, out_dtype=torch.bfloat16, use_fast_accum=True
         )
 
-    def oracle(self) -> Product:
-        """The product of what the quantized operands stand for, in float32."""
-        pruned_MK = dequantize(ops.unpack24(self.values, self.meta), self.scales)
-        pruned_MK = pruned_MK[:, : self.b.shape[1]]
-        pruned = pruned_MK if self.wide.a.is_contiguous() else pruned_MK.T
-        return replace(self.wide, pruned=pruned, b=dequantize(self.b, self.scales_b).T)
 
-
-def quantized(product: Product) -> Quantized:
+def with_peers(product: Product) -> WithPeers:
     """A product in fp8, each operand with a scale for each of its rows along K."""
-    packed = ops.narrow24(product.values, product.meta, E4M3)
     left, right = product.operands(product.source)
     a_MK = right.T if product.problem.transpose_out else left
     a, scales_a = ops.quantize(a_MK, E4M3)
-    b, scales_b = ops.quantize(product.b.T, E4M3)
-    return Quantized(product, *packed, a, scales_a, b, scales_b)
+    return WithPeers(**vars(quantized(product)), a=a, scales_a=scales_a)
 
 
 def bench_fp8(product: Product, clock: Clock, rounds: int, sms: int) -> Row:
     """Check ours against float64 of the same quantized operands, then time all that run."""
-    narrow = quantized(product)
-    oracle = narrow.oracle()
-    of_torch = oracle.error(oracle.masked().bfloat16())
-    error = oracle.error(narrow.native())
-    del oracle
+    narrow = with_peers(product)
+    of_torch = narrow.error(narrow.masked())
+    error = narrow.error(narrow.native())
+    del narrow.__dict__["oracle"]  # as large as all the rest
     runs: dict[str, Run] = {DENSE: product.dense, DENSE_TRANSPOSED: product.dense_transposed}
     skipped, reason = {}, no_kernel(product) or why_wrong(error, of_torch)
     if reason:
@@ -112,7 +73,7 @@ def bench_fp8(product: Product, clock: Clock, rounds: int, sms: int) -> Row:
     else:
         runs[NATIVE] = narrow.native
     for name, by_row in zip(FP8_PEERS, (True, False), strict=True):
-        run = partial(narrow.dense, by_row)
+        run = partial(narrow.scaled_mm, by_row)
         try:
             run()
         except (RuntimeError, ValueError) as refused:

@@ -1,4 +1,4 @@
-"""The fastest way to run a product on this device: native configs, cuBLAS, cuSPARSELt.
+"""The fastest way to run a product on this device: native configs, cuBLAS, cuSPARSELt (16 bits).
 
 What is more than twice as far from float64 as cuBLAS is not timed. Of tiles, clusters and stream-K
 the best three are found in stages, each with more rounds for about half as many; then they are
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparsetrain.bench.cusparselt import Accept, usable_cusparselt
 from sparsetrain.bench.products import Product, why_wrong
+from sparsetrain.bench.products8 import Quantized
 from sparsetrain.bench.timing import Clock, Run, measure
 from sparsetrain.products import Config, Entry, Problem
 
@@ -27,7 +28,8 @@ GROUP_STAGES: Stages = ((4, 8), (8, 4))
 
 SMALL_TILES = ("128x128",)
 SMALL = 2**23
-"""Small tiles are tried for results of at most as many elements: two rounds of 128x256 on an H200.
+"""Small tiles are tried for results of at most as many elements: two rounds of 128x256 on an H200;
+of 8-bit values there are none.
 
 TODO: fit it to what `tune` finds on an H200.
 """
@@ -54,7 +56,7 @@ class Tuned:
 class Native:
     """The product in the native kernel, run as `config` says once it is prepared."""
 
-    product: Product
+    product: Product | Quantized
     config: Config
     install: Install
 
@@ -67,7 +69,7 @@ class Native:
 
 def first_configs(problem: Problem, tiles: list[str]) -> list[Config]:
     """Every tile, cluster and stream-K that is worth a try, with one group."""
-    small = problem.M * problem.N <= SMALL
+    small = problem.M * problem.N <= SMALL and problem.dtype.itemsize == 2
     tiles = [tile for tile in tiles if small or tile not in SMALL_TILES]
     return [
         Config(tile, *cluster, _FIRST_GROUP, stream_k)
@@ -82,7 +84,7 @@ def with_other_groups(configs: Iterable[Config]) -> list[Config]:
 
 
 def tune_product(
-    product: Product, tiles: list[str], install: Install, clock: Clock, rounds: int
+    product: Product | Quantized, tiles: list[str], install: Install, clock: Clock, rounds: int
 ) -> Tuned:
     """Measure configs of these tiles; leaves the library with the one that was timed last.
 
@@ -105,11 +107,12 @@ def tune_product(
     grouped, refused_groups = _right(product, others, install, accept)
     right = _best({**right, **grouped}, timed, GROUP_STAGES)
     runs: dict[str, Run] = {_DENSE: product.dense}
-    cusparselt = usable_cusparselt(product, accept)
-    if isinstance(cusparselt, str):
-        refused[_CUSPARSELT] = cusparselt
-    else:
-        runs[_CUSPARSELT] = cusparselt
+    if isinstance(product, Product):
+        cusparselt = usable_cusparselt(product, accept)
+        if isinstance(cusparselt, str):
+            refused[_CUSPARSELT] = cusparselt
+        else:
+            runs[_CUSPARSELT] = cusparselt
     times = measure({**runs, **right}, timed, rounds)
     name = min(times, key=lambda name: times[name].median)
     us, dense_us = times[name].median, times[_DENSE].median
@@ -130,7 +133,7 @@ def _best(right: dict[str, Native], clock: Clock, stages: Stages) -> dict[str, N
 
 
 def _right(
-    product: Product,
+    product: Product | Quantized,
     candidates: list[Config],
     install: Install,
     accept: Accept,
@@ -152,8 +155,8 @@ def _right(
     return right, refused
 
 
-def _poison(product: Product) -> None:
+def _poison(product: Product | Quantized) -> None:
     """Leave NaN where the allocator will put the result: a tile that is not written must show."""
     problem = product.problem
-    size = problem.M * problem.N
-    torch.full((size,), float("nan"), dtype=problem.dtype, device=product.b.device)
+    size = problem.M * problem.N  # in 16 bits each, whatever the operands have
+    torch.full((size,), float("nan"), dtype=torch.bfloat16, device=product.b.device)

@@ -9,6 +9,7 @@ import torch
 
 from sparsetrain import native
 from sparsetrain.bench.products import Shape
+from sparsetrain.bench.products8 import E4M3
 from sparsetrain.bench.variants import MODES, Mode
 from sparsetrain.cli.overrides import check_form, split_word
 from sparsetrain.products.problem import DTYPES
@@ -63,11 +64,11 @@ def read_count(key: str, options: dict[str, str]) -> int | None:
     return int(text)
 
 
-def read_dtype(options: dict[str, str]) -> torch.dtype:
-    """`dtype=` of a product: bfloat16 or float16."""
+def read_dtype(options: dict[str, str], fp8: bool = False) -> torch.dtype:
+    """`dtype=` of a product: bfloat16, float16 or, where there is that, fp8."""
     name = options.get("dtype", "bfloat16")
-    check_name("dtype", name, ("bfloat16", "float16"))
-    return DTYPES[name]
+    check_name("dtype", name, ("bfloat16", "float16") + ("fp8",) * fp8)
+    return E4M3 if name == "fp8" else DTYPES[name]
 
 
 def read_shapes(options: dict[str, str], default: tuple[Shape, ...]) -> tuple[Shape, ...]:

@@ -44,7 +44,7 @@ _WORDS = {
     "doctor": "",
     "bench": "step mode=train mode=inference models= variants= batch= rounds= compile= json= "
     "picture=",
-    "tune": "recipe= shapes= dtype=bfloat16 dtype=float16 rounds=",
+    "tune": "recipe= shapes= dtype=bfloat16 dtype=float16 dtype=fp8 rounds=",
     "build": "arch=native arch= output=",
     "complete": "",
 }

@@ -153,9 +153,10 @@ Measure what runs each 2:4 product fastest on this GPU, and keep it for every la
   python -m sparsetrain tune shapes=25216x1024x4096,16384x1280x5120 dtype=float16
   python -m sparsetrain tune recipe=./mine.yaml rounds=50
 
-shapes= TOKENSxFEATURESxHIDDEN with commas; dtype= bfloat16 or float16; rounds= timed calls of the
-fastest. Candidates are configs of the kernel, cuBLAS and cuSPARSELt; one that is more than twice
-as far from float64 as cuBLAS is not timed. The table lies in ~/.cache/sparsetrain, like the
+shapes= TOKENSxFEATURESxHIDDEN with commas; dtype= bfloat16, float16 or fp8 (a recipe says itself
+what is in fp8); rounds= timed calls of the fastest. Candidates are configs of the kernel, cuBLAS
+and, in 16 bits, cuSPARSELt; one that is more than twice as far from float64 of its operands as a
+dense product of them is not timed. The table lies in ~/.cache/sparsetrain, like the
 kernels, for this GPU, driver, CUDA, torch and library. If you stop it, finished products stay."""
 
 _BUILD = """\

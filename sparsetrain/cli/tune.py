@@ -10,7 +10,8 @@ import torch
 from rich.table import Table as Shown
 
 from sparsetrain import native
-from sparsetrain.bench.products import PRODUCTS, SHAPES, Shape, make_product, problem_of
+from sparsetrain.bench.products import PRODUCTS, SHAPES, Product, Shape, make_product
+from sparsetrain.bench.products8 import E4M3, PRODUCTS8, Quantized, problem_in, quantized
 from sparsetrain.bench.timing import cuda_clocks
 from sparsetrain.bench.tune import Tuned, tune_product
 from sparsetrain.cli.bench_words import read_dtype, read_options, read_rounds, read_shapes
@@ -61,13 +62,13 @@ def tune(words: list[str]) -> None:
     clock, tiles = cuda_clocks().warm, tile_names()
     measured: list[tuple[Named, Tuned]] = []
     with console.status("tuning") as status:
-        for number, (name, shape) in enumerate(products):
-            status.update(f"tuning {number + 1} of {len(products)}: {name} {shape}")
-            product = make_product(name, shape, options.dtype, device)
+        for number, named in enumerate(products):
+            status.update(f"tuning {number + 1} of {len(products)}: {_title(named)}")
+            product = _made(named, device)
             tuned = tune_product(product, tiles, install, clock, options.rounds)
             table = table.with_entry(product.problem, tuned.entry)
             write_table(table)
-            measured.append(((name, shape), tuned))
+            measured.append((named, tuned))
             del product
             torch.cuda.empty_cache()
     install(native_configs(table))
@@ -95,19 +96,33 @@ def parse(words: list[str]) -> Options:
         chosen = with_recipe_file([f"recipe={recipe}"])
         check(chosen, allowed)
     shapes, rounds = read_shapes(options, SHAPES), read_rounds(options, _ROUNDS)
-    return Options(chosen, shapes, read_dtype(options), rounds, allowed)
+    dtype = read_dtype(options, fp8=chosen is None)  # a recipe says itself what is in fp8
+    return Options(chosen, shapes, dtype, rounds, allowed)
 
 
 def _products(options: Options) -> list[Named]:
     """Each problem once: the forward of fc1 is the grad input of fc2, as a product."""
     if options.recipe is None:
-        named = [(name, shape) for shape in options.shapes for name in PRODUCTS]
+        names = PRODUCTS8 if options.dtype == E4M3 else PRODUCTS
+        named = [(name, shape, options.dtype) for shape in options.shapes for name in names]
     else:
         parts = ("model", "sparsity", "data")
         config = checked(compose(options.recipe), FILES, options.allowed, parts)
-        named = products_of_recipe(config)
-    once = {problem_of(*each, options.dtype): each for each in reversed(named)}
+        named = products_of_recipe(config, options.dtype)
+    once = {problem_in(*each): each for each in reversed(named)}
     return list(reversed(once.values()))
+
+
+def _made(named: Named, device: torch.device) -> Product | Quantized:
+    name, shape, dtype = named
+    if dtype == E4M3:
+        return quantized(make_product(name, shape, torch.bfloat16, device))
+    return make_product(name, shape, dtype, device)
+
+
+def _title(named: Named) -> str:
+    name, shape, dtype = named
+    return f"{name}{' fp8' if dtype == E4M3 else ''} {shape}"
 
 
 def _library() -> Path:
@@ -133,11 +148,11 @@ def _shown(measured: list[tuple[Named, Tuned]]) -> Shown:
         shown.add_column(head, no_wrap=True)
     for head in ("µs", "dense µs", "speed-up"):
         shown.add_column(head, justify="right", no_wrap=True)
-    for (name, shape), tuned in measured:
-        entry = tuned.entry
+    for named, tuned in measured:
+        name, shape, entry = *_title(named).rsplit(" ", 1), tuned.entry
         what = entry.engine if entry.config is None else f"{entry.engine} {entry.config}"
         numbers = f"{entry.us:.1f}", f"{entry.dense_us:.1f}", f"{entry.speed_up:.2f}×"
-        shown.add_row(name, str(shape), what, *numbers)
+        shown.add_row(name, shape, what, *numbers)
     return shown
 
 
@@ -145,8 +160,8 @@ def _refused(measured: list[tuple[Named, Tuned]]) -> list[str]:
     """Each reason once, with how often and where it came up first."""
     first: dict[str, str] = {}
     count: dict[str, int] = {}
-    for (name, shape), tuned in measured:
+    for named, tuned in measured:
         for what, why in tuned.refused.items():
-            first.setdefault(why, f"{what} for {name} {shape}")
+            first.setdefault(why, f"{what} for {_title(named)}")
             count[why] = count.get(why, 0) + 1
     return [f"not timed: {first[why]}: {why} ({count[why]} times)" for why in first]

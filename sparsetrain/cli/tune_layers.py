@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from sparsetrain.bench.products import PRODUCTS, Shape, problem_of
+from sparsetrain.bench.products import PRODUCTS, Shape
+from sparsetrain.bench.products8 import E4M3, problem_in
 from sparsetrain.nn import (
     Part,
     SparseLinear,
@@ -26,22 +27,21 @@ from sparsetrain.nn.structure import mlp_shape
 from sparsetrain.patterns import NM
 from sparsetrain.recipe import instantiate_sparsity
 
-Named = tuple[str, Shape]
-"""A product's name, of bench.products.PRODUCTS, and its sizes."""
+Named = tuple[str, Shape, torch.dtype]
+"""A product's name, of bench.products.PRODUCTS, its sizes, and the dtype of its operands."""
 
 _CLASSES = 1000  # of the head, where the data set decides; heads stay dense
 
 
-def products_of_recipe(config: DictConfig) -> list[Named]:
-    """The products of one step at `data.batch_size` images, each once.
+def products_of_recipe(config: DictConfig, dtype: torch.dtype) -> list[Named]:
+    """The products of one step at `data.batch_size` images, each once. dtype: of those that have no
+    format of their own.
 
     Raises ValueError for a recipe without 2:4 products.
     """
     sparsity = instantiate_sparsity(config)
     if sparsity.dense:
         raise ValueError("this recipe trains dense: it has no products to tune")
-    if any(part.format for part in sparsity.rules):
-        raise ValueError("this recipe has products in fp8, which are not tuned: leave format away")
     with open_dict(config):
         config.model.num_classes = config.model.num_classes or _CLASSES
     network = nn.Module()
@@ -49,42 +49,50 @@ def products_of_recipe(config: DictConfig) -> list[Named]:
     network.to("meta")
     size = config.model.img_size
     images = torch.empty(config.data.batch_size, 3, size, size, device="meta")
-    found = layer_products(network, images, sparsity)
+    found = layer_products(network, images, sparsity, dtype)
     if not found:
         raise ValueError("this recipe has no 2:4 products: other patterns are multiplied dense")
     return found
 
 
-def layer_products(model: nn.Module, images: torch.Tensor, sparsity: Sparsity) -> list[Named]:
+def layer_products(
+    model: nn.Module, images: torch.Tensor, sparsity: Sparsity, dtype: torch.dtype
+) -> list[Named]:
     """The products of the layers that `sparsity` makes sparse in model.network, in place."""
     counted = count_tokens(model.get_submodule("network"), images)
     tokens = {f"network.{name}": count for name, count in counted.items()}
-    sparsify(model, sparsity, engine="masked")
+    formats = any(part.format for part in sparsity.rules)
+    sparsify(model, sparsity, engine="auto" if formats else "masked")
     found: list[Named] = []
     mlps = {n: m for n, m in model.named_modules() if isinstance(m, SparseMlp)}
     for name, mlp in mlps.items():
         inputs, hidden, outputs = mlp_shape(mlp)
-        part, count = Part(weight=None, activation=mlp.activation), tokens[f"{name}.fc1"]
-        if isinstance(mlp.fc1, SparseLinear):
-            part = replace(part, weight=mlp.fc1.method, selection=mlp.fc1.selection)
+        fc1, count = mlp.fc1, tokens[f"{name}.fc1"]
+        part = Part(weight=None, activation=mlp.activation, format=mlp.product.format)
+        if isinstance(fc1, SparseLinear):
+            format, selection = fc1.product.format, fc1.selection
+            part = replace(part, weight=fc1.method, format=format, selection=selection)
         shapes = [Shape(count, inputs, hidden), Shape(count, hidden, outputs)]
         shapes.append(Shape(count, outputs, hidden))
-        found += _named(products_of(count, (inputs, hidden, outputs), part), shapes)
+        found += _named(products_of(count, (inputs, hidden, outputs), part), shapes, dtype)
     for name, layer in sparse_linears(model).items():
         if name.rpartition(".")[0] not in mlps and isinstance(layer.pattern, NM):
-            part, count = Part(weight=layer.method, selection=layer.selection), tokens[name]
+            format, count = layer.product.format, tokens[name]
+            part = Part(weight=layer.method, selection=layer.selection, format=format)
             products = products_of(count, (layer.out_features, layer.in_features), part)
-            found += _named(products, [Shape(count, layer.in_features, layer.out_features)])
+            shapes = [Shape(count, layer.in_features, layer.out_features)]
+            found += _named(products, shapes, dtype)
     return list(dict.fromkeys(found))
 
 
-def _named(products: Products, shapes: Sequence[Shape]) -> list[Named]:
-    """Recorded products as bench.products names them. Of names for the same sizes, the first."""
+def _named(products: Products, shapes: Sequence[Shape], dtype: torch.dtype) -> list[Named]:
+    """Recorded products, in bfloat16 or fp8, as bench.products names them, to be tuned in dtype or
+    fp8. Of names for the same sizes, the first."""
     return [
         next(
-            (name, shape)
+            (name, shape, E4M3 if problem.dtype == E4M3 else dtype)
             for shape, name in combinations(shapes, PRODUCTS)
-            if problem_of(name, shape, problem.dtype) == problem
+            if problem_in(name, shape, problem.dtype) == problem
         )
         for problem in products.values()
     ]

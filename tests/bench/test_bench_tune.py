@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sparsetrain.bench import tune
 from sparsetrain.bench.products import Shape, make_product, problem_of
+from sparsetrain.bench.products8 import Quantized, quantized
 from sparsetrain.bench.timing import cuda_clocks
 from sparsetrain.bench.tune import Native, first_configs, tune_product, with_other_groups
 from sparsetrain.products import Config, install, tile_names
@@ -132,3 +133,30 @@ def test_a_product_is_tuned_on_the_gpu():
     assert 1.0 < found.entry.us <= found.entry.dense_us
     wrong = {what: why for what, why in found.refused.items() if "wrong result" in why}
     assert {w: y for w, y in wrong.items() if w != "cusparselt"} == {}
+
+
+def test_a_product_in_fp8_is_held_to_its_own_operands_and_has_no_small_tiles(monkeypatch):
+    wide = make_product("W24 dX", SMALL, torch.bfloat16, torch.device("cpu"))
+    narrow = quantized(wide)
+    assert {c.tile for c in first_configs(narrow.problem, [*TILES, "128x128"])} == set(TILES)
+    native, seen = Quantized.native, []
+
+    def install(rows):
+        seen.append(next(iter(rows.items())))
+
+    def wrong_in_clusters(product):
+        factor = 1.02 if seen[-1][1].cluster_m == 2 else 1.0
+        return native(product) * factor
+
+    monkeypatch.setattr(Quantized, "native", wrong_in_clusters)
+
+    def clock(run):
+        run()
+        return 100.0 if isinstance(run, Native) else 300.0
+
+    found = tune_product(narrow, TILES, install, clock, 2)
+    assert {problem for problem, _ in seen} == {narrow.problem}
+    assert found.entry.config is not None
+    assert (found.entry.engine, found.entry.config.cluster_m) == ("native", 1)
+    assert all("wrong result" in why for why in found.refused.values())
+    assert found.refused

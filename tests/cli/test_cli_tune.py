@@ -1,5 +1,6 @@
 """`tune`: its words, the products of a recipe, what it prints and keeps."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from cli_helpers import call
 
 from sparsetrain import native
 from sparsetrain.bench.products import PRODUCTS, Shape, problem_of
+from sparsetrain.bench.products8 import E4M3, PRODUCTS8, problem_in
 from sparsetrain.bench.tune import Tuned
 from sparsetrain.cli import tune as tune_module
 from sparsetrain.cli.tune_layers import products_of_recipe
@@ -132,15 +134,16 @@ def test_what_cannot_be_tuned_says_why(monkeypatch):
 
 
 def of_recipe(*words):
-    return products_of_recipe(compose(["recipe=vit_tiny_24", "model.options.depth=2", *words]))
+    words = ("recipe=vit_tiny_24", "model.options.depth=2", *words)
+    return products_of_recipe(compose(list(words)), torch.bfloat16)
 
 
 def test_a_recipe_has_the_products_of_its_sparse_layers_at_its_batch_size():
     config = compose(["recipe=vit_tiny_24"])
     tokens = config.data.batch_size * 17  # 16 patches and the class token
-    found = dict.fromkeys(shape for _, shape in of_recipe())
+    found = dict.fromkeys(shape for _, shape, _ in of_recipe())
     assert list(found) == [Shape(tokens, 96, 384), Shape(tokens, 384, 96)]
-    assert {name for name, _ in of_recipe()} == {"W24 forward", "W24 dX"}
+    assert {name for name, *_ in of_recipe()} == {"W24 forward", "W24 dX"}
 
 
 def test_a_product_that_two_layers_share_is_tuned_once(machine, monkeypatch):
@@ -151,20 +154,51 @@ def test_a_product_that_two_layers_share_is_tuned_once(machine, monkeypatch):
 
 
 def test_row_masks_have_no_sparse_grad_input_and_mvue_a_sparse_grad_weight():
-    names = [name for name, _ in of_recipe("sparsity=s_ste24")]
+    names = [name for name, *_ in of_recipe("sparsity=s_ste24")]
     assert set(names) == {"W24 forward", "dz24 dW"}
 
 
 def test_activations_have_four_products_and_with_weights_all_six():
     activations = of_recipe("sparsity=act24")
-    assert [name for name, _ in activations] == ["act24 forward", "dz24 dX", "dz24 dW", "act24 dW"]
-    assert len({shape for _, shape in activations}) == 1
-    assert {name for name, _ in of_recipe("sparsity=all24")} == set(PRODUCTS)
+    assert [name for name, *_ in activations] == ["act24 forward", "dz24 dX", "dz24 dW", "act24 dW"]
+    assert len({shape for _, shape, _ in activations}) == 1
+    assert {name for name, *_ in of_recipe("sparsity=all24")} == set(PRODUCTS)
+
+
+def test_what_a_recipe_has_in_fp8_is_tuned_in_fp8_and_the_rest_beside_it():
+    weights = of_recipe("sparsity=fp8_24")
+    assert {(name, dtype) for name, _, dtype in weights} == {
+        ("W24 forward", E4M3),
+        ("W24 dX", E4M3),
+    }
+    found = of_recipe("sparsity=all24", "+sparsity.format._target_=sparsetrain.FP8")
+    # dz24 dX is the product that act24 forward is: b lies column by column in both.
+    assert {name for name, _, dtype in found if dtype == E4M3} == set(PRODUCTS8) - {"dz24 dX"}
+    assert {name for name, _, dtype in found if dtype == torch.bfloat16} == {"act24 dW", "dz24 dW"}
+
+
+def test_shapes_are_tuned_in_fp8(machine, monkeypatch):
+    monkeypatch.setattr(tune_module, "PRODUCTS8", PRODUCTS8[:2])
+    monkeypatch.setattr(
+        tune_module,
+        "quantized",
+        lambda wide: SimpleNamespace(
+            name=wide.name, problem=replace(wide.problem, dtype=E4M3, b_layout="columns")
+        ),
+    )
+    ended = call("tune", "shapes=1024x256x512", "dtype=fp8")
+    assert ended.status == 0, ended.err
+    assert [line.split("  ")[0] for line in ended.out.splitlines() if line.startswith("W24")] == [
+        "W24 forward fp8",
+        "W24 dX fp8",
+    ]
+    assert problem_in("W24 forward", Shape(1024, 256, 512), E4M3) in kept()
+    assert "dtype='fp8'" in call("tune", "recipe=vit_b_24", "dtype=fp8").complaint
 
 
 def test_a_recipe_of_blocks_has_nothing_to_tune():
     with pytest.raises(ValueError, match="this recipe has no 2:4 products"):
-        products_of_recipe(compose(["recipe=vit_tiny_block80"]))
+        products_of_recipe(compose(["recipe=vit_tiny_block80"]), torch.bfloat16)
 
 
 def test_a_dense_recipe_has_nothing_to_tune():

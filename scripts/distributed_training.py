@@ -34,6 +34,7 @@ class Options:
     strategy: str = "ddp"
     variant: str = "all+attn"
     compile: bool = True
+    bucket: int = 25
     checkpoint: bool = True
     keep: str = ""
     resume: str = ""
@@ -104,7 +105,9 @@ class Training:
         self.autocast: Callable[[], AbstractContextManager[Any]] = lambda: torch.autocast(
             device.type, torch.bfloat16
         )
-        ddp = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+        ddp = DistributedDataParallel(
+            self.model, gradient_as_bucket_view=True, bucket_cap_mb=options.bucket
+        )
         return torch.compile(ddp, dynamic=False) if options.compile else ddp
 
     def _fsdp2(self, options: Options, device: torch.device) -> Callable[..., Any]:

@@ -23,23 +23,23 @@ class StepMasks:
     chooses it in each forward, from the weight as it is then, and nothing is done here.
 
     timer: a context for each choice, for those that measure it.
-    counts_flips: whether to count, step by step, the bits that change in masks that no layer keeps;
-        `inspect` has the rate. It costs a choice of all masks in each step.
+    counts_flips: whether to count the bits that a step changes in masks that no layer keeps;
+        `inspect` has the rate. It costs two choices of all masks in each step that is counted.
     """
 
     def __init__(self, names: Mapping[nn.Module, str]) -> None:
         self.timer: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.counts_flips = False
         self._names = names
-        self._counted: dict[SparseLinear, Tensor] = {}  # masks of the step that is trained
+        self._used: dict[SparseLinear, Tensor] = {}  # masks of the step that is counted
 
     def before_step(self, layers: Iterable[SparseLinear]) -> None:
         """Remember what the forward chose, before the optimizer changes the weights."""
         for layer in layers:
             if not layer.keeps_mask and layer.phase.freezes_next:
                 layer.mask, layer.flipped = layer.current_mask(), None
-            elif not layer.keeps_mask and self.counts_flips and layer not in self._counted:
-                self._counted[layer] = layer.current_mask()
+            elif not layer.keeps_mask and self.counts_flips:
+                self._used[layer] = layer.current_mask()
 
     def choose(self, optimizer: Optimizer, layers: list[SparseLinear], first: bool) -> None:
         """Choose what is due for the next forward. layers: of one phase. first: there is nothing to
@@ -61,15 +61,9 @@ class StepMasks:
                 for layer in kept:
                     update_mask(optimizer, layer)
                     layer.flipped = None if first else layer.flipped
-                self._count(free, first)
+                for layer in [] if first else [m for m in free if m in self._used]:
+                    layer.flipped = flips24(layer.current_mask(), self._used.pop(layer))
         phase.masks_step = phase.step
-
-    def _count(self, layers: list[SparseLinear], first: bool) -> None:
-        for layer in layers:
-            before = self._counted.pop(layer, None)
-            if self.counts_flips:
-                mask = self._counted[layer] = layer.current_mask()
-                layer.flipped = None if first or before is None else flips24(mask, before)
 
     def _check_numbers(self, layers: list[SparseLinear], step: int) -> None:
         bad = [self._names[m] for m in layers if bool(local(m.weight.detach()).isnan().any())]

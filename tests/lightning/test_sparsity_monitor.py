@@ -106,6 +106,15 @@ def test_the_flip_rate_counts_what_changed_of_real_and_of_virtual_masks(tmp_path
     assert any(row.get("sparsity/flip_rate") for row in rows.values())
 
 
+@pytest.mark.parametrize("every", [2, 3])
+def test_the_flip_rate_is_that_of_the_step_however_seldom_it_is_logged(tmp_path, every):
+    all_rows = logged(tmp_path, weights24(STE(), freeze_at=0.75))
+    rows = logged(tmp_path, weights24(STE(), freeze_at=0.75), log_every_n_steps=every)
+    assert sorted(rows) == list(range(every - 1, 8, every))
+    for step, row in rows.items():
+        assert row["sparsity/flip_rate"] == all_rows[step]["sparsity/flip_rate"]
+
+
 def test_frozen_masks_have_a_flip_rate_of_zero_at_every_logging_step(tmp_path):
     rows = logged(tmp_path, weights24(STE(), freeze_at=0.5))
     assert rows[3]["sparsity/flip_rate"] > 0

@@ -86,15 +86,14 @@ def test_flips_of_masks_that_nobody_keeps_are_counted_where_it_is_asked(dense_wa
     model, optimizer, run = attached(dense_warmup=dense_warmup)
     step(model, optimizer)
     assert st.inspect(model)[0].flip_rate is None
-    run.masks.counts_flips = True
-    for _ in range(3):
+    for counted in (True, True, False, False, True):
+        run.masks.counts_flips = counted
         before = mask_of(model[0].weight.detach())
         step(model, optimizer)
         flips = st.ops.flips24(mask_of(model[0].weight.detach()), before)
-        assert st.inspect(model)[0].flip_rate == int(flips) / model[0].weight.numel() > 0
-    run.masks.counts_flips = False
-    step(model, optimizer)
-    assert st.inspect(model)[0].flip_rate is None
+        rate = int(flips) / model[0].weight.numel()
+        assert rate > 0
+        assert st.inspect(model)[0].flip_rate == (rate if counted else None)
 
 
 def test_a_state_with_masks_of_an_earlier_version_goes_on_without_them():

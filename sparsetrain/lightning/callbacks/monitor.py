@@ -158,10 +158,11 @@ class SparsityMonitor(Callback):
         if not chosen and not at.frozen and at.name == self._phase_logged:
             return phase
         self._masks_logged, self._phase_logged = at.masks_step, at.name
-        self.stats = inspect(pl_module)
-        if not chosen:
-            flip_rate = 0.0 if at.frozen else None
-            self.stats = [replace(stats, flip_rate=flip_rate) for stats in self.stats]
+        flip_rate = 0.0 if at.frozen and at.masks_step < at.step else None  # of nothing new
+        self.stats = [
+            stats if chosen and stats.flip_rate is not None else replace(stats, flip_rate=flip_rate)
+            for stats in inspect(pl_module)
+        ]
         return phase | sparsity_metrics(self.stats)
 
     def _gradients(self) -> dict[str, float]:

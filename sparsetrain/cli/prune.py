@@ -217,6 +217,7 @@ def _show(
     rows = [
         ("written", f"{relative(out)} ({out.stat().st_size / 1e6:.1f} MB)"),
         ("layers", f"{len(report.layers)}, density {report.density:.3f}"),
+        *(("dense", line.removeprefix("network.")) for line in report.dense),
     ]
     if permuted:
         rows.append(("permuted", permuted))

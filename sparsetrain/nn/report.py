@@ -83,14 +83,14 @@ def shape_text(shape: tuple[int, ...]) -> str:
 def grouped(rows: tuple[LayerReport, ...]) -> list[tuple[LayerReport, int]]:
     """Rows that differ only in the numbers of their names, as one row and how many there are.
 
-    `blocks.0.mlp.fc1` … `blocks.11.mlp.fc1` become (`blocks.*.mlp.fc1`, 12).
+    `blocks.0.mlp.fc1` … `blocks.11.mlp.fc1` become (`blocks.*.mlp.fc1`, 12); one alone keeps its
+    name.
     """
-    groups: dict[LayerReport, int] = {}
+    groups: dict[LayerReport, list[LayerReport]] = {}
     for row in rows:
         parts = ["*" if part.isdigit() else part for part in row.name.split(".")]
-        key = replace(row, name=".".join(parts))
-        groups[key] = groups.get(key, 0) + 1
-    return list(groups.items())
+        groups.setdefault(replace(row, name=".".join(parts)), []).append(row)
+    return [(key if len(alike) > 1 else alike[0], len(alike)) for key, alike in groups.items()]
 
 
 def one_function_note(outcome: Mapping[str, str]) -> str:

@@ -35,9 +35,12 @@ _APART = (
     ("self.query", "self.key", "self.value", "output.dense"),  # BERT
     ("q_proj", "k_proj", "v_proj", "o_proj"),  # Llama
     ("q_proj", "k_proj", "v_proj", "out_proj"),  # OPT, CLIP
+    ("q_lin", "k_lin", "v_lin", "out_lin"),  # DistilBERT
+    ("q", "k", "v", "o"),  # T5
 )
 _HEADS = (
     "num_heads",
+    "n_heads",
     "num_attention_heads",
     "self.num_attention_heads",
     "config.num_attention_heads",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,8 @@ def why_changed(model: nn.Module, units: Units) -> str:
     root: Any = _under(probe, units.name)
     random = torch.Generator().manual_seed(0)
     first = root.get_submodule(units.sets[0].rows[0].layer)
-    x = torch.randn(2, 3, first.in_features, generator=random, dtype=torch.float64)
+    shape = 2, _tokens(probe), first.in_features
+    x = torch.randn(shape, generator=random, dtype=torch.float64)
     x = x.to(first.weight.device)
     order_BU = torch.stack([torch.randperm(units.size, generator=random) for _ in units.sets])
     try:
@@ -46,6 +48,13 @@ def why_changed(model: nn.Module, units: Units) -> str:
     if not (after - before).norm() <= _CLOSE * before.norm():
         return "its output depends on the order"
     return ""
+
+
+def _tokens(module: nn.Module) -> int:
+    """How many tokens a forward takes: those of its window (Swin), else any number."""
+    bias = getattr(module, "relative_position_bias", module)  # transformers' Swin keeps it there
+    size = getattr(module, "window_size", None) or getattr(bias, "window_size", None)
+    return math.prod(size) if isinstance(size, tuple) else 3
 
 
 def _under(module: nn.Module, name: str) -> nn.Module:

@@ -38,6 +38,17 @@ def test_two_of_four_in_both_orientations_validates_and_exports(trained, tmp_pat
         assert torch.equal(weights[f"{name}.weight"], layer.weight)
 
 
+def test_layers_that_stay_dense_are_told_with_the_reason(trained, tmp_path):
+    words = ["method=magnitude", "pattern=block:32x16", "density=0.5", "include=[*mlp*,*head]"]
+    told = [
+        line.split("  ", 1)[1].strip()
+        for line in pruned(trained, tmp_path / "p.ckpt", *words).out.splitlines()
+        if line.startswith("dense")
+    ]
+    assert any(line.startswith("head, 10×96: 10×96 is not whole blocks") for line in told), told
+    assert "blocks.*.attn.qkv (2), 288×96: not named by include" in told
+
+
 def test_a_permuted_checkpoint_loads_and_the_command_says_what_was_won(dense_tail, tmp_path):
     words = ["method=magnitude", "selection=exact", "permute=true"]
     ended = pruned(dense_tail, tmp_path / "p.ckpt", *words)

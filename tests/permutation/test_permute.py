@@ -103,6 +103,26 @@ def test_heads_that_share_keys_and_values_are_permuted_together():
     )
 
 
+def test_windows_of_swin_are_tried_with_as_many_tokens_as_they_take():
+    swin = pytest.importorskip("timm.models.swin_transformer")
+    model = in_a_model(swin.WindowAttention(32, num_heads=2, window_size=4)).double()
+    x = torch.randn(3, 16, 32, dtype=torch.float64)
+    y = model(x)
+    report = st.permute(model, EXACT, rounds=1)
+    assert report.permuted == {"0 value channels": 2, "0 query and key channels": 2}
+    torch.testing.assert_close(model(x), y, rtol=1e-12, atol=1e-12)
+
+
+def test_attention_of_t5_keeps_its_order_of_queries_where_positions_come_from_outside():
+    t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
+    config = t5.T5Config(d_model=32, d_kv=16, num_heads=2)
+    model = in_a_model(t5.T5Attention(config, has_relative_attention_bias=True)).double()
+    x = torch.randn(2, 3, 32, dtype=torch.float64)
+    y = model[0](x)[0]
+    assert st.permute(model, EXACT, rounds=1).permuted == {"0 value channels": 2}
+    torch.testing.assert_close(model[0](x)[0], y, rtol=1e-12, atol=1e-12)
+
+
 def test_conv1d_layers_are_permuted_and_stay_conv1d():
     modeling = pytest.importorskip("transformers.models.gpt2.modeling_gpt2")
     model = in_a_model(modeling.GPT2MLP(32, modeling.GPT2Config(n_embd=16))).double()

@@ -171,6 +171,7 @@ def test_parts_have_patterns_of_their_own_and_the_rest_stays_dense():
     assert names(report) == ["0"]
     assert torch.equal(model[3].weight, make()[3].weight)
     assert [row.reason for row in report.sparsified.skipped] == ["excluded"]
+    assert str(report).endswith("\ndense: 3, 16×64: excluded")
 
 
 def test_layers_with_one_weight_have_one_mask():

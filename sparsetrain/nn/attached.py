@@ -13,7 +13,7 @@ from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.look import look
 from sparsetrain.nn.masks import phased_layers
 from sparsetrain.nn.mlp import SparseMlp
-from sparsetrain.nn.optimizers import held_by, size_of, skipped
+from sparsetrain.nn.optimizers import held_by, skipped
 from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.sharded import wrapped
 from sparsetrain.nn.state import load_sparse_state, sparse_state
@@ -37,7 +37,7 @@ class Attached:
         self._checks = check
         self._phases: dict[Optimizer, Phase] = {}
         self._layers: dict[Optimizer, list[Layer]] = {}
-        self._counts: dict[Optimizer, int] = {}
+        self._held: dict[Optimizer, set[int]] = {}
         self._joined: list[Layer] = []
         self._held_checked = False
         self._sharded = wrapped(model)
@@ -94,8 +94,8 @@ class Attached:
 
     def _find(self, optimizer: Optimizer) -> None:
         """Take over the layers whose weights the optimizer holds, and did not when last asked."""
-        self._counts[optimizer] = size_of(optimizer)
         known, held = self._layers.setdefault(optimizer, []), held_by(optimizer)
+        self._held[optimizer] = held
         new = [m for m in phased_layers(self.model) if id(_trains(m)) in held and m not in known]
         if not new:
             return
@@ -158,7 +158,7 @@ class Attached:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self._reshard()
-        if self._counts[optimizer] != size_of(optimizer):
+        if self._held[optimizer] != held_by(optimizer):
             self._find(optimizer)
             self._take_unheld()
         layers = self._own(optimizer)

@@ -36,11 +36,6 @@ def skipped(optimizer: Optimizer) -> bool:
     return scaled and found_inf is not None and bool(found_inf)
 
 
-def size_of(optimizer: Optimizer) -> int:
-    """How many parameters its groups hold."""
-    return sum(len(group["params"]) for group in optimizer.param_groups)
-
-
 def _innermost(optimizer: Any, seen: set[int]) -> Iterable[Optimizer]:
     seen.add(id(optimizer))
     inner = [o for o in _attributes(optimizer) if id(o) not in seen]

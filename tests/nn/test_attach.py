@@ -182,13 +182,18 @@ def test_a_step_that_a_grad_scaler_skips_counts_for_nothing(fused):
     assert attached.phase.step == 1
 
 
-def test_parameter_groups_added_later_are_found():
+@pytest.mark.parametrize("how", ["added", "in place of others"])
+def test_parameters_that_an_optimizer_takes_later_are_found(how):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = sparse(nn.Linear(16, 32), nn.Linear(32, 16), weight=st.SRSTE(decay=DECAY))
         optimizer = torch.optim.SGD(model[1].parameters(), 0.01)
         st.attach(model, optimizer)
-        optimizer.add_param_group({"params": list(model[0].parameters())})
+        if how == "added":
+            optimizer.add_param_group({"params": list(model[0].parameters())})
+        else:
+            optimizer.param_groups[0]["params"] = list(model[0].parameters())
+            model[1].requires_grad_(False)
         before = model[0].weight.detach().clone()
         step(model, optimizer)
     assert shrunk(model, before) == pytest.approx(-0.01 * DECAY)

@@ -12,6 +12,7 @@ _KEYS = {
     "hydra.run.dir={}": ("out", "output", "output_dir", "outdir", "out_dir", "save_dir"),
     "model.img_size={}": ("image_size", "input_size", "resolution", "size"),
     "model.name={}": ("arch", "network"),
+    "+model.options.checkpoint_path={}": ("checkpoint_path",),
     "+model.options.pretrained={}": ("pretrained",),
     "optimizer.weight_decay={}": ("wd",),
     "recipe={}": ("config", "cfg_file"),

@@ -47,6 +47,18 @@ def test_safetensors_hold_exact_zeros_and_what_the_model_multiplies_by(trained, 
         assert name in SPARSE or torch.equal(tensor, master), name
 
 
+@pytest.mark.slow
+def test_blocks_are_fine_tuned_from_an_exported_model(trained, tmp_path):
+    out, run = tmp_path / "dense.safetensors", tmp_path / "run"
+    assert call("export", f"checkpoint={trained.last}", f"out={out}").status == 0
+    words = ["sparsity=block80_16", f"+model.options.checkpoint_path={out}", "optimizer.lr=1e-6"]
+    ended = fit(run, *words, "optimizer.min_lr=0", "trainer.max_epochs=1")
+    assert ended.status == 0, ended.err
+    began, ended_as = load_file(out), torch.load(run / "checkpoints" / "last.ckpt")["state_dict"]
+    for name in SPARSE:
+        torch.testing.assert_close(ended_as[f"network.{name}"], began[name], atol=1e-4, rtol=0)
+
+
 def test_an_exported_file_may_be_read_by_others(trained, tmp_path):
     out = tmp_path / "vit.safetensors"
     call("export", f"checkpoint={trained.last}", f"out={out}")

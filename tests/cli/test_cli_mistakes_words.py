@@ -21,6 +21,7 @@ KEYS = {
     "bf16=true": "write trainer.precision=bf16-mixed",
     "pretrained=true": "write +model.options.pretrained=true",
     "model.options.pretrained=true": "write +model.options.pretrained=true",
+    "model.options.checkpoint_path=a.safetensors": "write +model.options.checkpoint_path=a.safet",
     "density=0.5": "write sparsity=NAME: 2:4 is weights24",
     "wandb=false": "write logger=csv, which leaves W&B out",
     "logger.wandb.offline=yes": "WANDB_MODE=offline before the command",

@@ -45,6 +45,19 @@ def test_weights_are_read_back_and_compute_the_same(tmp_path, form):
     assert torch.equal(other(x), y)
 
 
+@pytest.mark.parametrize("form", ["csr", "bsr"])
+def test_a_plain_model_that_loads_weights_as_they_are_runs_the_products_of_torch_sparse(
+    tmp_path, form
+):
+    model, other = block_model(), fresh()
+    st.save_pretrained(model, tmp_path / "out", form)
+    other.load_state_dict(st.load_weights(tmp_path / "out"), assign=True)
+    assert other[0].weight.layout == getattr(torch, f"sparse_{form}")
+    with torch.no_grad():
+        for x in (torch.randn(3, 64), torch.randn(2, 3, 64)):
+            torch.testing.assert_close(other(x), model(x))
+
+
 def test_the_files_hold_the_kept_values_alone(tmp_path):
     st.save_pretrained(block_model(), tmp_path / "out", "bsr")
     tensors = load_file(tmp_path / "out" / "model.safetensors")

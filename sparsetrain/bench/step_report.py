@@ -76,6 +76,17 @@ def step_lines(result: Result[TrainRow]) -> Iterator[str]:
             f" {start.loss:.3f} to {row.last_loss:.3f}; first steps {start.seconds:.0f} s{compiled}"
         )
         yield from (f"  {reason}" for reason in start.reasons)
+    yield from _over_alone(result)
+
+
+def _over_alone(result: Result[TrainRow]) -> Iterator[str]:
+    """What × is over the dense model as it was while there was no other in the process."""
+    if (alone := result.alone) is None:
+        return
+    others = [row for row in result.rows if row is not result.dense]
+    gains = [f"{r.variant.name} {alone.median / r.times[TOTAL].median:.3f}×" for r in others]
+    over = f"; over that {', '.join(gains)}" if gains else ""
+    yield f"dense before another model was made: {milliseconds(alone)} ms a step{over}"
 
 
 def write_steps(
@@ -126,6 +137,7 @@ def _content(result: Result[R]) -> dict[str, Any]:
         "peak_flops": result.peak_flops,
         "skipped": result.skipped,
         "recompiled": result.recompiled,
+        "alone": None if result.alone is None else asdict(result.alone),
         "variants": [_row_content(result, row) for row in result.rows],
     }
 

@@ -107,6 +107,7 @@ class Result(Generic[R]):
     peak_flops   of the device per second, dense; None where it is not known
     skipped      variants that were not timed, and why
     recompiled   graphs compiled while the clock ran: none, or the times are not to be trusted
+    alone        of training: whole steps of the dense model before another was made in the process
     """
 
     vit: Vit
@@ -115,6 +116,7 @@ class Result(Generic[R]):
     rows: tuple[R, ...]
     skipped: dict[str, str]
     recompiled: int
+    alone: Times | None = None
 
     @property
     def dense(self) -> R:

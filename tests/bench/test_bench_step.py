@@ -130,6 +130,30 @@ def test_a_loss_that_is_not_finite_takes_the_variant_out(uncompiled, monkeypatch
     assert result.skipped["weights"].startswith("FloatingPointError: the loss of its first steps")
 
 
+def test_the_dense_model_is_timed_while_it_is_the_only_one_too(uncompiled, monkeypatch):
+    made, prepare = [], step.prepare
+
+    def count(model, variant, *rest):
+        made.append(variant.name)
+        return prepare(model, variant, *rest)
+
+    def slower_in_company(parts):
+        times = clock(parts)
+        return {**times, TOTAL: times[TOTAL] * (1.0 if made == ["dense"] else 1.25)}
+
+    monkeypatch.setattr(step, "prepare", count)
+    result = bench_tiny(
+        "dense-eager", "dense", "weights", gauges=replace(GAUGES, clock=slower_in_company)
+    )
+    assert [row.variant.name for row in result.rows] == ["dense-eager", "dense", "weights"]
+    assert result.alone is not None
+    assert (result.alone.median, result.dense.times[TOTAL].median) == (4000.0, 5000.0)
+    assert list(step_lines(result))[-1] == (
+        "dense before another model was made: 4.00 ms a step; over that dense-eager 0.800×,"
+        " weights 1.067×"
+    )
+
+
 def test_without_dense_there_is_nothing_to_compare_with(uncompiled):
     with pytest.raises(ValueError, match="tiny: there is nothing to compare with, 'dense'"):
         bench_tiny("weights")

@@ -41,9 +41,8 @@ def attach(
 
     Raises ValueError where the model is not sparse, an optimizer cannot be hooked, none holds a
     weight of a sparse layer or two the same, or a schedule in fractions meets no total_steps. A
-    step raises
-    RuntimeError where no attached optimizer holds a weight that trains. Returns a handle;
-    `detach()`, or leaving it as a context, undoes it.
+    step raises RuntimeError where no attached optimizer holds a weight that trains. Returns a
+    handle; `detach()`, or leaving it as a context, undoes it.
     """
     layers = phased_layers(model)
     if not layers:

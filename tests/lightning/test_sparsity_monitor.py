@@ -1,6 +1,7 @@
 """What a sparse run logs: the keys, and that their values are right."""
 
 import time
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -113,6 +114,23 @@ def test_the_flip_rate_is_that_of_the_step_however_seldom_it_is_logged(tmp_path,
     assert sorted(rows) == list(range(every - 1, 8, every))
     for step, row in rows.items():
         assert row["sparsity/flip_rate"] == all_rows[step]["sparsity/flip_rate"]
+
+
+def test_a_loop_that_makes_several_steps_of_a_batch_logs_the_flips_of_the_last(tmp_path):
+    class Thrice(Stranger):
+        automatic_optimization = False
+
+        def training_step(self, batch):
+            optimizer: Any = self.optimizers()
+            for _ in range(3):
+                optimizer.zero_grad()
+                self.manual_backward(super().training_step(batch))
+                optimizer.step()
+
+    rows = logged(tmp_path, weights24(STE()), module=Thrice(lr=1.0), log_every_n_steps=3)
+    assert sorted(rows) == list(range(2, 24, 3))
+    assert all("sparsity/flip_rate" in row for row in rows.values())
+    assert rows[2]["sparsity/flip_rate"] > 0
 
 
 def test_frozen_masks_have_a_flip_rate_of_zero_at_every_logging_step(tmp_path):

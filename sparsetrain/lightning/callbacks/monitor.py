@@ -70,8 +70,11 @@ class SparsityMonitor(Callback):
             self._start = trainer.global_step, time.perf_counter()
         every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if (attached := _attached(trainer)) is not None:
-            # What is logged of a step is what its masks differ in from those of the one before.
-            attached.masks.counts_flips = self._due(trainer.global_step + 2, every)
+            # What is logged of a step is what its masks differ in from those of the one before. A
+            # loop of its own may make several steps of a batch: which are logged is not known here.
+            loop_of_its_own = not pl_module.automatic_optimization
+            due = self._due(trainer.global_step + 2, every)
+            attached.masks.counts_flips = every > 0 and (due or loop_of_its_own)
         if self._before is None and self._due(trainer.global_step + 1, every):
             # The optimizer's step ends with the masks and the phase of the next one.
             self._before = self._sparsity(trainer, pl_module)

@@ -68,7 +68,8 @@ class SparseGPT:
             stop = min(start + self.columns, work_OI.shape[1])
             if isinstance(pattern, Unstructured):
                 score_OB = work_OI[:, start:stop].abs() * worth_I[start:stop]
-                mask_OI[:, start:stop] = _share(score_OB, pattern.density, start, stop)
+                density = max(pattern.density, 1 / work_OI.numel())  # one at least, as by magnitude
+                mask_OI[:, start:stop] = _share(score_OB, density, start, stop)
             errors_OB = torch.zeros_like(work_OI[:, start:stop])
             for j in range(start, stop):
                 if by_group and j % 4 == 0:

@@ -111,3 +111,9 @@ def test_inputs_that_are_always_zero_are_pruned_first_and_change_nothing():
     assert torch.equal(
         SparseGPT().prune(weight, dead, NM(2, 4), ROW)[0].count_nonzero(), torch.tensor(64)
     )
+
+
+def test_a_small_unstructured_weight_keeps_one_value_at_least():
+    inputs = inputs_of(correlated(20, 8))
+    _, mask = SparseGPT(columns=4).prune(normal(4, 8), inputs, Unstructured(0.01), ROW)
+    assert mask.sum() == 1

@@ -118,8 +118,6 @@ def test_the_flip_rate_is_that_of_the_step_however_seldom_it_is_logged(tmp_path,
 
 def test_a_loop_that_makes_several_steps_of_a_batch_logs_the_flips_of_the_last(tmp_path):
     class Thrice(Stranger):
-        automatic_optimization = False
-
         def training_step(self, batch):
             optimizer: Any = self.optimizers()
             for _ in range(3):
@@ -127,7 +125,9 @@ def test_a_loop_that_makes_several_steps_of_a_batch_logs_the_flips_of_the_last(t
                 self.manual_backward(super().training_step(batch))
                 optimizer.step()
 
-    rows = logged(tmp_path, weights24(STE()), module=Thrice(lr=1.0), log_every_n_steps=3)
+    module = Thrice(lr=1.0)
+    module.automatic_optimization = False
+    rows = logged(tmp_path, weights24(STE()), module=module, log_every_n_steps=3)
     assert sorted(rows) == list(range(2, 24, 3))
     assert all("sparsity/flip_rate" in row for row in rows.values())
     assert rows[2]["sparsity/flip_rate"] > 0

@@ -80,10 +80,9 @@ def bench_model(
                 gc.collect()
             else:
                 steps[variant.name], starts[variant.name] = found
-            if variant.name == DENSE and DENSE in steps:
-                works = {DENSE: steps[DENSE].parts}
-                order = three_times([DENSE], DENSE)
-                alone = measure_parts(works, gauges.clock, setting.rounds, order)[DENSE][TOTAL]
+                if variant.name == DENSE:
+                    works, order = {DENSE: found[0].parts}, three_times([DENSE], DENSE)
+                    alone = measure_parts(works, gauges.clock, setting.rounds, order)[DENSE][TOTAL]
         if DENSE not in steps:
             why = skipped.get(DENSE, "it is not among the variants")
             raise ValueError(f"{vit.name}: there is nothing to compare with, {DENSE!r}: {why}")

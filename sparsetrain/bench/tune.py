@@ -28,8 +28,8 @@ GROUP_STAGES: Stages = ((4, 8), (8, 4))
 
 SMALL_TILES = ("128x128",)
 SMALL = 2**23
-"""Small tiles are tried for results of at most as many elements: two rounds of 128x256 on an H200;
-of 8-bit values there are none.
+"""Small tiles are tried for results of at most as many elements: two rounds of 128x256 on an H200.
+Products in 8 bits have no small tile.
 
 TODO: fit it to what `tune` finds on an H200.
 """

@@ -21,7 +21,8 @@ class LayerStats:
     density: share of the weight that the product uses; 1.0 in a dense phase.
     kept_energy: share of Σ w² under the mask; NaN if the sum is not finite. outer_energy: of
         patterns of two levels, the share in what the outer one keeps (blocks, columns); else None.
-    flip_rate: share of mask bits that changed at the last update; None before the second.
+    flip_rate: share of mask bits that changed at the last choice; None before the second one, and
+        where none was counted (`mask_every=1`, unless `attached.masks.counts_flips`).
     nan: weights that are NaN.
     """
 

@@ -16,7 +16,7 @@ from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.nn.sparsity import Part
 from sparsetrain.patterns import NM
 
-_READ = re.compile(  # a weight whose type, dtype or shape is asked for is not read
+_READ = re.compile(  # to ask a weight for its type, dtype or shape does not read it
     r"(?<!isinstance\()\bself\.([\w.]+?)\.weight\b(?!(?:\.data|\.detach\(\))*"
     r"\.(?:dtype|device|shape|size|requires_grad|is_cuda|ndim|numel)\b)"
 )

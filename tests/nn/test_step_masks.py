@@ -1,4 +1,4 @@
-"""Masks that last one step are nobody's: each forward chooses them from the weight as it is."""
+"""No layer keeps a mask for one step alone: each forward chooses it from the weight as it is."""
 
 from typing import Any
 

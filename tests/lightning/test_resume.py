@@ -16,6 +16,7 @@ from lightning_helpers import (
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from sparsetrain import (
+    FP8,
     SRSTE,
     SSTE,
     STE,
@@ -45,6 +46,7 @@ METHODS = {
     "sr_ste": Sparsity(("*mlp*",), weight=SRSTE(mvue=True, decay=1e-2), schedule=SCHEDULE),
     "s_ste": Sparsity(("*mlp*",), weight=SSTE(mvue=True), schedule=SCHEDULE),
     "all24": Sparsity(("*mlp*",), weight=STE(), activation=Activation24(), schedule=SCHEDULE),
+    "fp8": Sparsity(("*mlp*",), weight=SRSTE(), format=FP8(), schedule=SCHEDULE),
     "mixed": Sparsity(
         parts={
             "mlp": Part(("*mlp*",), weight=RigL(), pattern=Unstructured(0.5)),
@@ -148,7 +150,8 @@ def assert_resumes(folder, method, steps):
 
 
 @pytest.mark.parametrize(
-    "method", ["all24", *(pytest.param(m, marks=pytest.mark.slow) for m in ("s_ste", "mixed"))]
+    "method",
+    ["all24", *(pytest.param(m, marks=pytest.mark.slow) for m in ("s_ste", "fp8", "mixed"))],
 )
 def test_a_run_of_another_method_resumed_ends_in_the_same_bits(tmp_path, method):
     assert_resumes(tmp_path, method, STEPS[:1])

@@ -19,7 +19,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
+
+from sparsetrain.cores import thread_limits
 
 MODEL = [
     "model.img_size=32",
@@ -102,7 +106,8 @@ def run(name: str, seed: int, device: int, args: argparse.Namespace) -> dict[str
     command += [f"seed={seed}", f"trainer.max_epochs={args.epochs}", f"hydra.run.dir={folder}"]
     command += ["trainer.precision=bf16-mixed", "trainer.log_every_n_steps=50"]
     command += ["trainer.check_val_every_n_epoch=4", *METHODS[name].split()]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(device), "OMP_NUM_THREADS": "4"}
+    limits = thread_limits(max(1, torch.cuda.device_count()) * args.jobs)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(device), **limits}
     start = time.time()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

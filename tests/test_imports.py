@@ -15,6 +15,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 
 # A part may import those before it, and itself. The package's own __init__ is above all.
 LAYERS = (
+    {"cores"},
     {"patterns", "schedule", "errors", "file_format", "native", "plain"},
     {"select"},
     {"reference"},

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +28,7 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from scripts.bench.photos import kilobytes, make_folder
+from sparsetrain.cores import cores
 from sparsetrain.lightning.data import Augment, ImageNet
 from sparsetrain.lightning.data.batch_augment import BatchAugment
 from sparsetrain.lightning.data.decode import Decode, Encoded
@@ -43,7 +43,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Images a second of the ImageNet path.")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=cores())
     parser.add_argument("--batch", type=int, default=256, help="images")
     parser.add_argument("--seconds", type=float, default=8.0, help="for each line")
     parser.add_argument("--distinct", type=int, default=256, help="photographs that differ")

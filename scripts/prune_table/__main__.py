@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import multiprocessing
-import os
 import platform
 import statistics
 import sys
@@ -30,6 +29,7 @@ from scripts.prune_table.table import table
 from scripts.prune_table.variants import INCLUDE, Row, Variant, rows_of
 from sparsetrain.bench.environment import commit
 from sparsetrain.bench.json_file import write_json
+from sparsetrain.cores import cores
 
 RETRAINED = "exact"
 
@@ -94,7 +94,7 @@ def about() -> dict[str, str]:
     return {
         "command": " ".join(["python -m scripts.prune_table", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
-        "hardware": gpu or f"{os.cpu_count()} CPU cores",
+        "hardware": gpu or f"{cores()} CPU cores",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": commit(Path(__file__).parents[2]),

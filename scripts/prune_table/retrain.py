@@ -17,6 +17,7 @@ import torch
 from scripts.prune_table.variants import Row, Variant, evaluated, open_checkpoint
 from sparsetrain.cli.load import load_trained
 from sparsetrain.cli.overrides import split_word
+from sparsetrain.cores import thread_limits
 from sparsetrain.lightning import read_checkpoint
 
 _REPLACED = (
@@ -96,8 +97,8 @@ def fit_words(pruned: Path, folder: Path, rate: dict[str, Any]) -> list[str]:
 
 def command(verb: str, words: list[str]) -> None:
     """Run a command of the package. Raises CalledProcessError with its output printed."""
-    threads = str(max(1, (os.cpu_count() or 1) // max(1, torch.cuda.device_count() * 3)))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "WANDB_MODE": "offline"}
+    limits = thread_limits(max(1, torch.cuda.device_count() * 3))
+    environment = {**os.environ, **limits, "WANDB_MODE": "offline"}
     done = subprocess.run(
         [sys.executable, "-m", "sparsetrain", verb, *words],
         env=environment,

@@ -14,8 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import rows
-from plan import Run, key_of
+from plan import ROOT, Run, key_of
 from rows import Row
+
+sys.path.insert(0, str(ROOT))
+
+from sparsetrain.cores import thread_limits
 
 TAIL = 3000
 """Characters of a failed run's output that are printed."""
@@ -105,13 +109,8 @@ def begin(run: Run, gpu: int, args: argparse.Namespace, gpus: int) -> Job:
     ]
     if args.commit:
         command += ["--commit", args.commit]
-    threads = str(max(1, (os.cpu_count() or 1) // (gpus * args.jobs)))
-    environment = {
-        **os.environ,
-        "CUDA_VISIBLE_DEVICES": str(gpu),
-        "OMP_NUM_THREADS": threads,
-        "TORCHINDUCTOR_COMPILE_THREADS": threads,
-    }
+    limits = thread_limits(gpus * args.jobs)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu), **limits}
     with (folder / "output.log").open("w") as log:
         process = subprocess.Popen(
             command, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True

@@ -10,6 +10,7 @@ import torch
 
 from sparsetrain import native
 from sparsetrain.cli.console import console, show_values
+from sparsetrain.cores import cores
 from sparsetrain.lightning.attention import load_memory_efficient_attention
 from sparsetrain.lightning.loggers import has_key
 from sparsetrain.nn.engine import sm, why_not_native
@@ -45,7 +46,9 @@ def _version(name: str) -> str:
 
 
 def _devices() -> tuple[tuple[str, str], ...]:
-    rows = [("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads")]
+    mine, whole = cores(), os.cpu_count()
+    of = "" if mine == whole else f" of the machine's {whole}"
+    rows = [("cpu", f"{mine} cores{of}, {torch.get_num_threads()} threads")]
     if not torch.cuda.is_available():
         built = torch.version.cuda
         why = f"no device found (torch is built for CUDA {built})" if built else "torch has no CUDA"

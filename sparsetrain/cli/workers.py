@@ -8,13 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from sparsetrain.cli.overrides import split_word
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+from sparsetrain.cores import cores
 
 
 def processes(config: DictConfig) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from sparsetrain.cores import cores
 from sparsetrain.native.commands import Command, run_all
 from sparsetrain.native.find import (
     ELSEWHERE,
@@ -105,7 +106,7 @@ def _compile(source: Path, built: Built, toolkit: Toolkit) -> None:
         work.mkdir()
         result.mkdir()
         objects, link = _commands(source, built.archs, toolkit, work, result / LIBRARY)
-        jobs, total = max(1, _cores() // _threads(built.archs)), len(objects) + 1
+        jobs, total = max(1, cores() // _threads(built.archs)), len(objects) + 1
         with (result / built.log.name).open("w", encoding="utf-8") as log:
             well = run_all(objects, jobs, total, log)
             well = well and run_all([link], 1, total, log, done=len(objects))
@@ -155,14 +156,9 @@ def _commands(
     return compile_all, Command("link", tuple(link), source)
 
 
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def _threads(archs: tuple[str, ...]) -> int:
     """How many architectures one nvcc compiles at a time; jobs x threads fill the cores."""
-    return min(len(archs), _cores())
+    return min(len(archs), cores())
 
 
 def _complaint(log: Path) -> str:

@@ -95,7 +95,7 @@ def test_a_build_takes_the_cores_there_are(cores, archs, jobs, threads, place, m
     fake_nvcc(place)
     taken: list[int] = []
     run = build_module.run_all
-    monkeypatch.setattr(build_module, "_cores", lambda: cores)
+    monkeypatch.setattr(build_module, "cores", lambda: cores)
     monkeypatch.setattr(
         build_module, "run_all", lambda *a, **more: taken.append(a[1]) or run(*a, **more)
     )

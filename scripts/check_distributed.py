@@ -4,9 +4,10 @@
 
 model=vit_large_patch16_224 (timm), batch=128 (of each rank), steps=30 (timed, after 10),
 strategy=ddp (or fsdp2), variant=all+attn (see `bench step`), compile=true, bucket=25 (MB of
-gradients that DDP sums at once; compiled, it cuts the graph there), checkpoint=true (save
-and load), keep= (folder that the checkpoints stay in), resume= (such a folder, which another number
-of processes may have written: go on from it), json= (file to write).
+gradients that DDP sums at once; compiled, it cuts the graph there), gradients=float32 (or bfloat16:
+what DDP sums), checkpoint=true (save and load), keep= (folder that the checkpoints stay in),
+resume= (such a folder, which another number of processes may have written: go on from it), json=
+(file to write).
 
 Images are random and stay on the device; fused AdamW; bfloat16 by autocast under DDP and by
 MixedPrecisionPolicy under FSDP2. Runs with one process too, and on CPUs, where nothing is timed.

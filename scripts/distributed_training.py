@@ -11,6 +11,7 @@ import timm
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_state_dict,
@@ -35,6 +36,7 @@ class Options:
     variant: str = "all+attn"
     compile: bool = True
     bucket: int = 25
+    gradients: str = "float32"
     checkpoint: bool = True
     keep: str = ""
     resume: str = ""
@@ -49,7 +51,11 @@ def parse(words: list[str]) -> Options:
         raise ValueError(f"{words}: give {', '.join(f'{name}=…' for name in defaults)}")
     read = {str: str, int: int, bool: {"true": True, "false": False}.__getitem__}
     options = Options(**{name: read[type(defaults[name])](text) for name, text in given.items()})
-    for value, known in ((options.strategy, ("ddp", "fsdp2")), (options.variant, VARIANTS)):
+    for value, known in (
+        (options.strategy, ("ddp", "fsdp2")),
+        (options.variant, VARIANTS),
+        (options.gradients, ("float32", "bfloat16")),
+    ):
         if value not in known:
             raise ValueError(f"{value}: choose one of {', '.join(known)}")
     return options
@@ -108,6 +114,8 @@ class Training:
         ddp = DistributedDataParallel(
             self.model, gradient_as_bucket_view=True, bucket_cap_mb=options.bucket
         )
+        if options.gradients == "bfloat16":
+            ddp.register_comm_hook(None, bf16_compress_hook)
         return torch.compile(ddp, dynamic=False) if options.compile else ddp
 
     def _fsdp2(self, options: Options, device: torch.device) -> Callable[..., Any]:

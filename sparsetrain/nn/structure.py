@@ -51,6 +51,9 @@ def why_not(module: Any, replaces_dropout: bool = False) -> str:
     others = [name for name, _ in module.named_children() if name not in _KNOWN]
     if others:
         return f"it has further children: {', '.join(others)}"
+    # Ones or zeros to begin with, they change nothing that could be seen here, and train.
+    if own := [n for n, t in {**module._parameters, **module._buffers}.items() if t is not None]:
+        return f"it has parameters or buffers of its own: {', '.join(own)}"
     if not isinstance(getattr(module, "norm", nn.Identity()), nn.Identity):
         return "it normalizes between act and fc2"
     if why := _why_dropped(module, ("drop",) if replaces_dropout else _DROPS):
@@ -157,8 +160,9 @@ def _why_not_equal(module: Any) -> str:
 
 def _first_difference(probe: Any, weight: Tensor) -> str:
     tried, why = 0, "its forward takes no [..., features]"
-    for shape in ((3,), (2, 3), (2, 3, 2)):
-        x = weight.new_empty(*shape, probe.fc1.in_features).normal_()
+    sizes = weight.new_tensor([[0.01], [1.0], [100.0]])  # what clamps does so to large numbers
+    for shape in ((3,), (2, 3), (2, 2, 3)):
+        x = weight.new_empty(*shape, probe.fc1.in_features).normal_() * sizes
         h = probe.act(F.linear(x, probe.fc1.weight, probe.fc1.bias))
         expected = F.linear(h, probe.fc2.weight, probe.fc2.bias)
         for training in (True, False):

@@ -53,6 +53,22 @@ class Nothing(Mlp):
         return super().forward(x)
 
 
+class Gained(Mlp):
+    """Has a gain, of one until it trains."""
+
+    def __init__(self, inputs, hidden):
+        super().__init__(inputs, hidden)
+        self.gain = nn.Parameter(torch.ones(inputs))
+
+    def forward(self, x):
+        return super().forward(x) * self.gain
+
+
+class Clamped(Mlp):
+    def forward(self, x):
+        return super().forward(x).clamp(-10, 10)
+
+
 ACTIVATION = st.Sparsity(weight=None, activation=st.Activation24())
 
 
@@ -60,13 +76,21 @@ def reasons(report):
     return {row.name: row.reason for row in report.skipped}
 
 
-@pytest.mark.parametrize("kind", [Gate, Residual, Nothing])
+@pytest.mark.parametrize("kind", [Gate, Residual, Nothing, Gained, Clamped])
 def test_what_only_looks_like_an_mlp_keeps_its_dense_activation(kind):
     model: Any = nn.Sequential(Mlp(16, 32), kind(16, 32))
     report = st.sparsify(model, ACTIVATION)
     assert [row.name for row in report.converted] == ["0"]
-    assert "its forward" in reasons(report)["1"]
+    why = "parameters or buffers of its own: gain" if kind is Gained else "its forward"
+    assert why in reasons(report)["1"]
     assert type(model[1]) is kind
+
+
+@pytest.mark.parametrize("kind", [Gained, Clamped])
+def test_what_only_looks_like_an_mlp_is_not_one_function_around_its_gelu(kind):
+    model: Any = nn.Sequential(kind(16, 32))
+    st.sparsify(model, st.Sparsity(), engine="native")
+    assert type(model[0]) is kind
 
 
 def test_a_gate_of_a_half_is_kept():

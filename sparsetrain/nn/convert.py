@@ -13,8 +13,9 @@ from sparsetrain import native
 from sparsetrain.methods import SSTE, Activation24
 from sparsetrain.nn.choose import describe
 from sparsetrain.nn.engine import find_engines
-from sparsetrain.nn.linear import SparseLinear
+from sparsetrain.nn.linear import SparseLinear, sparse_linears
 from sparsetrain.nn.mlp import SparseMlp
+from sparsetrain.nn.obstacles import tied_weights
 from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.plan import Plan, make_plan
 from sparsetrain.nn.report import LayerReport, Report, one_function_note
@@ -79,7 +80,8 @@ def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
         of their weights. Otherwise the dense master weights stay as they are.
     MLPs whose activations were 2:4 keep squared ReLU, which they were trained with.
     Raises ValueError, before anything changes, for a sparse layer that was itself given to
-    `fully_shard`, or whose weight is computed by a parametrization that was put on later.
+    `fully_shard`, or whose weight is computed by a parametrization that was put on later; with
+    apply_masks, for one whose weight was tied later to what is not sparse.
     """
     reshard(model)
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (SparseMlp, SparseLinear))]
@@ -94,12 +96,24 @@ def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
                 f"{name}.weight is computed since sparsify, by a parametrization, weight_norm or "
                 "pruning: remove that first (torch.nn.utils.parametrize.remove_parametrizations)"
             )
+    if apply_masks:
+        _check_ties(model)
     for _, layer in layers:
         if apply_masks and isinstance(layer, SparseLinear):
             used = layer.evaluated_weight()
             local(layer.weight.data).copy_(own_rows(used, layer.weight))
         replace_module(model, layer, layer.to_dense())
     return model
+
+
+def _check_ties(model: nn.Module) -> None:
+    linears, tied = sparse_linears(model), tied_weights(model)
+    for name in linears.keys() & tied.keys():
+        if others := [other for other in tied[name] if other not in linears]:
+            raise ValueError(
+                f"{name}.weight is tied since sparsify to {others[0]}, which is not sparse: call "
+                "densify without apply_masks, or untie them"
+            )
 
 
 def _why_dense(plan: Plan) -> str:

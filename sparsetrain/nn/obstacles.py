@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from functools import cache
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -61,13 +62,14 @@ def weight_obstacle(model: nn.Module, name: str, linear: nn.Linear, part: Part) 
 
 
 def tied_weights(model: nn.Module) -> dict[str, list[str]]:
-    """For each module with a `weight` that others share, whole or in part, their names."""
+    """For each module with a `weight` that others share, whole or in part, as parameters or
+    buffers, their names."""
     spans: dict[int, list[tuple[int, int, str]]] = {}
     for name, module in model.named_modules():
-        for key, parameter in module._parameters.items():
-            if parameter is not None and not is_sharded(parameter) and not is_lazy(parameter):
-                owner = name if key == "weight" else f"{name}.{key}"
-                start, stop, storage = _span(parameter)
+        for key, tensor in {**module._parameters, **module._buffers}.items():
+            if tensor is not None and _lies_here(tensor):
+                owner = name if key == "weight" else f"{name}.{key}".lstrip(".")
+                start, stop, storage = _span(tensor)
                 spans.setdefault(storage, []).append((start, stop, owner))
     tied: dict[str, list[str]] = {}
     for users in spans.values():
@@ -76,6 +78,18 @@ def tied_weights(model: nn.Module) -> dict[str, list[str]]:
             if others:
                 tied[owner] = others
     return tied
+
+
+def same_view(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors that share memory are the same numbers in the same places: a mask of one
+    is then a mask of the other."""
+    alike = a.shape == b.shape and a.stride() == b.stride()
+    return a is b or (alike and _span(a) == _span(b))
+
+
+def _lies_here(tensor: Tensor) -> bool:
+    strided = tensor.layout == torch.strided
+    return strided and not is_sharded(tensor) and not is_lazy(tensor)
 
 
 def _span(parameter: Tensor) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from sparsetrain.methods import STE, ActivationDropout24
 from sparsetrain.nn.engine import Engines
-from sparsetrain.nn.obstacles import tied_weights, weight_obstacle
+from sparsetrain.nn.obstacles import same_view, tied_weights, weight_obstacle
 from sparsetrain.nn.sparsity import Part, Sparsity
 from sparsetrain.nn.structure import is_mlp, mlp_shape, why_not
 from sparsetrain.products import Engine
@@ -111,6 +111,10 @@ def _refuse_ties(model: nn.Module, plan: Plan) -> None:
         for other in tied[name]:
             if parts.get(other) != parts[name] or other in plan.dense:
                 plan.dense.setdefault(name, f"its weight is tied to {other}, which stays dense")
+            elif not same_view(*(model.get_parameter(f"{n}.weight") for n in (name, other))):
+                plan.dense.setdefault(
+                    name, f"its weight shares memory with {other} in another layout"
+                )
 
 
 def _choose_mlps(model: nn.Module, plan: Plan, engines: Engines, tokens: Mapping[str, int]) -> None:

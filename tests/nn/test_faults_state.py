@@ -51,6 +51,26 @@ class Two(nn.Module):
         return self.c(self.b(self.a(x)))
 
 
+class Transposed(Two):
+    """Two linear layers on one memory, of which one multiplies by the transposed numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.b.weight = nn.Parameter(self.a.weight.detach().T)
+
+
+class Shown(nn.Module):
+    """A product with a buffer on the memory of a linear layer's weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.c = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.register_buffer("shown", self.a.weight.detach())
+
+    def forward(self, x):
+        return self.c(self.a(x) @ self.shown)
+
+
 @pytest.mark.parametrize(
     ("model", "x", "exclude", "dense"),
     [
@@ -63,8 +83,23 @@ class Two(nn.Module):
         ),
         (Two(), torch.randn(2, 16), ("b",), {"a": "its weight is tied to b, which stays dense"}),
         (Two(), torch.randn(2, 16), (), {}),
+        (
+            Transposed(),
+            torch.randn(2, 16),
+            (),
+            {
+                "a": "its weight shares memory with b in another layout",
+                "b": "its weight is tied to a, which stays dense",
+            },
+        ),
+        (
+            Shown(),
+            torch.randn(2, 16),
+            (),
+            {"a": "its weight is tied to shown, which stays dense"},
+        ),
     ],
-    ids=["embedding", "convolution", "excluded", "both"],
+    ids=["embedding", "convolution", "excluded", "both", "transposed", "buffer"],
 )
 def test_a_shared_weight_is_sparse_in_all_its_layers_or_in_none(model, x, exclude, dense):
     report = st.sparsify(model.eval(), st.Sparsity(exclude=exclude))
@@ -73,6 +108,17 @@ def test_a_shared_weight_is_sparse_in_all_its_layers_or_in_none(model, x, exclud
     y = model(x)
     st.densify(model, apply_masks=True)
     assert torch.equal(model(x), y)
+
+
+def test_masks_are_not_written_into_a_weight_that_was_tied_later():
+    model: Any = Tied()
+    model.head.weight = nn.Parameter(torch.randn(64, 16))
+    st.sparsify(model, st.Sparsity())
+    model.head.weight = model.emb.weight
+    with pytest.raises(ValueError, match=r"head\.weight is tied since sparsify to emb"):
+        st.densify(model, apply_masks=True)
+    assert isinstance(model.mid, st.SparseLinear)
+    assert type(st.densify(model).head) is nn.Linear
 
 
 def sparse(**schedule) -> Any:

@@ -186,11 +186,12 @@ class Attached:
     def _after_backward(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         self._reshard()
         layers = self._own(optimizer)
+        lost = first_step.let_go(_linears(layers), self._held[optimizer])
         watched = first_step.idle(layers)
         if watched:
             first_step.look(layers, self._names)
             layers[0].phase.checked = layers[0].phase.sparse and not first_step.idle(layers)
-        if watched or not self._held_checked:
+        if watched or lost or not self._held_checked:
             self._held_checked = True
             first_step.check_held(self._names)
         look(optimizer, _linears(layers), scale)

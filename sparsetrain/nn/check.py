@@ -118,6 +118,17 @@ def _complaint(past: list[Layer], beside: list[Layer], names: Mapping[nn.Module,
     )
 
 
+def let_go(layers: Iterable[SparseLinear], held: set[int]) -> bool:
+    """Take layers from what their optimizer holds where another parameter took the place of theirs,
+    as by `load_state_dict(assign=True)`; whether there are any. held: ids of its parameters."""
+    weights = {layer: layer._parameters.get("weight") for layer in layers}
+    lost = [m for m, w in weights.items() if w is not None and id(w) not in held]
+    lost = [layer for layer in lost if layer.weight.requires_grad]
+    for layer in lost:
+        layer.phase.held.discard(layer)
+    return bool(lost)
+
+
 def check_held(names: Mapping[nn.Module, str]) -> None:
     """Refuse weights that train although no attached optimizer holds them. Raises RuntimeError."""
     for layer in [m for m in names if isinstance(m, SparseLinear)]:

@@ -226,3 +226,14 @@ def test_two_optimizers_of_one_weight_are_refused_in_one_call_and_follow_in_two(
         model(torch.randn(4, 16)).sum().backward()
         optimizer.step()
     assert run.phase.step == 2
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_parameter_that_takes_the_place_of_a_held_one_is_told(steps):
+    model = sparse()
+    optimizer = sgd(model)
+    st.attach(model, optimizer)
+    train(model, optimizer, steps)
+    model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+    with pytest.raises(RuntimeError, match=r"layers\.0\.weight trains, and no attached optimizer"):
+        train(model, optimizer)

@@ -34,7 +34,11 @@ from sparsetrain.lightning import (
     SparsifyModel,
     read_checkpoint,
 )
-from sparsetrain.lightning.callbacks.compile import CompileWhereItWorks
+from sparsetrain.lightning.callbacks.compile import (
+    CompileWhereItWorks,
+    EagerValidation,
+    cache_sparse_graphs,
+)
 from sparsetrain.lightning.callbacks.config import SaveConfig
 from sparsetrain.lightning.callbacks.record import KeepRecord
 from sparsetrain.lightning.callbacks.wandb_run import WandbRun
@@ -76,7 +80,10 @@ def fit(config: DictConfig) -> None:
     sparsify = SparsifyModel(sparsity, engine=config.engine, tokens=tokens)
     save_config = SaveConfig(plain(config), words, data.class_names)
     show = ShowLayers(f"{config.model.name} on {data.name}")
-    compiles = [CompileWhereItWorks(show_line)] if config.compile == AUTO else []
+    compiles = []
+    if config.compile:
+        cache_sparse_graphs()
+        compiles = [CompileWhereItWorks(show_line) if config.compile == AUTO else EagerValidation()]
     name_run(config, saved)
     with _named(words):
         trainer = build_trainer(config, [sparsify, save_config, show, *compiles])

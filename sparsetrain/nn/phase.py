@@ -33,12 +33,29 @@ class Phase:
 
     def __init__(self, schedule: Schedule, total: int | None = None) -> None:
         self.schedule, self.total, self.step = schedule, total, 0
-        self.name: schedules.Phase = "sparse"
-        self.trained: schedules.Phase = "sparse"
+        self.name = self.trained = "sparse"
         self.masks_step = -1
         self._entered = False
         self.held: WeakSet[nn.Module] = WeakSet()
         self.frozen = self.loaded = self.checked = self.keeps = False
+
+    @property
+    def name(self) -> schedules.Phase:
+        return self._name
+
+    @name.setter
+    def name(self, name: schedules.Phase) -> None:
+        self._name: schedules.Phase = name
+        self._sparse = name == "sparse"
+
+    @property
+    def trained(self) -> schedules.Phase:
+        return self._trained
+
+    @trained.setter
+    def trained(self, name: schedules.Phase) -> None:
+        self._trained: schedules.Phase = name
+        self._trained_sparse = name == "sparse"
 
     @property
     def attached(self) -> bool:
@@ -48,11 +65,12 @@ class Phase:
     @property
     def sparse(self) -> bool:
         """Whether the next step trains sparse."""
-        return self.name == "sparse"
+        return self._sparse
 
     def runs_sparse(self, training: bool) -> bool:
-        """Whether a forward in that mode is sparse."""
-        return (self.name if training else self.trained) == "sparse"
+        """Whether a forward in that mode is sparse. Compiled code depends on this alone, and not on
+        the name: a dense tail runs the graph of the dense warm-up."""
+        return self._sparse if training else self._trained_sparse
 
     def set(self, sparse: bool) -> None:
         """Run sparse or dense from now on, whatever the schedule says."""
@@ -118,7 +136,9 @@ class Phase:
         return {key: value for key, value in self.__dict__.items() if key != "held"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"held": WeakSet()}  # a saved model has no optimizer
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.held = WeakSet()  # a saved model has no optimizer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self

@@ -16,7 +16,11 @@ from torch import nn
 from sparsetrain import SRSTE
 from sparsetrain.lightning import SparsifyModel, StepSeed
 from sparsetrain.lightning.callbacks import compile as compile_module
-from sparsetrain.lightning.callbacks.compile import CompileWhereItWorks, why_eager
+from sparsetrain.lightning.callbacks.compile import (
+    CompileWhereItWorks,
+    EagerValidation,
+    why_eager,
+)
 
 pytestmark = [
     *CHATTER,
@@ -86,6 +90,17 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one_and_validates_eager(
     assert lines == ["compile=auto: training steps run under torch.compile"]
     assert watch.losses == pytest.approx(eager.losses, abs=1e-6)
     assert all(watch.trained)
+    assert not any(watch.validated)
+
+
+def test_what_was_compiled_before_the_run_trains_compiled_and_validates_eager(tmp_path):
+    torch._dynamo.reset()
+    watch, module = Watch(), make_classifier()
+    module.network.compile(backend="eager")
+    trainer = make_trainer(tmp_path, EagerValidation(), watch, max_epochs=2)
+    trainer.fit(module, datamodule=AugmentedDigits())
+    assert all(watch.trained)
+    assert watch.validated
     assert not any(watch.validated)
 
 

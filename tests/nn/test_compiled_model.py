@@ -6,8 +6,12 @@ import pytest
 import torch
 from nn_checks import Net, engines, normal, seeded
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+from torch._functorch import config
+from torch._inductor.utils import fresh_cache
 
 import sparsetrain as st
+from sparsetrain.lightning.callbacks.compile import cache_sparse_graphs
 from sparsetrain.select import ROW
 
 SPARSITIES = {
@@ -98,6 +102,39 @@ def test_a_dense_phase_compiles_once_and_the_way_back_not_again(kind):
             torch.testing.assert_close(compiled.step(), eager.step(), rtol=1e-3, atol=1e-4)
         counts.append(compiled.counter.frame_count)
     assert counts == [1, 2, 2, 2]
+
+
+def test_a_dense_tail_runs_the_graph_of_the_dense_warm_up():
+    model: Any = seeded(Net())
+    schedule = st.Schedule(dense_warmup=0.25, dense_tail=0.5)
+    st.sparsify(model, st.Sparsity(schedule=schedule), engine="masked")
+    counter = CompileCounterWithBackend("eager")
+    forward = torch.compile(model, fullgraph=True, backend=counter)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    attached = st.attach(model, optimizer, total_steps=4, check=False)
+    phases, graphs = [], []
+    for _ in range(4):
+        assert attached.phase is not None
+        phases.append(attached.phase.name)
+        forward(normal(4, 16, 8, seed=0)).sum().backward()
+        graphs.append(counter.frame_count)
+        optimizer.step()
+    assert phases == ["dense_warmup", "sparse", "dense_tail", "dense_tail"]
+    assert graphs == [1, 2, 2, 2]
+
+
+@pytest.mark.slow
+def test_the_next_process_finds_the_graph_of_a_sparse_model_on_disk():
+    with fresh_cache(), config.patch(autograd_cache_allow_custom_autograd_functions=False):
+        cache_sparse_graphs()
+        for found in (0, 1):
+            torch._dynamo.reset()
+            counters.clear()
+            model: Any = seeded(Net())
+            st.sparsify(model, SPARSITIES["weights"], engine="native")
+            torch.compile(model, fullgraph=True)(normal(4, 16, 8, seed=0)).sum().backward()
+            assert counters["aot_autograd"]["autograd_cache_hit"] == found
+            assert counters["aot_autograd"]["autograd_cache_bypass"] == 0
 
 
 @pytest.mark.slow

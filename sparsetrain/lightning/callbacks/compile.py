@@ -1,4 +1,4 @@
-"""`compile=auto`: torch.compile where it works, tried before it is trusted."""
+"""torch.compile for training steps; with `compile=auto` it is tried before it is trusted."""
 
 from __future__ import annotations
 
@@ -12,22 +12,54 @@ from sparsetrain.lightning.callbacks.sparsify import SparsifyModel
 from sparsetrain.lightning.flavour import Callback, each, pl
 
 
-class CompileWhereItWorks(Callback):
+def cache_sparse_graphs() -> None:
+    """Have torch.compile keep graphs of sparse layers on disk too, for the next process: those with
+    autograd functions it leaves out by default, and traces their backward again."""
+    from torch._functorch import config
+
+    name = "autograd_cache_allow_custom_autograd_functions"
+    if hasattr(config, name):
+        setattr(config, name, True)
+
+
+class EagerValidation(Callback):
+    """Validate `pl_module.network` eager where it trains compiled: compiling it once more, and
+    again for a smaller last batch, takes about as long as compiling the training step."""
+
+    def __init__(self) -> None:
+        self._call: Any = None  # the compiled call, while validation runs without it
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        network: Any = pl_module.network
+        self._call, network._compiled_call_impl = network._compiled_call_impl, None
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._call is not None:
+            network: Any = pl_module.network
+            network._compiled_call_impl, self._call = self._call, None
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self.on_validation_end(trainer, pl_module)
+
+
+class CompileWhereItWorks(EagerValidation):
     """Compile `pl_module.network` for training on CUDA, and say so in one line; elsewhere nothing.
 
     In the first step, and in the first of each phase, a forward and a backward of the batch are run
     compiled before the step itself. They leave no trace: no gradients, and the random numbers are
     put back. Where compiling fails there, the run goes on eager and says why; any other error is
-    raised as it is. Validation runs eager: a compilation of its own would take longer.
+    raised as it is.
 
     tell: prints a line. Give this callback after `SparsifyModel`.
     """
 
     def __init__(self, tell: Any = print) -> None:
+        super().__init__()
         self.tell = pl.utilities.rank_zero_only(tell)  # pyright: ignore[reportAttributeAccessIssue]
         self.compiled = False
         self._tried: set[str | None] = set()
-        self._call: Any = None  # the compiled call, while validation runs without it
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._tried = set()
@@ -53,21 +85,6 @@ class CompileWhereItWorks(Callback):
             network._compiled_call_impl = None
             self.compiled = False
             self.tell(f"compile=auto: training steps run eager, because compiling failed: {error}")
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.compiled:
-            network: Any = pl_module.network
-            self._call, network._compiled_call_impl = network._compiled_call_impl, None
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._call is not None:
-            network: Any = pl_module.network
-            network._compiled_call_impl, self._call = self._call, None
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        self.on_validation_end(trainer, pl_module)
 
 
 def why_eager(trainer: pl.Trainer) -> str | None:

@@ -62,6 +62,11 @@ def test_a_recipe_trains_with_every_sparsity_that_none_picks(sparsity):
     assert_trains("recipe=vit_b_24", f"sparsity={sparsity}")
 
 
+@pytest.mark.parametrize("sparsity", ["dense", "block80_16"])
+def test_a_recipe_in_fp8_trains_with_another_sparsity(sparsity):
+    assert_trains("recipe=vit_b_fp8_24", f"sparsity={sparsity}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", recipe_names())
 @pytest.mark.parametrize("sparsity", SPARSITIES)

@@ -95,12 +95,14 @@ class Classifier(pl.LightningModule):
         return loss
 
     def _log_step(self, loss: Tensor) -> None:
-        """Log without waiting for the device between the steps that loggers write. Lightning waits
-        for `prog_bar`, for `sync_dist` (a barrier each time) and for numbers, which it copies to
-        the device."""
+        """Log in the steps that loggers write, and in the last of an epoch, for its row: a `log`
+        costs the host as much as some layers. Lightning waits for the device for `prog_bar`, for
+        `sync_dist` (a barrier each time) and for numbers, which it copies to the device."""
         trainer: Any = self.trainer
         if trainer._logger_connector.should_update_logs:
             loss = trainer.strategy.reduce(loss.clone(), reduce_op="mean")
+        elif not trainer.is_last_batch and trainer.global_step + 1 != trainer.max_steps:
+            return
         self.log("train/loss", loss)
         self.log("train/lr", torch.tensor(trainer.optimizers[0].param_groups[-1]["lr"]))
 

@@ -201,6 +201,25 @@ def test_accuracy_is_exact_over_a_smaller_last_batch(tmp_path):
     assert metrics["val/loss"] == pytest.approx(float(loss), rel=1e-6)
 
 
+class Logged(pl.Callback):
+    """The steps, from 1, after which the loss that callbacks find is that of the step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs: Any, batch, batch_idx):
+        if trainer.callback_metrics.get("train/loss") == outputs["loss"]:
+            self.seen.append(trainer.global_step)
+
+
+def test_the_loss_is_logged_every_so_many_steps_and_at_the_end_of_an_epoch_and_of_the_run(tmp_path):
+    logged = Logged()
+    trainer = make_trainer(tmp_path, logged, max_epochs=2, max_steps=9, log_every_n_steps=4)
+    trainer.fit(make_classifier(), datamodule=AugmentedDigits())
+    assert trainer.num_training_batches == 6
+    assert logged.seen == [4, 6, 8, 9]
+
+
 class Norms(pl.Callback):
     """The norm of all gradients that every optimizer step uses."""
 

@@ -18,6 +18,8 @@ from torch._C._distributed_c10d import FileStore
 
 N_RANKS = 2
 PATIENCE = timedelta(seconds=30)
+STARTING = timedelta(minutes=5)
+"""Each rank imports torch, which a cold disk or a busy machine makes slow."""
 
 
 class Ranks:
@@ -40,6 +42,9 @@ class Ranks:
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
+        for rank, pipe in enumerate(self._pipes):
+            assert pipe.poll(STARTING.total_seconds()), f"rank {rank} does not start"
+            pipe.recv()
 
     def __call__(self, check: Callable[..., None], *arguments: Any) -> None:
         if self._failed:
@@ -73,6 +78,7 @@ def _serve(rank: int, folder: Path, pipe: Connection) -> None:
     dist.init_process_group("gloo", timeout=PATIENCE, world_size=N_RANKS, rank=rank, store=store)
     # Ours; Dynamo meets warnings of torch itself.
     warnings.filterwarnings("error", "SR-STE")
+    pipe.send("ready")
     while True:
         try:
             check, arguments = pipe.recv()

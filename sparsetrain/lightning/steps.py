@@ -23,7 +23,9 @@ def check_end(trainer: pl.Trainer, schedule: Schedule) -> None:
         check_total(schedule, total_steps(trainer))
     except ValueError as error:
         ends = f"max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}"
-        raise ValueError(f"trainer.{ends}: set one of them ({error})") from error
+        endless = trainer.max_epochs not in (-1, None)
+        fix = "set max_steps, or limit_train_batches" if endless else "set one of them"
+        raise ValueError(f"trainer.{ends}: {fix} ({error})") from error
 
 
 def share_done(trainer: pl.Trainer) -> float | None:

@@ -36,6 +36,7 @@ class Attached:
         self.masks = StepMasks(self._names)
         self._checks = check
         self._phases: dict[Optimizer, Phase] = {}
+        self._told: dict[Phase, int] = {}  # the step at which `progress` was told last
         self._layers: dict[Optimizer, list[Layer]] = {}
         self._held: dict[Optimizer, set[int]] = {}
         self._joined: list[Layer] = []
@@ -63,8 +64,9 @@ class Attached:
         """Say which share of the run is done, where the number of steps is only known from that: a
         loop of its own may accumulate batches as it likes."""
         for phase in self._phases.values():
-            if done and phase.step:
-                phase.total = max(1, round(phase.step / done))
+            # Between two steps `done` grows, and the number of steps does not.
+            if done and phase.step and self._told.get(phase) != phase.step:
+                phase.total, self._told[phase] = max(1, round(phase.step / done)), phase.step
 
     def state_dict(self) -> dict[str, Any]:
         """`sparse_state` of the model."""

@@ -56,6 +56,21 @@ class Pair(pl.LightningModule):
         return [torch.optim.SGD(net.parameters(), 0.01) for net in (self.a, self.b)]
 
 
+class Accumulates(Module):
+    """Steps by hand, after every fourth batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer: Any = self.optimizers()
+        self.manual_backward(super().training_step(batch))
+        if batch_idx % 4 == 3:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
 def test_endless_data_trains_sparse():
     module, callback = Module(), st.SparsifyModel(st.Sparsity())
     trainer = pl.Trainer(max_epochs=2, callbacks=[callback], **QUIET)
@@ -67,7 +82,7 @@ def test_endless_data_trains_sparse():
 def test_endless_data_refuses_a_schedule_in_fractions():
     callback = st.SparsifyModel(st.Sparsity(schedule=Schedule(dense_tail=0.5)))
     trainer = pl.Trainer(max_epochs=2, callbacks=[callback], **QUIET)
-    with pytest.raises(ValueError, match="max_epochs=2, max_steps=-1: set one of them"):
+    with pytest.raises(ValueError, match="max_epochs=2, max_steps=-1: set max_steps, or limit"):
         trainer.fit(Module(), DataLoader(Stream(), 4))
 
 
@@ -81,7 +96,12 @@ def test_the_monitor_takes_dicts():
     assert monitor.images_per_s > 0
 
 
-def test_two_optimizers_by_hand_go_through_the_phases_once():
+@pytest.mark.parametrize(
+    ("module", "batches", "phases"),
+    [(Pair(), 16, [4, 8, 4]), (Accumulates(), 32, [8, 16, 8])],
+    ids=["two optimizers", "accumulation"],
+)
+def test_steps_by_hand_go_through_the_phases_once(module, batches, phases):
     seen = []
 
     class Log(pl.Callback):
@@ -90,5 +110,5 @@ def test_two_optimizers_by_hand_go_through_the_phases_once():
 
     callback = st.SparsifyModel(st.Sparsity(schedule=Schedule(0.25, 0.25)))
     trainer = pl.Trainer(max_epochs=1, callbacks=[callback, Log()], **QUIET)
-    trainer.fit(Pair(), DataLoader(torch.randn(64, 16), 4))  # pyright: ignore[reportArgumentType]
-    assert [seen.count(p) for p in ("dense_warmup", "sparse", "dense_tail")] == [4, 8, 4]
+    trainer.fit(module, DataLoader(torch.randn(batches, 16), 1))  # pyright: ignore[reportArgumentType]
+    assert [seen.count(p) for p in ("dense_warmup", "sparse", "dense_tail")] == phases

@@ -13,7 +13,7 @@ from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.look import look
 from sparsetrain.nn.masks import phased_layers
 from sparsetrain.nn.mlp import SparseMlp
-from sparsetrain.nn.optimizers import held_by, skipped
+from sparsetrain.nn.optimizers import held_by, learns, skipped, trains
 from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.sharded import wrapped
 from sparsetrain.nn.state import load_sparse_state, sparse_state
@@ -40,6 +40,7 @@ class Attached:
         self._layers: dict[Optimizer, list[Layer]] = {}
         self._held: dict[Optimizer, set[int]] = {}
         self._joined: list[Layer] = []
+        self._unheld: list[SparseLinear] = []  # watched with the first optimizer's
         self._held_checked = False
         self._sharded = wrapped(model)
         self._reshard()
@@ -81,6 +82,8 @@ class Attached:
         """Undo it: phases and masks stay as they are."""
         for hook in self._hooks:
             hook.remove()
+        if self.phase is None:
+            first_step.stop(self._unheld)
         own = {id(phase) for phase in self._phases.values()}
         # A layer whose phase is another was attached again since.
         first_step.stop(m for m in phased_layers(self.model) if id(m.phase) in own)
@@ -98,7 +101,7 @@ class Attached:
         """Take over the layers whose weights the optimizer holds, and did not when last asked."""
         known, held = self._layers.setdefault(optimizer, []), held_by(optimizer)
         self._held[optimizer] = held
-        new = [m for m in phased_layers(self.model) if id(_trains(m)) in held and m not in known]
+        new = [m for m in phased_layers(self.model) if id(trains(m)) in held and m not in known]
         if not new:
             return
         old = max((m.phase for m in new), key=lambda p: (p.attached or p.loaded, p.step))
@@ -126,7 +129,7 @@ class Attached:
         """Refuse a weight that two optimizers hold: whose steps its phase counts is not known."""
         held = [held_by(optimizer) for optimizer in self.optimizers]
         for layer in phased_layers(self.model):
-            if sum(id(_trains(layer)) in ids for ids in held) > 1:
+            if sum(id(trains(layer)) in ids for ids in held) > 1:
                 raise ValueError(
                     f"optimizer: two that were given hold the weight of {self._names[layer]}: give "
                     "the one that steps it now, and attach the other when it takes over"
@@ -136,16 +139,19 @@ class Attached:
         """Have what no optimizer holds follow the phase of what the first one holds."""
         free = [m for m in phased_layers(self.model) if m not in m.phase.held]
         if self.phase is None:
-            trains = [self._names[m] for m in free if _learns(m)]
-            if trains:
-                more = f" and {len(trains) - 1} more" if len(trains) > 1 else ""
+            missed = [self._names[m] for m in free if learns(m)]
+            if missed:
+                more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
                 raise ValueError(
-                    f"optimizer: none that was given holds the weight of {trains[0]}{more}, which "
+                    f"optimizer: none that was given holds the weight of {missed[0]}{more}, which "
                     "trains: give the one that steps it, made after the model was wrapped or loaded"
                 )
-            return
         for layer in free:
-            layer.phase = self.phase
+            layer.phase = self.phase or layer.phase
+        new = [m for m in _linears(free) if m not in self._unheld]
+        self._unheld += new
+        if self._checks and self.optimizers:
+            first_step.begin(m for m in new if m.phase.sparse and not m.phase.checked)
 
     def _reshard(self) -> None:
         for module in self._sharded:  # found once: a walk through the model takes a millisecond
@@ -155,6 +161,12 @@ class Attached:
         # A layer whose phase is another was attached again since.
         phase = self._phases.get(optimizer)
         return [m for m in self._layers[optimizer] if m.phase is phase]
+
+    def _unheld_of(self, optimizer: Optimizer) -> list[SparseLinear]:
+        if self.phase is None:  # all weights are frozen
+            return self._unheld if optimizer is self.optimizers[0] else []
+        phase = self._phases.get(optimizer)
+        return [m for m in self._unheld if m.phase is phase and m not in m.phase.held]
 
     def _before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -190,8 +202,10 @@ class Attached:
         layers = self._own(optimizer)
         lost = first_step.let_go(_linears(layers), self._held[optimizer])
         watched = first_step.idle(layers)
+        unheld = self._unheld_of(optimizer)
+        if watched or first_step.idle(unheld):
+            first_step.look([*layers, *unheld], self._names)
         if watched:
-            first_step.look(layers, self._names)
             layers[0].phase.checked = layers[0].phase.sparse and not first_step.idle(layers)
         if watched or lost or not self._held_checked:
             self._held_checked = True
@@ -214,7 +228,8 @@ class Attached:
         joined = [m for m in self._joined if m in layers]
         self._joined = [m for m in self._joined if m not in layers]
         if self._checks and phase.sparse:
-            first_step.begin(layers if begins and not phase.checked else joined)
+            first = [*layers, *self._unheld_of(optimizer)]
+            first_step.begin(first if begins and not phase.checked else joined)
 
     def _start(self, optimizer: Optimizer, layers: list[Layer]) -> None:
         linears = [m for m in _linears(layers) if m.phase.sparse]
@@ -224,11 +239,6 @@ class Attached:
             method.begin(optimizer)
 
 
-def _learns(layer: Layer) -> bool:
-    weight = _trains(layer)
-    return weight is not None and weight.requires_grad
-
-
 def _linears(layers: list[Layer]) -> list[SparseLinear]:
     return [m for m in layers if isinstance(m, SparseLinear)]
 
@@ -236,11 +246,3 @@ def _linears(layers: list[Layer]) -> list[SparseLinear]:
 def _lost_mask(layer: SparseLinear) -> bool:
     """Whether weights were loaded, which drops masks, although those of this phase stay."""
     return layer.mask is None and layer.phase.frozen
-
-
-def _trains(layer: Layer) -> Tensor | None:
-    """What says which optimizer a layer is of: its weight; where that is computed, and of an MLP,
-    whose children may be adapted and frozen since, the first parameter that trains."""
-    weight = layer._parameters.get("weight")
-    trained = [weight] if weight is not None else [p for p in layer.parameters() if p.requires_grad]
-    return trained[0] if trained else None

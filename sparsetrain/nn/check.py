@@ -64,6 +64,10 @@ def look(layers: Collection[Layer], names: Mapping[nn.Module, str]) -> None:
     for layer in [layer for layer in idle(layers) if layer.phase.sparse]:
         watch = layer.watch
         assert watch is not None, "it is idle"
+        if not watch.ran and not any(weight.requires_grad for weight in _weights(layer)):
+            if _adapter_trains(names.get(layer, ""), names):
+                past.append(layer)
+            continue
         # Layers on one weight receive one gradient.
         others = [m.watch for m in layers if m is not layer and _share(m, layer)]
         told = all(other is not None for other in others)
@@ -156,6 +160,17 @@ def _share(layer: Layer, other: Layer) -> bool:
     own = {id(weight) for weight in _weights(layer)}
     alike = isinstance(layer, SparseLinear) == isinstance(other, SparseLinear)
     return alike and any(id(weight) in own for weight in _weights(other))
+
+
+def _adapter_trains(name: str, names: Mapping[nn.Module, str]) -> bool:
+    """Whether the adapter around a frozen layer received a gradient (its layer is `base_layer`)."""
+    parent, _, last = name.rpartition(".")
+    if last != "base_layer":
+        return False
+    adapter = next(module for module, other in names.items() if other == parent)
+    if sum(isinstance(module, SparseLinear) for module in adapter.modules()) > 1:
+        return False  # it trains a copy of the layer, in the place of that
+    return any(p.grad is not None and bool(local(p.grad).any()) for p in adapter.parameters())
 
 
 def _received(layer: Layer, watch: Watch) -> bool:

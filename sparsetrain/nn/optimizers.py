@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -26,6 +26,20 @@ def stepping(optimizers: Any) -> list[Optimizer]:
 def held_by(optimizer: Optimizer) -> set[int]:
     """The ids of the parameters in its groups."""
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+def trains(layer: nn.Module) -> Tensor | None:
+    """What says which optimizer a layer is of: its weight; where that is computed, and of an MLP,
+    whose children may be adapted and frozen since, the first parameter that trains."""
+    weight = layer._parameters.get("weight")
+    trained = [weight] if weight is not None else [p for p in layer.parameters() if p.requires_grad]
+    return trained[0] if trained else None
+
+
+def learns(layer: nn.Module) -> bool:
+    """Whether that takes gradients."""
+    weight = trains(layer)
+    return weight is not None and weight.requires_grad
 
 
 def skipped(optimizer: Optimizer) -> bool:

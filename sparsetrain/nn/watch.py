@@ -51,6 +51,7 @@ class Watch:
     def through(self, weight: Tensor) -> Tensor:
         """The weight for the products of a forward, watched."""
         if not torch.is_grad_enabled():
+            self.ran = self.ran or not weight.requires_grad  # of a teacher
             return weight
         self.ran = True
         # The weight of a replica of nn.DataParallel is no leaf: its gradients meet elsewhere.

@@ -167,6 +167,48 @@ def test_a_layer_that_is_not_used_is_idle_until_it_is():
     assert run.idle == ["0.experts.2"]
 
 
+class Adapter(nn.Module):
+    """One around a frozen layer that adds to its weight, or to its output."""
+
+    def __init__(self, reads):
+        super().__init__()
+        self.base_layer, self.reads = nn.Linear(16, 16).requires_grad_(False), reads
+        self.delta = nn.Parameter(torch.zeros(16, 16))
+
+    def forward(self, x):
+        base = self.base_layer
+        if self.reads:
+            return F.linear(x, base.weight + self.delta, base.bias)
+        return base(x) + F.linear(x, self.delta)
+
+
+@pytest.mark.parametrize("last", [[], [nn.Linear(16, 16)]], ids=["all frozen", "one trains"])
+def test_a_frozen_layer_whose_adapter_reads_it_is_an_error(last):
+    model = nn.Sequential(Adapter(reads=False), Adapter(reads=True), *last)
+    st.sparsify(model, st.Sparsity())
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    st.attach(model, optimizer, total_steps=8)
+    with pytest.raises(RuntimeError, match=r"not: 1\.base_layer: Adapter read their weight"):
+        step(model, optimizer)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_frozen_layers_are_idle_until_they_run(held):
+    torch.manual_seed(0)
+    model: Any = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+    model[:2].requires_grad_(False)
+    st.sparsify(model, st.Sparsity())
+    optimizer = torch.optim.SGD(model.parameters() if held else model[2].parameters(), 0.1)
+    run = st.attach(model, optimizer)
+    with torch.no_grad():
+        x = model[0](torch.randn(4, 16))  # a teacher
+    step(model[2], optimizer)
+    assert run.idle == ["1"]
+    model[2](model[1](x)).sum().backward()
+    optimizer.step()
+    assert run.idle == []
+
+
 def test_an_expert_that_is_first_used_in_compiled_code_is_looked_at_again():
     model, optimizer, run = attached(Routed())
     compiled = torch.compile(model, backend="eager")

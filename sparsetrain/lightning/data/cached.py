@@ -5,7 +5,7 @@ of several batches is augmented at once, always the same batches of an epoch and
 images, so a resumed run computes what the uninterrupted one did, bit for bit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,11 +66,13 @@ def decode_all(source: Source, prepare: Prepare, workers: int) -> CachedImages:
     images, labels = zip(*parts, strict=True)
     odd = next((part for part in images if part.shape[1:] != images[0].shape[1:]), None)
     if odd is not None:
-        raise ValueError(_other_size(images[0][0], odd[0]))
+        raise ValueError(_other_size(images[0].shape[2:], odd.shape[2:]))
     return CachedImages(torch.cat(images), torch.cat(labels))
 
 
-class _Decoded(Dataset[Batch]):
+class _Decoded(Dataset[tuple[np.ndarray, int]]):
+    """Pixels uint8 [h, w, 3] and labels; tensors are made of many at once, which is faster."""
+
     def __init__(self, source: Source, prepare: Prepare) -> None:
         self.source = source
         self.prepare = prepare
@@ -78,25 +80,25 @@ class _Decoded(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         image, label = self.source.read(index)
-        pixels = torch.from_numpy(np.array(self.prepare(image)))
-        return pixels.permute(2, 0, 1), torch.tensor(label)
+        return np.asarray(self.prepare(image)), label
 
 
-def _stacked(samples: list[Batch]) -> Batch:
+def _stacked(samples: list[tuple[np.ndarray, int]]) -> Batch:
     images, labels = zip(*samples, strict=True)
     odd = next((image for image in images if image.shape != images[0].shape), None)
     if odd is not None:
-        raise ValueError(_other_size(images[0], odd))
-    return torch.stack(images), torch.stack(labels)
+        raise ValueError(_other_size(images[0].shape[:2], odd.shape[:2]))
+    images_NHW3 = torch.from_numpy(np.stack(images))
+    return images_NHW3.permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
 
 
-def _other_size(first: Tensor, other: Tensor) -> str:
-    """What to do about two images [3, h, w] of different sizes."""
-    sizes = " and ".join(f"{image.shape[2]}x{image.shape[1]}" for image in (first, other))
+def _other_size(*sizes: Sequence[int]) -> str:
+    """What to do about two images of different sizes (h, w)."""
+    there = " and ".join(f"{width}x{height}" for height, width in sizes)
     return (
-        f"data.cache=gpu keeps images of one size, but there are {sizes}; set "
+        f"data.cache=gpu keeps images of one size, but there are {there}; set "
         "data.augment.scale=null, which resizes them, or data.cache=null"
     )
 

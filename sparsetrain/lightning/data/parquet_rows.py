@@ -43,6 +43,8 @@ class ParquetSource:
             raise ValueError(f"no rows in {some([str(path) for path in files])}; add images")
         self.groups = np.array(groups)
         self.starts = np.concatenate([[0], np.cumsum(rows)])
+        # Of each file the number of its first row, for what errors say.
+        self.file_starts = self.starts[np.searchsorted(self.groups[:, 0], range(len(files)))]
         in_memory = sum(path.stat().st_size for path in files) <= memory_gb * 2**30
         self.columns = [self._read_group(n) for n in range(len(groups))] if in_memory else None
         self.last: tuple[int, pa.ChunkedArray] | None = None
@@ -84,9 +86,9 @@ class ParquetSource:
         return column.flatten()[0] if pa.types.is_struct(column.type) else column
 
     def _where(self, number: int, row: int) -> str:
-        first = int(np.flatnonzero(self.groups[:, 0] == self.groups[number, 0])[0])
-        in_file = int(self.starts[number] - self.starts[first]) + row
-        return f"in row {in_file:,} of {self.files[self.groups[number, 0]]}"
+        file = int(self.groups[number, 0])
+        in_file = int(self.starts[number] - self.file_starts[file]) + row
+        return f"in row {in_file:,} of {self.files[file]}"
 
 
 def check_columns(schema: pa.Schema, image_column: str, label_column: str, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -82,8 +83,6 @@ class Attached:
         """Undo it: phases and masks stay as they are."""
         for hook in self._hooks:
             hook.remove()
-        if self.phase is None:
-            first_step.stop(self._unheld)
         own = {id(phase) for phase in self._phases.values()}
         # A layer whose phase is another was attached again since.
         first_step.stop(m for m in phased_layers(self.model) if id(m.phase) in own)
@@ -97,11 +96,12 @@ class Attached:
     def __exit__(self, *error: Any) -> None:
         self.detach()
 
-    def _find(self, optimizer: Optimizer) -> None:
-        """Take over the layers whose weights the optimizer holds, and did not when last asked."""
+    def _find(self, optimizer: Optimizer, frozen: Sequence[Layer] = ()) -> None:
+        """Take over the layers whose weights the optimizer holds since, and frozen ones."""
         known, held = self._layers.setdefault(optimizer, []), held_by(optimizer)
         self._held[optimizer] = held
         new = [m for m in phased_layers(self.model) if id(trains(m)) in held and m not in known]
+        new += frozen
         if not new:
             return
         old = max((m.phase for m in new), key=lambda p: (p.attached or p.loaded, p.step))
@@ -136,8 +136,12 @@ class Attached:
                 )
 
     def _take_unheld(self) -> None:
-        """Have what no optimizer holds follow the phase of what the first one holds."""
-        free = [m for m in phased_layers(self.model) if m not in m.phase.held]
+        """Have what no optimizer holds follow the phase of what the first one holds. Where all is
+        frozen, the steps of the first one count."""
+        layers = phased_layers(self.model)
+        if self.phase is None and not any(map(learns, layers)):
+            self._find(self.optimizers[0], layers)
+        free = [m for m in layers if m not in m.phase.held]
         if self.phase is None:
             missed = [self._names[m] for m in free if learns(m)]
             if missed:
@@ -163,8 +167,6 @@ class Attached:
         return [m for m in self._layers[optimizer] if m.phase is phase]
 
     def _unheld_of(self, optimizer: Optimizer) -> list[SparseLinear]:
-        if self.phase is None:  # all weights are frozen
-            return self._unheld if optimizer is self.optimizers[0] else []
         phase = self._phases.get(optimizer)
         return [m for m in self._unheld if m.phase is phase and m not in m.phase.held]
 

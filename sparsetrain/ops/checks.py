@@ -73,8 +73,10 @@ def check_bytes(name: str, x: Tensor, shape: tuple[int, ...], reason: str) -> No
     check_shape(name, x, shape, reason)
 
 
-def check_mask(name: str, mask: Tensor, x: Tensor) -> None:
+def check_mask(name: str, mask: Tensor | None, x: Tensor) -> None:
     """Refuse a mask whose bits are not those of x, or that is elsewhere."""
+    if mask is None:  # as `layer.mask` is where masks last one step
+        raise ValueError(f"{name}: None; select24(x) gives one, and a layer's current_mask()")
     rows, columns = x.shape
     check_bytes(name, mask, (rows, (columns + 7) // 8), "one bit per element of x")
     check_device(name, mask, "x", x)

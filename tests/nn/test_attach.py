@@ -246,6 +246,26 @@ def test_a_frozen_weight_needs_no_optimizer():
     assert attached.phase.step == 1
 
 
+def test_where_all_weights_are_frozen_the_steps_of_the_first_optimizer_count():
+    model = sparse(schedule=Schedule(dense_warmup=0.25, dense_tail=0.25))
+    adapter = nn.Linear(16, 2)
+    model.requires_grad_(False)
+    optimizer = torch.optim.SGD(adapter.parameters(), 0.1)
+    attached: Any = st.attach(model, optimizer, total_steps=4)
+    phases = []
+    for _ in range(4):
+        phases.append(attached.phase.name)
+        adapter(model(torch.randn(4, 16))).sum().backward()
+        optimizer.step()
+    assert phases == ["dense_warmup", "sparse", "sparse", "dense_tail"]
+    again: Any = st.attach(model, optimizer, total_steps=4)
+    assert again.phase.step == 4
+    model.requires_grad_(True)
+    optimizer.add_param_group({"params": model.parameters()})
+    step(model, optimizer)
+    assert again.phase.step == 5
+
+
 def test_masks_are_chosen_when_they_are_due_and_kept_between():
     model = sparse(schedule=Schedule(mask_every=3))
     optimizer = torch.optim.SGD(model.parameters(), 5.0)

@@ -68,3 +68,8 @@ def test_what_is_pruned_is_zero_in_another_dtype_too():
 def test_a_dtype_that_is_no_float_of_16_bits_or_more_is_refused(dtype):
     with pytest.raises(ValueError, match=rf"^dtype: {dtype} is not supported; use float32"):
         mask24(torch.ones(1, 4), torch.tensor([[15]]).byte(), dtype=dtype)
+
+
+def test_the_mask_that_a_layer_does_not_keep_is_refused_with_where_it_is():
+    with pytest.raises(ValueError, match=r"^mask: None; .* current_mask\(\)$"):
+        mask24(torch.ones(4, 8), None)  # pyright: ignore[reportArgumentType]

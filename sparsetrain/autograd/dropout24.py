@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from sparsetrain.autograd.inputs import by_rows
+from sparsetrain.autograd.inputs import by_rows, check_transforms, once
 from sparsetrain.autograd.linear import check_linear
 from sparsetrain.ops import column_sums, mask24, random24
 from sparsetrain.products import Packed, pack
@@ -35,6 +34,7 @@ def dropout24(x: Tensor) -> Tensor:
     multiple of 4.
     """
     seed = _seed(x)
+    check_transforms()
     return _Dropout.apply(x.reshape(-1, x.shape[-1]), seed).view(x.shape)
 
 
@@ -69,7 +69,7 @@ class _Dropout(torch.autograd.Function):
         return _drop(x_TH, seed)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, grad_TH: Tensor) -> tuple[Tensor, None]:
         (seed,) = ctx.saved_tensors
         return _drop(grad_TH, seed), None
@@ -99,7 +99,7 @@ class _DropoutLinear(torch.autograd.Function):
         return h24.mm(packed.dense.T, bias_O)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor | None, ...]:
         seed, *saved = ctx.saved_tensors
         w24 = Packed(ctx.specs[0], *saved[: _FIELDS - 1])

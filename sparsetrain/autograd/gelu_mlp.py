@@ -22,9 +22,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from sparsetrain.autograd.inputs import by_rows, check_mlp
+from sparsetrain.autograd.inputs import by_rows, check_mlp, once
 from sparsetrain.ops import column_sums, gelu, gelu_backward
 from sparsetrain.products import Packed, dense_mm
 from sparsetrain.reference.gelu import Approximate
@@ -80,7 +79,7 @@ class _GeluMlp(torch.autograd.Function):
         return w2_24.mm(h, b2_O, transpose_out=True)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, z_TH, *saved = ctx.saved_tensors
         w1_24 = Packed(ctx.specs[0], *saved[: _FIELDS - 1])

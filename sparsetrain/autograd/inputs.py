@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,10 +39,51 @@ def by_rows(
     A vector is one row. The function runs outside autocast, which would round some steps in another
     dtype, and square in float32.
     """
+    check_transforms()
     x_TI = x.to(dtype).flatten(0, -2) if x.ndim > 1 else x.to(dtype)[None]
     with torch.autocast(autocast_device(x), enabled=False):
         y_TO = function.apply(x_TI, *given)
     return y_TO.unflatten(0, x.shape[:-1]) if x.ndim > 1 else y_TO[0]
+
+
+def once(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """A backward without a derivative of its own: to differentiate its gradients raises.
+
+    `once_differentiable` returns constants where the gradient that comes in is one, as that of a
+    sum. A gradient penalty then misses terms in silence.
+    """
+
+    @functools.wraps(backward)
+    def wrapped(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        with torch.no_grad():
+            given = backward(ctx, *grads)
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return given
+        return _Last.apply(*[g if g is None else g.detach().requires_grad_() for g in given])
+
+    return wrapped
+
+
+class _Last(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return gradients
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(
+            "gradients of sparse products cannot be differentiated again (gradient penalties, "
+            "MAML, Hessians): exclude these layers from the sparsity, or use first-order gradients"
+        )
+
+
+def check_transforms() -> None:
+    """Refuse torch.func's transforms, which the gradients are not written for."""
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "torch.func (grad, vmap, jvp) does not transform sparse products: use autograd and "
+            "batches, or densify(model) first"
+        )
 
 
 def check_mlp(x: Tensor, w1: Tensor, w2: Tensor) -> None:

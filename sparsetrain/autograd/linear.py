@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from sparsetrain.autograd.inputs import by_rows, check_weight, compute_dtype
+from sparsetrain.autograd.inputs import by_rows, check_weight, compute_dtype, once
 from sparsetrain.ops import column_sums, mvue24
 from sparsetrain.products import FP8, Engine, Packed, dense_mm, pack, pack_columns, product_of
 from sparsetrain.select import EXACT, Selection
@@ -104,7 +103,7 @@ class _Linear(torch.autograd.Function):
         return packed.mm(x_TI.T, bias_O, transpose_out=True)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, *saved = ctx.saved_tensors
         w24, needs = Packed(ctx.spec, *saved), ctx.needs_input_grad

@@ -26,9 +26,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from sparsetrain.autograd.inputs import by_rows, check_mlp
+from sparsetrain.autograd.inputs import by_rows, check_mlp, once
 from sparsetrain.ops import column_sums
 from sparsetrain.products import Packed, for_gradient, squared_relu_gradient, squared_relu_packed
 from sparsetrain.select import Selection
@@ -87,7 +86,7 @@ class _SquaredReluMlp(torch.autograd.Function):
         return h24.narrowed().mm(w2_24.dense.T, b2_O)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, dense1_HI, *saved = ctx.saved_tensors
         spec2, spec_h = ctx.specs

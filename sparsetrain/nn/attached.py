@@ -175,11 +175,11 @@ class Attached:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self._reshard()
         if self._held[optimizer] != held_by(optimizer):
+            self._names |= {module: name for name, module in self.model.named_modules()}
             self._find(optimizer)
             self._take_unheld()
         layers = self._own(optimizer)
-        if layers:
-            self.masks.choose(optimizer, [m for m in _linears(layers) if _lost_mask(m)], first=True)
+        self.masks.choose(optimizer, [m for m in _linears(layers) if _lost_mask(m)], first=True)
         if layers and layers[0].phase.step == 0:
             # The weights may have been loaded, or made the same on all ranks, since.
             self._start(optimizer, layers)

@@ -124,21 +124,22 @@ def _complaint(past: list[Layer], beside: list[Layer], names: Mapping[nn.Module,
 
 def let_go(layers: Iterable[SparseLinear], held: set[int]) -> bool:
     """Take layers from what their optimizer holds where another parameter took the place of theirs,
-    as by `load_state_dict(assign=True)`; whether there are any. held: ids of its parameters."""
+    as by `load_state_dict(assign=True)`; whether there are any, or a weight is computed now that
+    must be a parameter. held: ids of its parameters."""
     weights = {layer: layer._parameters.get("weight") for layer in layers}
+    computed = [m for m, w in weights.items() if w is None and _needs_parameter(m)]
     lost = [m for m, w in weights.items() if w is not None and id(w) not in held]
     lost = [layer for layer in lost if layer.weight.requires_grad]
     for layer in lost:
         layer.phase.held.discard(layer)
-    return bool(lost)
+    return bool(lost or computed)
 
 
 def check_held(names: Mapping[nn.Module, str]) -> None:
     """Refuse weights that train although no attached optimizer holds them. Raises RuntimeError."""
     for layer in [m for m in names if isinstance(m, SparseLinear)]:
         weight = layer._parameters.get("weight")
-        what, _ = layer.method.in_step
-        if weight is None and what:
+        if weight is None and (what := _needs_parameter(layer)):
             raise RuntimeError(
                 f"{names[layer]}.weight is computed (by a parametrization or a hook), so "
                 f"{what} cannot reach it: remove that, or exclude the layer"
@@ -149,6 +150,14 @@ def check_held(names: Mapping[nn.Module, str]) -> None:
                 f"{names[layer]}.weight trains, and no attached optimizer holds it: give its "
                 "optimizer to attach as well, or exclude the layer"
             )
+
+
+def _needs_parameter(layer: SparseLinear) -> str:
+    """What a computed weight would lack. A hook's is that of the last forward, before the step."""
+    of_last_forward = layer.keeps_mask and "weight" in vars(layer)
+    return layer.method.in_step[0] or (
+        "a choice of masks after the step" if of_last_forward else ""
+    )
 
 
 def _weights(layer: Layer) -> list[Tensor]:

@@ -202,8 +202,11 @@ class SparseLinear(nn.Linear):
         super()._apply(fn, recurse)
         for name in ("mask", "scale", "scores", "flipped"):
             value = getattr(self, name)
+            device = None if value is None else fn(value).device
+            if value is not None and value.is_meta and device != value.device:
+                value = None  # `to_empty` makes memory without numbers
             # To the device only: β stays the float32 number it is in a bfloat16 model.
-            setattr(self, name, None if value is None else value.to(fn(value).device))
+            setattr(self, name, None if value is None else value.to(device))
         self.held = None
         return self
 
@@ -228,7 +231,7 @@ class SparseLinear(nn.Linear):
             return
         what, missing = self.method.in_step
         replica = getattr(self, "_is_replica", False)  # of nn.DataParallel
-        if what and torch.is_grad_enabled() and not replica:
+        if what and torch.is_grad_enabled() and self.weight.requires_grad and not replica:
             warnings.warn(
                 f"{what} is not attached to an optimizer, so {missing}: call "
                 "sparsetrain.attach(model, optimizer, total_steps=…)",

@@ -178,3 +178,16 @@ def test_factors_of_other_adapters_stay_dense():
     model = nn.ModuleDict({n: nn.Linear(16, 16) for n in ("fc", "lora_a", "lora_down", "lora_B")})
     report = st.sparsify(model, st.Sparsity())
     assert [row.name for row in report.converted] == ["fc"]
+
+
+def test_a_block_added_to_the_model_and_the_optimizer_is_watched_by_its_name():
+    model = nn.Sequential(nn.Linear(16, 16))
+    optimizer = attached(model)
+    step(model, optimizer)
+    head = Head()
+    st.sparsify(head, st.Sparsity())
+    model.append(head)
+    optimizer.add_param_group({"params": head.parameters()})
+    step(model, optimizer)
+    with pytest.raises(RuntimeError, match=r"1\.fc: Head read their weight"):
+        step(model, optimizer)

@@ -167,3 +167,14 @@ def test_mask_scale_and_flips_follow_the_layer_to_its_device():
     assert sparse.mask.dtype == torch.uint8
     assert sparse.scale.is_meta
     assert sparse.flipped.is_meta
+
+
+def test_what_lay_on_the_meta_device_has_no_numbers_on_another():
+    layer = sparse_layer(SSTE())
+    layer.update_mask()
+    weights = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    layer.to("meta").to_empty(device="cpu").load_state_dict(weights)
+    assert layer.mask is None
+    assert layer.scale is None
+    layer.start()
+    assert torch.equal(layer(normal(3, 8)), sparse_layer(SSTE())(normal(3, 8)))

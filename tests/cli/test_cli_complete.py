@@ -93,6 +93,6 @@ def test_verbs_keys_values_and_files_are_completed(folder):
     assert found[0] == ["fit "]
     assert sorted(found[1]) == SPARSITIES
     assert found[2] == ["recipe=vit_tiny_24 "]
-    formats = ("safetensors", "onnx", "dense", "coo", "csr", "bsr", "semi_structured")
-    assert found[3] == [f"format={name}" for name in formats]
+    formats = "safetensors onnx dense coo csr bsr semi_structured packed"
+    assert found[3] == [f"format={name}" for name in formats.split()]
     assert sorted(found[4]) == ["checkpoint=runs/a.ckpt", "checkpoint=runs/a/"]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cli_helpers import TINY, call, fit, metric, shown, spawn
+from cli_helpers import TINY, WHOLE, call, fit, metric, shown, spawn
 
 pytestmark = pytest.mark.slow
 
@@ -14,7 +14,7 @@ HALF = "data.batch_size=32"
 def alone(tmp_path_factory):
     """One process with the batch of two."""
     folder = tmp_path_factory.mktemp("alone")
-    assert fit(folder, *SHORT[1:2], *SHORT[-3:]).status == 0
+    assert fit(folder, *SHORT[1:2], *SHORT[-3:], WHOLE[1]).status == 0
     return folder
 
 

@@ -89,8 +89,9 @@ class PackedLinear(nn.Module):
         if (node := traced(self, input)) is not None:
             return node
         check_inference(self, input)
+        check_features(input, self.in_features)
         in_16 = self.scales is None
-        dtype = compute_dtype(input, self.values) if in_16 else _result_dtype(input)
+        dtype = dtype_in_16(input, self.values) if in_16 else _result_dtype(input)
         return by_tokens(self.of_tokens, input, dtype)
 
     def of_tokens(self, x_TI: Tensor) -> Tensor:
@@ -117,8 +118,15 @@ class PackedLinear(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         values = state_dict.get(f"{prefix}values")
-        if isinstance(values, Tensor) and values.dtype != self.values.dtype:
+        if values is None and f"{prefix}weight" in state_dict:
             errors: list[str] = rest[-1]
+            errors.append(
+                f"{prefix}weight is dense in the file and packed here: load the file into the "
+                "dense model, and quantize that"
+            )
+            return
+        if isinstance(values, Tensor) and values.dtype != self.values.dtype:
+            errors = rest[-1]
             errors.append(
                 f"{prefix}values is {values.dtype} in the file and {self.values.dtype} here: "
                 f"quantize the model with dtype={values.dtype}"
@@ -153,6 +161,25 @@ def check_inference(module: nn.Module, input: Tensor) -> None:
             f"{kind} has no backward: run the model under torch.inference_mode(), and train the "
             "model that was quantized"
         )
+
+
+def check_features(x: Tensor, features: int) -> None:
+    """Refuse an x that is not [..., features]; a product would take some that are narrower."""
+    if x.ndim < 1 or x.shape[-1] != features:
+        raise ValueError(
+            f"x {tuple(x.shape)}: expected [..., {features}], as the packed weight has"
+        )
+
+
+def dtype_in_16(x: Tensor, values: Tensor) -> torch.dtype:
+    """That of the products of 16-bit values: theirs, which x has or autocast gives it."""
+    dtype = compute_dtype(x, values)
+    if dtype != values.dtype:
+        raise ValueError(
+            f"autocast is in {dtype} and the packed weight is {values.dtype}: use "
+            f"torch.autocast(…, dtype={values.dtype}), or quantize the model with dtype={dtype}"
+        )
+    return dtype
 
 
 def short(dtype: torch.dtype) -> str:

@@ -12,8 +12,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsetrain.autograd import compute_dtype
-from sparsetrain.inference.linear import PackedLinear, by_tokens, check_inference
+from sparsetrain.inference.linear import (
+    PackedLinear,
+    by_tokens,
+    check_features,
+    check_inference,
+    dtype_in_16,
+)
 from sparsetrain.nn.leaf import traced
 from sparsetrain.nn.structure import why_not_called
 from sparsetrain.nn.swap import with_class
@@ -48,7 +53,8 @@ class PackedMlp(nn.Module):
         if not fits(self) or why_not_called(self):
             return self.dense_class.forward(self, x)
         check_inference(self, x)
-        y = by_tokens(self._of_tokens, x, compute_dtype(x, self.fc1.values))
+        check_features(x, self.fc1.in_features)
+        y = by_tokens(self._of_tokens, x, dtype_in_16(x, self.fc1.values))
         return self.drop2(y) if hasattr(self, "drop2") else y
 
     def _of_tokens(self, x_TI: Tensor) -> Tensor:

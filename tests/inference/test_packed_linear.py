@@ -8,7 +8,7 @@ import torch
 from op_calls import OpCalls
 from torch import nn
 
-from sparsetrain.inference import DTYPES, PackedLinear
+from sparsetrain.inference import DTYPES, PackedLinear, PackedMlp
 from sparsetrain.ops import mask24, select24
 from sparsetrain.reference.pack24 import unpack24
 from sparsetrain.reference.quantize import dequantize, quantize
@@ -120,6 +120,44 @@ def test_what_it_has_no_products_for_is_named():
         layer_of(E4M3)(torch.randn(3, 40).double())
     with pytest.raises(ValueError, match=r"^x is torch.float32 and weight torch.bfloat16: convert"):
         layer_of(torch.bfloat16)(torch.randn(3, 40))
+
+
+@dtypes
+def test_an_input_of_another_width_is_refused(dtype):
+    wide = torch.float32 if dtype in QUANTIZED else dtype
+    weight, bias = weight_and_bias(inputs=128)
+    layer = PackedLinear.pack(weight, bias, dtype).to(wide)
+    for width in (1, 100, 129):  # a product takes up to 128 as rows of a matrix padded to 128
+        with pytest.raises(ValueError, match=rf"^x \(2, {width}\): expected \[\.\.\., 128\]"):
+            layer(torch.ones(2, width, dtype=wide))
+    with pytest.raises(ValueError, match=r"^x \(\): expected"):
+        layer(torch.tensor(1.0, dtype=wide))
+
+
+def test_an_mlp_as_one_function_refuses_an_input_of_another_width():
+    mlp = nn.Module()
+    mlp.fc1, mlp.act, mlp.fc2 = nn.Linear(128, 8), nn.GELU(), nn.Linear(8, 128)
+    for name, outputs, inputs in (("fc1", 8, 128), ("fc2", 128, 8)):
+        packed = PackedLinear.pack(*weight_and_bias(outputs, inputs), torch.bfloat16)
+        setattr(mlp, name, packed)
+    with pytest.raises(ValueError, match=r"^x \(2, 100\): expected \[\.\.\., 128\]"):
+        PackedMlp.from_dense(mlp.eval())(torch.ones(2, 100, dtype=torch.bfloat16))
+
+
+def test_autocast_in_the_other_16_bit_dtype_is_refused_with_both_fixes():
+    layer = layer_of(torch.float16)
+    complaint = (
+        r"^autocast is in torch.bfloat16 and the packed weight is torch.float16: use .*or qu"
+    )
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=complaint):
+        layer(torch.randn(3, 40))
+
+
+def test_the_state_dict_of_the_dense_model_is_refused_with_what_to_do():
+    complaint = r"weight is dense in the file and packed here: load the file into the dense model"
+    with pytest.raises(RuntimeError, match=complaint) as raised:
+        layer_of(E4M3).load_state_dict(nn.Linear(40, 24).state_dict())
+    assert "Missing key" not in str(raised.value)
 
 
 @pytest.mark.slow

@@ -100,8 +100,8 @@ def show_layers(report: Report) -> None:
         table.add_row(*cells, style="dim")
     console.print(table)
     console.print(str(report.shares), highlight=False)
-    if report.fused:
-        console.print(report.fused, style="dim")
+    for line in filter(None, (report.fused, report.fp8)):
+        console.print(line, style="dim")
     if report.kernels:
         console.print(report.kernels, style="yellow")
 

@@ -162,7 +162,7 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
         shape = mlp_shape(model.get_submodule(name))
         skipped.append(LayerReport(name, shape[:2], "dense", reason=reason))
     kernels, fused = _missing_kernels(), one_function_note(plan.gelu)
-    return Report(tuple(rows), tuple(skipped), _notes(plan), kernels, fused)
+    return Report(tuple(rows), tuple(skipped), _notes(plan), kernels, fused, _fp8_note(plan))
 
 
 def _missing_kernels() -> str:
@@ -185,3 +185,20 @@ def _notes(plan: Plan) -> tuple[str, ...]:
     if any(isinstance(part.activation, Activation24) for part, _ in plan.mlps.values()):
         notes.append("The activation of the sparse MLPs is now squared ReLU.")
     return tuple(notes)
+
+
+def _fp8_note(plan: Plan) -> str:
+    """Which products of the layers with the format FP8 read 8 bits, for each kind of them."""
+    mlps = [name for name, (part, _) in plan.mlps.items() if part.format]
+    parts = [part for part, _ in plan.linears.values() if part.format]
+    notes = []
+    if any(part.selection.both for part in parts):
+        notes.append("fp8: forward and grad input read 8 bits, grad weight does not.")
+    if any(not part.selection.both for part in parts):
+        notes.append("fp8, selection row: forward reads 8 bits, grad input and grad weight do not.")
+    if any(f"{name}.fc1" not in plan.linears for name in mlps):
+        notes.append(
+            "fp8, dense weights: fc2's forward and fc1's grad input read 8 bits, fc1's forward, "
+            "fc2's grad input and both grad weights do not."
+        )
+    return "\n".join(notes)

@@ -45,6 +45,7 @@ class Report:
     shares: how much of the model is sparse; None where nothing was to be.
     notes: what the methods want of the training loop. kernels: why a GPU has no kernels and what
     to do, else empty. fused: how many MLPs with GELU run as one function, and why others do not.
+    fp8: which products of the layers in that format read 8 bits, and which do not; else empty.
     """
 
     converted: tuple[LayerReport, ...]
@@ -52,6 +53,7 @@ class Report:
     notes: tuple[str, ...] = ()
     kernels: str = ""
     fused: str = ""
+    fp8: str = ""
     unreached: tuple[LayerReport, ...] = ()
     shares: Shares | None = None
 
@@ -72,7 +74,7 @@ class Report:
         for row in rows:
             cells = [text.ljust(width) for text, width in zip(row[:3], widths, strict=True)]
             lines.append("  ".join([*cells, row[3]]).rstrip())
-        return "\n".join([*lines, *self.notes, *filter(None, [self.fused, self.kernels])])
+        return "\n".join([*lines, *self.notes, *filter(None, [self.fused, self.fp8, self.kernels])])
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

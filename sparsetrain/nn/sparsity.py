@@ -130,6 +130,11 @@ class Sparsity(Part):
         super().__post_init__()
         if not isinstance(self.schedule, Schedule):
             raise ValueError(f"schedule={self.schedule!r}: give an instance, as Schedule()")
+        if self.parts and self.format is not None:
+            raise ValueError(
+                f"format={self.format} beside parts: a layer takes the format of its part; give it "
+                f"to those of {', '.join(self.parts)} that are to have it"
+            )
         if self.schedule.ramp and all(isinstance(part.pattern, Fixed) for part in self.rules):
             fixed = ", ".join(sorted({str(part.pattern) for part in self.rules}))
             raise ValueError(

@@ -50,7 +50,7 @@ class FP8:
 
     Products of columns that are not 2:4 (selection `row`) stay dense and wide. All scales are of
     the numbers as they are in that forward or backward (reference/quantize.py).
-    Raises ValueError for an unknown scaling.
+    Raises ValueError for an unknown scaling, and a power_of_two that is no bool.
     """
 
     scaling: Scaling = "row"
@@ -60,6 +60,8 @@ class FP8:
         if self.scaling not in SCALINGS:
             known = ", ".join(SCALINGS)
             raise ValueError(f"scaling={self.scaling!r}: choose one of {known}")
+        if not isinstance(self.power_of_two, bool):
+            raise ValueError(f"power_of_two={self.power_of_two!r}: give True or False")
 
     def check_results(self, dtype: torch.dtype) -> None:
         """Refuse a dtype that its products have no results in."""

@@ -185,6 +185,32 @@ def test_what_does_not_go_with_it_is_refused(words, complaint):
         st.Sparsity(format=st.FP8(), **words)
 
 
+def test_the_report_says_which_products_are_not_in_8_bits():
+    def line(**words):
+        report = st.sparsify(model(), st.Sparsity(format=st.FP8(), **words))
+        assert report.fp8 in str(report)
+        return report.fp8
+
+    assert line() == "fp8: forward and grad input read 8 bits, grad weight does not."
+    rows = line(selection=st.Selection("row"))
+    assert rows == "fp8, selection row: forward reads 8 bits, grad input and grad weight do not."
+    dense = line(include=("0.*",), weight=None, activation=st.Activation24())
+    assert dense.startswith("fp8, dense weights: fc2's forward and fc1's grad input read 8 bits")
+    assert not made_sparse()[1].fp8
+
+
+def test_a_format_beside_parts_is_refused_because_no_layer_would_take_it():
+    with pytest.raises(
+        ValueError, match=r"^format=FP8\(.*beside parts: .* give it to those of mlp"
+    ):
+        st.Sparsity(format=st.FP8(), parts={"mlp": st.Part(("*",))})
+
+
+def test_powers_of_two_are_asked_for_by_a_bool():
+    with pytest.raises(ValueError, match=r"^power_of_two='false': give True or False"):
+        st.FP8(power_of_two="false")  # type: ignore[arg-type]
+
+
 def test_another_engine_and_a_gpu_are_refused_in_one_line():
     with pytest.raises(ValueError, match=r"^engine='masked': 0.fc1 has format=FP8.* use that"):
         st.sparsify(model(), st.Sparsity(format=st.FP8()), engine="masked")

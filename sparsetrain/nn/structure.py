@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -159,23 +161,79 @@ def _why_not_equal(module: Any) -> str:
 
 
 def _first_difference(probe: Any, weight: Tensor) -> str:
+    if more := list(inspect.signature(type(probe).forward).parameters)[2:]:
+        return f"its forward takes more than x: {', '.join(more)}"
     tried, why = 0, "its forward takes no [..., features]"
     sizes = weight.new_tensor([[0.01], [1.0], [100.0]])  # what clamps does so to large numbers
     for shape in ((3,), (2, 3), (2, 2, 3)):
         x = weight.new_empty(*shape, probe.fc1.in_features).normal_() * sizes
-        h = probe.act(F.linear(x, probe.fc1.weight, probe.fc1.bias))
-        expected = F.linear(h, probe.fc2.weight, probe.fc2.bias)
+        expected, grad = _with_gradient(_plain, probe, x)
         for training in (True, False):
+            random, kept = torch.get_rng_state(), _kept(probe.train(training))
             try:
                 # Not called, so that its own hooks do not run; they are kept.
-                y = type(probe.train(training)).forward(probe, x)
+                y, grad_y = _with_gradient(type(probe).forward, probe, x)
             except Exception as error:  # anybody's code; the report names it
                 why = f"its forward raises {type(error).__name__} for {list(x.shape)}"
                 break
             if not isinstance(y, Tensor) or not torch.equal(y, expected):
                 return "its forward is not fc2(act(fc1(x)))"
+            if grad_y is None or grad is None or not torch.equal(grad_y, grad):
+                return "its backward is not that of fc2(act(fc1(x)))"
+            if not torch.equal(torch.get_rng_state(), random):
+                return "its forward draws random numbers"
+            if _kept(probe) != kept:
+                return "its forward keeps what it saw in attributes"
             tried += 1
-    return "" if tried else why
+    return (_why_channels_first(probe, weight) or _why_settings(probe, weight)) if tried else why
+
+
+def _kept(probe: Any) -> dict[str, int]:
+    containers = (list, dict, set)
+    return {n: len(v) if isinstance(v, containers) else id(v) for n, v in vars(probe).items()}
+
+
+def _plain(probe: Any, x: Tensor) -> Tensor:
+    h = probe.act(F.linear(x, probe.fc1.weight, probe.fc1.bias))
+    return F.linear(h, probe.fc2.weight, probe.fc2.bias)
+
+
+def _with_gradient(
+    forward: Callable[[Any, Tensor], Any], probe: Any, x: Tensor
+) -> tuple[Any, Tensor | None]:
+    """The output, and the gradient of its sum for x; None where none reaches it."""
+    with torch.enable_grad():
+        y = forward(probe, x.requires_grad_())
+        if not isinstance(y, Tensor) or not y.requires_grad:
+            return y, None
+        return y.detach(), torch.autograd.grad(y.sum(), x, allow_unused=True)[0]
+
+
+def _why_channels_first(probe: Any, weight: Tensor) -> str:
+    x = weight.new_zeros(1, probe.fc1.in_features, 3, 5)  # features are a multiple of 4
+    try:
+        type(probe).forward(probe, x)
+    except Exception:  # as it should
+        return ""
+    return "its forward takes channels first too"
+
+
+def _why_settings(probe: Any, weight: Tensor) -> str:
+    """That a number or a flag of its own changes what it computes, as it may in training."""
+    x = weight.new_empty(3, probe.fc1.in_features).normal_()
+    expected = _plain(probe.train(), x)
+    own = {n: v for n, v in vars(probe).items() if n != "training"}
+    settings = {n: v for n, v in own.items() if type(v) in (float, bool)}
+    for name, value in settings.items():
+        setattr(probe, name, value + 0.5 if isinstance(value, float) else not value)
+        try:
+            y = type(probe).forward(probe, x)
+        except Exception:  # a value that its forward refuses
+            y = expected
+        setattr(probe, name, value)
+        if not isinstance(y, Tensor) or not torch.equal(y, expected):
+            return f"its forward depends on {name}"
+    return ""
 
 
 def _real(module: nn.Module) -> nn.Module:

@@ -87,7 +87,7 @@ OTHER = "its forward is not fc2(act(fc1(x)))"
     [
         (with_gelu(Residual(8, 16)), OTHER),
         (with_gelu(Dropping(8, 16)), OTHER),
-        (with_gelu(Scaled(8, 16)), "its forward raises TypeError for [2, 2, 3, 8]"),
+        (with_gelu(Scaled(8, 16)), "its forward takes more than x: scale"),
         (hooked("act", "register_forward_hook"), "act has hooks, which would not run"),
         (hooked("fc1", "register_full_backward_hook"), "fc1 has hooks, which would not run"),
         (hooked("fc2", "register_forward_pre_hook"), "fc2 has hooks, which would not run"),

@@ -1,0 +1,87 @@
+"""MLPs that are fc2(act(fc1(x))) for the numbers that are tried, and not for all others."""
+
+from typing import Any
+
+import pytest
+import torch
+from nn_checks import Mlp
+from torch import nn
+
+import sparsetrain as st
+
+
+class Argument(Mlp):
+    def forward(self, x, gate=None):
+        return super().forward(x) if gate is None else super().forward(x) * gate
+
+
+class ChannelsFirst(Mlp):
+    def forward(self, x):
+        if x.ndim == 4:
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return super().forward(x)
+
+
+class Skipped(Mlp):
+    def forward(self, x):
+        y = super().forward(x)
+        return y * 0 if self.training and torch.rand(()) < 1e-6 else y
+
+
+class Detached(Mlp):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+class FrozenFirst(Mlp):
+    def forward(self, x):
+        with torch.no_grad():
+            h = self.fc1(x)
+        return self.fc2(self.act(h))
+
+
+class Hooked(Mlp):
+    def forward(self, x):
+        y = super().forward(x)
+        if y.requires_grad:
+            y.register_hook(lambda grad: 2 * grad)
+        return y
+
+
+class Setting(Mlp):
+    def __init__(self, *features):
+        super().__init__(*features)
+        self.p = 0.0  # a rate that grows in training
+
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), self.p, self.training)
+
+
+class Keeps(Mlp):
+    def forward(self, x):
+        h = self.act(self.fc1(x))
+        self.hidden = h  # for a loss of the model's
+        return self.fc2(h)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (Argument, "its forward takes more than x: gate"),
+        (ChannelsFirst, "its forward takes channels first too"),
+        (Skipped, "its forward draws random numbers"),
+        (Detached, "its backward is not that of fc2(act(fc1(x)))"),
+        (FrozenFirst, "its backward is not that of fc2(act(fc1(x)))"),
+        (Hooked, "its backward is not that of fc2(act(fc1(x)))"),
+        (Setting, "its forward depends on p"),
+        (Keeps, "its forward keeps what it saw in attributes"),
+    ],
+)
+def test_a_lookalike_keeps_its_forward_and_the_report_says_why(kind: Any, why):
+    mlp = kind(8, 16)
+    mlp.act = nn.GELU()
+    model = nn.Sequential(mlp)
+    report = st.sparsify(model, st.Sparsity(include=("*",)), engine="native")
+    assert type(model[0]) is kind
+    assert report.fused.endswith(f"not as one function, so slower: {why}.")
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -49,6 +49,7 @@ class PackedLinear(nn.Module):
     meta: Tensor
     scales: Tensor | None
     bias: nn.Parameter | None
+    weight = None  # T5's MLP casts to its dtype where it is a tensor
 
     def __init__(
         self,

@@ -134,6 +134,17 @@ def test_an_input_of_another_width_is_refused(dtype):
         layer(torch.tensor(1.0, dtype=wide))
 
 
+@dtypes
+def test_the_mlp_of_t5_which_looks_at_the_dtype_of_a_weight_runs(dtype):
+    wide = torch.float32 if dtype in QUANTIZED else dtype
+    t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
+    mlp = t5.T5DenseActDense(t5.T5Config(d_model=40, d_ff=24)).eval().to(wide)
+    mlp.wo = PackedLinear.pack(*weight_and_bias(40, 24), dtype).to(wide)
+    with torch.no_grad():
+        x = torch.randn(3, 40).to(wide)
+        assert torch.equal(mlp(x), mlp.wo(mlp.act(mlp.wi(x))))
+
+
 def test_an_mlp_as_one_function_refuses_an_input_of_another_width():
     mlp = nn.Module()
     mlp.fc1, mlp.act, mlp.fc2 = nn.Linear(128, 8), nn.GELU(), nn.Linear(8, 128)

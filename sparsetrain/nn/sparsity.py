@@ -130,10 +130,12 @@ class Sparsity(Part):
         super().__post_init__()
         if not isinstance(self.schedule, Schedule):
             raise ValueError(f"schedule={self.schedule!r}: give an instance, as Schedule()")
-        if self.parts and self.format is not None:
+        default, what = Part(), ("weight", "activation", "pattern", "selection", "format")
+        given = [name for name in what if getattr(self, name) != getattr(default, name)]
+        if self.parts and given:
             raise ValueError(
-                f"format={self.format} beside parts: a layer takes the format of its part; give it "
-                f"to those of {', '.join(self.parts)} that are to have it"
+                f"{given[0]}={getattr(self, given[0])} beside parts: a layer takes that of its "
+                f"part; give it to those of {', '.join(self.parts)} that are to have it"
             )
         if self.schedule.ramp and all(isinstance(part.pattern, Fixed) for part in self.rules):
             fixed = ", ".join(sorted({str(part.pattern) for part in self.rules}))

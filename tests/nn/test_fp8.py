@@ -199,13 +199,6 @@ def test_the_report_says_which_products_are_not_in_8_bits():
     assert not made_sparse()[1].fp8
 
 
-def test_a_format_beside_parts_is_refused_because_no_layer_would_take_it():
-    with pytest.raises(
-        ValueError, match=r"^format=FP8\(.*beside parts: .* give it to those of mlp"
-    ):
-        st.Sparsity(format=st.FP8(), parts={"mlp": st.Part(("*",))})
-
-
 def test_powers_of_two_are_asked_for_by_a_bool():
     with pytest.raises(ValueError, match=r"^power_of_two='false': give True or False"):
         st.FP8(power_of_two="false")  # type: ignore[arg-type]

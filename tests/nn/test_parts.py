@@ -91,3 +91,19 @@ def test_the_mixed_recipe_is_in_every_layer_what_its_part_says():
         assert weight.count_nonzero() == round(row.density * weight.numel())
     assert blocks.attn.weight.detach().to_sparse_bsr((4, 4)).values().shape[0] == 16
     assert NM(2, 4).holds(blocks.mlp.fc1.weight.detach().T)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("weight", st.SRSTE()),
+        ("activation", st.Activation24()),
+        ("pattern", st.Block(4, 4, 0.5)),
+        ("selection", st.Selection("greedy")),
+        ("format", st.FP8()),
+    ],
+)
+def test_what_no_part_would_take_is_refused_beside_parts(name, value):
+    words: Any = {name: value}
+    with pytest.raises(ValueError, match=rf"^{name}=.* beside parts: .* give it to those of mlp"):
+        st.Sparsity(parts={"mlp": st.Part(("*",))}, **words)

@@ -30,7 +30,7 @@ def thread_limits(processes: int) -> dict[str, str]:
 
 
 def _quota(without: int) -> int:
-    """Cores of the container's quota, rounded up; `without` where there is none."""
+    """How many cores the container's quota allows, rounded up. Without a quota: `without`."""
     if not QUOTA.is_file():
         return without
     limit, period = QUOTA.read_text().split()

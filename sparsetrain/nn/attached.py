@@ -139,7 +139,7 @@ class Attached:
         """Have what no optimizer holds follow the phase of what the first one holds. Where all is
         frozen, the steps of the first one count."""
         layers = phased_layers(self.model)
-        if self.phase is None and not any(map(learns, layers)):
+        if self.phase is None and self.optimizers and not any(map(learns, layers)):
             self._find(self.optimizers[0], layers)
         free = [m for m in layers if m not in m.phase.held]
         if self.phase is None:

@@ -266,6 +266,14 @@ def test_where_all_weights_are_frozen_the_steps_of_the_first_optimizer_count():
     assert again.phase.step == 5
 
 
+def test_a_frozen_model_without_any_optimizer_stays_sparse():
+    model = sparse()
+    model.requires_grad_(False)
+    attached: Any = st.attach(model, [])
+    assert attached.phase is None
+    assert model[0].phase.sparse
+
+
 def test_masks_are_chosen_when_they_are_due_and_kept_between():
     model = sparse(schedule=Schedule(mask_every=3))
     optimizer = torch.optim.SGD(model.parameters(), 5.0)

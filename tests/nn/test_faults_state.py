@@ -52,7 +52,7 @@ class Two(nn.Module):
 
 
 class Transposed(Two):
-    """Two linear layers on one memory, of which one multiplies by the transposed numbers."""
+    """Two linear layers whose weights share memory. The second weight is the first, transposed."""
 
     def __init__(self):
         super().__init__()

@@ -10,7 +10,7 @@ namespace sparsetrain {
 
 // A packed 2:4 A [M, K] times B [K, N].
 struct Problem {
-  int64_t type;  // 0 bfloat16, 1 float16, 2 float8_e4m3fn
+  int64_t type;  // 0 bfloat16, 1 float16, 2 8 bits: float8_e4m3fn or int8
   int64_t M, N, K;
   int64_t rows_of_b;   // 0: columns of B are contiguous; 1: rows
   int64_t transposed;  // the result is [N, M]

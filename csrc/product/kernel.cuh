@@ -6,6 +6,8 @@
 // blocks below each other each load a share of B for all of them, blocks side by side a share of A.
 #pragma once
 
+#include <type_traits>
+
 #include "arguments.h"
 #include "epilogue.cuh"
 #include "ptx.cuh"
@@ -122,6 +124,7 @@ template <class T, class Tile, int kRowsOfB>
 class Multiply {
  public:
   using Meta = uint32_t[Tile::kBlocks][Tile::kWords];
+  using Sum = typename Sums<T>::type;
 
   __device__ Multiply(Ring<Tile>& ring, int group, uint32_t sharing) : ring_(ring) {
     // A lane's words of the metadata of 16 rows.
@@ -133,7 +136,7 @@ class Multiply {
     releases_ = place.thread < 8 && (sharing >> place.thread & 1);
   }
 
-  __device__ void run(float (&d)[Tile::kBlocks][Tile::kValues], int steps) {
+  __device__ void run(Sum (&d)[Tile::kBlocks][Tile::kValues], int steps) {
     Meta even, odd = {};
     previous_ = 0;
     load(even);
@@ -148,7 +151,7 @@ class Multiply {
   }
 
  private:
-  __device__ void step(float (&d)[Tile::kBlocks][Tile::kValues], const Meta& now, Meta& next,
+  __device__ void step(Sum (&d)[Tile::kBlocks][Tile::kValues], const Meta& now, Meta& next,
                        bool add, bool more) {
     constexpr int kHalfB =
         kRowsOfB ? Tile::kBytesB / 2 : 64;  // bytes from one half of the step to the other
@@ -217,19 +220,23 @@ class Multiply {
   bool releases_;
 };
 
+// Four sums in memory.
+template <class Sum>
+using Four = std::conditional_t<std::is_integral_v<Sum>, int4, float4>;
+
 // Leaves the sums of a part that does not begin a tile to the worker that has its beginning.
-template <class Tile>
-__device__ void leave(const float (&d)[Tile::kBlocks][Tile::kValues], const Arguments& arguments,
+template <class Tile, class Sum>
+__device__ void leave(const Sum (&d)[Tile::kBlocks][Tile::kValues], const Arguments& arguments,
                       int slot, int group) {
   const Place place;
   int own = slot * Tile::kGroups + group;
-  float4* to = reinterpret_cast<float4*>(arguments.partial) +
-               int64_t{own} * Tile::kBlocks * Tile::kValues * 32 + place.thread;
+  auto* to = reinterpret_cast<Four<Sum>*>(arguments.partial) +
+             int64_t{own} * Tile::kBlocks * Tile::kValues * 32 + place.thread;
 #pragma unroll
   for (int i = 0; i < Tile::kBlocks; ++i) {
 #pragma unroll
     for (int j = 0; j < Tile::kValues; j += 4) {
-      __stcg(to, make_float4(d[i][j], d[i][j + 1], d[i][j + 2], d[i][j + 3]));
+      __stcg(to, Four<Sum>{d[i][j], d[i][j + 1], d[i][j + 2], d[i][j + 3]});
       to += 128;
     }
   }
@@ -239,8 +246,8 @@ __device__ void leave(const float (&d)[Tile::kBlocks][Tile::kValues], const Argu
 }
 
 // Adds what was left of the part's tile, in the order of K.
-template <class Tile>
-__device__ void collect(float (&d)[Tile::kBlocks][Tile::kValues], const Arguments& arguments,
+template <class Tile, class Sum>
+__device__ void collect(Sum (&d)[Tile::kBlocks][Tile::kValues], const Arguments& arguments,
                         const Part& part, int worker, int cluster, int rank, int group) {
   const Place place;
   const Schedule& schedule = arguments.schedule;
@@ -248,13 +255,13 @@ __device__ void collect(float (&d)[Tile::kBlocks][Tile::kValues], const Argument
   for (int next = worker + 1; range_begin(schedule, next) < tile_end; ++next) {
     int own = (next * cluster + rank) * Tile::kGroups + group;
     ptx::await(arguments.ready + own);
-    const float4* from = reinterpret_cast<const float4*>(arguments.partial) +
-                         int64_t{own} * Tile::kBlocks * Tile::kValues * 32 + place.thread;
+    auto* from = reinterpret_cast<const Four<Sum>*>(arguments.partial) +
+                 int64_t{own} * Tile::kBlocks * Tile::kValues * 32 + place.thread;
 #pragma unroll
     for (int i = 0; i < Tile::kBlocks; ++i) {
 #pragma unroll
       for (int j = 0; j < Tile::kValues; j += 4) {
-        float4 left = __ldcg(from);
+        Four<Sum> left = __ldcg(from);
         d[i][j] += left.x, d[i][j + 1] += left.y, d[i][j + 2] += left.z, d[i][j + 3] += left.w;
         from += 128;
       }
@@ -262,7 +269,8 @@ __device__ void collect(float (&d)[Tile::kBlocks][Tile::kValues], const Argument
   }
 }
 
-// T: of the values. Write: what becomes of the sums, a class of epilogue.cuh.
+// T: of the values. Write: what becomes of the sums, a class of epilogue.cuh; it gets those of int8
+// as the bits of floats.
 template <class T, class Tile, int kRowsOfB, class Write>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
     product(const __grid_constant__ Arguments arguments) {
@@ -319,7 +327,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
           finish.template begin<Tile::kBlocks * 64, Tile::kColumns>(row(), column());
         }
       }
-      float d[Tile::kBlocks][Tile::kValues];
+      typename Sums<T>::type d[Tile::kBlocks][Tile::kValues];
       multiply.run(d, part.end - part.begin);
       if (part.begin > 0) {
         leave<Tile>(d, arguments, worker * cluster + ptx::cluster_rank(), group);
@@ -331,7 +339,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       int m = row(), n = column();
 #pragma unroll
       for (int i = 0; i < Tile::kBlocks; ++i) {
-        if (m + i * 64 < arguments.M) finish.write(d[i], m + i * 64, n);
+        auto& sums = reinterpret_cast<float(&)[Tile::kValues]>(d[i]);
+        if (m + i * 64 < arguments.M) finish.write(sums, m + i * 64, n);
       }
     }
   }

@@ -28,7 +28,8 @@ void launch_kernel(Kernel kernel, const Arguments& arguments, int blocks, cudaSt
 
 // Which of a tile's kernels. There is kWide for rows of B alone: gradients of weights.
 struct Variant {
-  ScalarType type;
+  ScalarType values;
+  ScalarType result;  // of 8-bit values
   bool rows_of_b;
   Finish finish;
 };
@@ -45,7 +46,7 @@ void launch(const Arguments& arguments, const Variant& variant, int blocks, cuda
     if (variant.finish == Finish::kWide) return run(product<T, Tile, 1, Wide<T>>);
     run(plain ? product<T, Tile, 1, Plain<T>> : product<T, Tile, 1, General<T>>);
   };
-  variant.type == ScalarType::Half ? of_type(__half{}) : of_type(__nv_bfloat16{});
+  variant.values == ScalarType::Half ? of_type(__half{}) : of_type(__nv_bfloat16{});
 }
 
 // How many clusters of so many blocks the current device runs at a time.

@@ -6,20 +6,23 @@
 
 namespace sparsetrain {
 
-// Of e4m3 values with scales; columns of B are contiguous. variant.type: of what is returned, any
-// where that is float32.
+// Of e4m3 or int8 values with scales; columns of B are contiguous.
 template <class Tile>
 void launch_scaled(const Arguments& arguments, const Variant& variant, int blocks,
                    cudaStream_t stream) {
-  using E4m3 = __nv_fp8_e4m3;
   auto run = [&](auto kernel) { launch_kernel<Tile>(kernel, arguments, blocks, stream); };
-  auto of_type = [&](auto type) {
-    using T = decltype(type);
+  auto of_types = [&](auto value, auto result) {
+    using Q = decltype(value);
+    using T = decltype(result);
     bool plain = variant.finish == Finish::kPlain;
-    run(plain ? product<E4m3, Tile, 0, Stored<T, T, Scaled<T>>>
-              : product<E4m3, Tile, 0, General<T, Scaled<T>>>);
+    run(plain ? product<Q, Tile, 0, Stored<T, T, Scaled<Q, T>>>
+              : product<Q, Tile, 0, General<T, Scaled<Q, T>>>);
   };
-  variant.type == ScalarType::Half ? of_type(__half{}) : of_type(__nv_bfloat16{});
+  auto of_values = [&](auto value) {
+    variant.result == ScalarType::Half ? of_types(value, __half{})
+                                       : of_types(value, __nv_bfloat16{});
+  };
+  variant.values == ScalarType::Char ? of_values(int8_t{}) : of_values(__nv_fp8_e4m3{});
 }
 
 extern template void launch_scaled<Tile<2, 1, 256, 1>>(const Arguments&, const Variant&, int,

@@ -247,7 +247,7 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
     arguments.ready = reinterpret_cast<int*>(arguments.partial + sums);
     STD_CUDA_CHECK(cudaMemsetAsync(arguments.ready, 0, flags * sizeof(int), stream));
   }
-  Variant variant{narrow ? out.scalar_type() : values.scalar_type(), rows_of_b, finish};
+  Variant variant{values.scalar_type(), out.scalar_type(), rows_of_b, finish};
   switch (config.tile) {
     case 0:
       return launch_either<2, 1, 256>(arguments, variant, narrow, grid, stream);

@@ -22,11 +22,11 @@ def engine_of(
     """
     if engines.gpu is None:
         return NATIVE, _IN_PYTORCH
-    if dtype == torch.int8:
-        return NATIVE, f"{_IN_PYTORCH}, slowly: int8 has no GPU kernel"
     obstacle = why_not_native(engines.gpu, engines.library)
     if not obstacle:
         return NATIVE, f"native: {sm(engines.gpu)}"
+    if dtype == torch.int8:
+        return NATIVE, f"{_IN_PYTORCH}, slowly: {obstacle}"
     narrow = dtype not in EIGHT_BITS
     if narrow and engines.gpu[0] == 8 and not any(size % FEATURES for size in shape):
         return ATEN, f"aten: {sm(engines.gpu)}"

@@ -63,8 +63,8 @@ def quantize(
     include: globs of layers that are packed, all others stay dense; an error names one whose weight
         is not 2:4. Without, all 2:4 weights are.
 
-    GPU products need compute capability 9.0; 16-bit ones run on 8.x too. int8 runs in plain PyTorch
-    everywhere, as everything does on a CPU; the report says so.
+    GPU products need compute capability 9.0; 16-bit ones run on 8.x too, and int8 runs in plain
+    PyTorch there, as everything does on a CPU; the report says so.
 
     Raises ValueError, and changes nothing, where no weight is 2:4 or one of `include` is not, for
     another dtype, a model that is packed already, and a GPU without products for the dtype.

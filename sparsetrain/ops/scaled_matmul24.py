@@ -17,6 +17,8 @@ from sparsetrain.ops.scale_checks import check_kernel, check_quantized, check_sc
 from sparsetrain.reference.scaled_matmul24 import scaled_matmul24 as reference
 
 OUT = (torch.bfloat16, torch.float16, torch.float32)
+LONGEST_INT8 = 1 << 18
+"""Columns of a packed int8 matrix whose products may not fit into sums of 32 bits."""
 
 
 def _check(
@@ -53,8 +55,10 @@ def _check(
 
 def _without_kernel(values: Tensor, scales: Tensor, b: Tensor, scales_b: Tensor) -> str:
     """What the kernel for CUDA does not take of these, in words."""
-    if values.dtype == torch.int8:
-        return " of int8"
+    if torch.cuda.get_device_capability(values.device)[0] != 9:
+        return " outside compute capability 9.0"
+    if values.dtype == torch.int8 and 2 * values.shape[1] >= LONGEST_INT8:
+        return f" of int8 with {LONGEST_INT8} columns or more"
     by_row = (1, 1), (values.shape[0], 1), (1, b.shape[1])
     return "" if {tuple(scales.shape), tuple(scales_b.shape)} <= {*by_row} else " by block"
 
@@ -77,7 +81,7 @@ _SCHEMA = (
     " bool transpose_out, ScalarType out_dtype) -> Tensor"
 )
 _op = register(f"scaled_matmul24{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
-# The kernel for CUDA calls this one for int8 and for scales by block.
+# The kernel for CUDA calls this one for what it does not take.
 register(f"_scaled_matmul24_reference{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
 
 
@@ -105,8 +109,9 @@ def scaled_matmul24(
     Sums are float32 (int8: exact), multiplied by the scales, rounded once
     (reference/scaled_matmul24.py). Returns [M, N], or [N, M] if transposed, contiguous. A block
     whose scale is not finite gives NaN wherever it is multiplied in.
-    Raises ValueError for what it does not take. The kernel for CUDA takes float8_e4m3fn with scales
-    by row or tensor, on compute capability 9.0; it sums in the tensor cores, which keep about 14
-    bits. What it does not take runs in PyTorch there, which is said once.
+    Raises ValueError for what it does not take. The kernel for CUDA takes scales by row or tensor,
+    on compute capability 9.0, and int8 of less than 2^18 columns. It sums in the tensor cores: int8
+    exactly, float8_e4m3fn with about 14 bits. Without a bias int8 gives the definition's bits, and
+    with one it rounds once less. What it does not take runs in PyTorch there, which is said once.
     """
     return _op(values, meta, scales, b, scales_b, bias, transpose_out, out_dtype)

@@ -1,6 +1,7 @@
 """st.quantize: which layers are packed, what the model computes then, what is refused."""
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from op_calls import OpCalls
 from torch import nn
 
 import sparsetrain as st
-from sparsetrain.inference import DTYPES, PackedLinear, PackedMlp, packed_linears
+from sparsetrain.inference import DTYPES, PackedLinear, PackedMlp, engine, packed_linears
 from sparsetrain.native import Library
 from sparsetrain.nn import sparsify
 from sparsetrain.nn.engine import Engines
@@ -197,10 +198,18 @@ def test_a_gpu_without_products_is_named(monkeypatch):
     monkeypatch.setattr(module, "find_engines", lambda *given: ampere)
     with pytest.raises(ValueError, match=r"mlp.fc1 would run on sm_80: native products need"):
         st.quantize(pruned())
-    assert "slowly: int8 has no GPU kernel" in str(st.quantize(pruned(), torch.int8))
+    in_pytorch = r"native: its definition in plain PyTorch, slowly: native products need"
+    assert re.search(in_pytorch, str(st.quantize(pruned(), torch.int8)))
     net = seeded(nn.Sequential(nn.Linear(64, 128), nn.Linear(128, 64)))
     st.prune(net, st.Magnitude())
     assert {row.engine for row in st.quantize(net, torch.bfloat16).converted} == {"aten: sm_80"}
+
+
+def test_every_dtype_has_products_on_hopper(monkeypatch):
+    monkeypatch.setattr(engine, "why_not_native", lambda *given: "")
+    hopper = Engines("auto", (9, 0), Library())
+    found = {engine.engine_of(hopper, dtype, "fc1", (8, 8))[1] for dtype in DTYPES}
+    assert found == {"native: sm_90"}
 
 
 @pytest.mark.slow

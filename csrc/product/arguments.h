@@ -33,6 +33,13 @@ struct Scales {
   int step_a, step_b;
 };
 
+// Scales of 128 rows of A, or columns of B, x 128 of K each: strides in elements from a block to
+// the next of the operand, and to the next along K. Strides of 0: one scale for all.
+struct BlockScales {
+  const float* scales;
+  int next, next_k;
+};
+
 struct Arguments {
   CUtensorMap a, meta, b, d;
   Schedule schedule;
@@ -44,6 +51,9 @@ struct Arguments {
   int* ready;      // a flag for each warpgroup of each block, 0 at launch
   Scales scales;   // of 8-bit values
   bool wide_bias;  // float32, of a product of 8-bit values
+
+  // Of kernels by block.
+  BlockScales blocks_a, blocks_b;
 };
 
 }  // namespace sparsetrain

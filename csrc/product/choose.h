@@ -10,7 +10,7 @@ namespace sparsetrain {
 
 // A packed 2:4 A [M, K] times B [K, N].
 struct Problem {
-  int64_t type;  // 0 bfloat16, 1 float16, 2 8 bits: float8_e4m3fn or int8
+  int64_t type;  // 0 bfloat16, 1 float16, 2 8 bits: float8_e4m3fn or int8, 3 with scales by block
   int64_t M, N, K;
   int64_t rows_of_b;   // 0: columns of B are contiguous; 1: rows
   int64_t transposed;  // the result is [N, M]
@@ -36,9 +36,11 @@ struct TileSize {
 
 constexpr std::array<TileSize, 4> kTiles = {{{128, 256}, {256, 192}, {256, 128}, {128, 128}}};
 
-// How many of them, from the first on, have kernels for the type: 128x128 was never the fastest of
-// 8-bit values.
-constexpr size_t tiles_of(int64_t type) { return type == 2 ? 3 : kTiles.size(); }
+// Whether a tile has kernels for the type: 128x128 was never the fastest of 8-bit values; with
+// scales by block a tile's columns share one, and registers have to hold a step's sums besides.
+constexpr bool has_tile(int64_t type, size_t tile) {
+  return type == 3 ? tile == 2 : type == 2 ? tile < 3 : true;
+}
 
 // What the table says of the problem, else the model of choose.cpp.
 Config choose(const Problem& problem, int multiprocessors);

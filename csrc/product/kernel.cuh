@@ -150,14 +150,58 @@ class Multiply {
     release(previous_);
   }
 
+  // The same with scales by block, which end with a step: its sums leave the tensor cores, 64 rows
+  // at a time, and are added up times factor(step).
+  template <class Factor>
+  __device__ void run_by_block(float (&total)[Tile::kBlocks][Tile::kValues], int begin, int end,
+                               const Factor& factor) {
+#pragma unroll
+    for (int i = 0; i < Tile::kBlocks; ++i) {
+#pragma unroll
+      for (int j = 0; j < Tile::kValues; ++j) total[i][j] = 0;
+    }
+#pragma unroll 1
+    for (int step = begin; step < end; ++step) {
+      Meta meta;
+      load(meta);
+      float of_step = factor(step);
+      uint64_t a = operand_a(), b = operand_b();
+      Sum d[Tile::kValues];
+#pragma unroll
+      for (int i = 0; i < Tile::kBlocks; ++i) {
+        wgmma_begin();
+        wgmma<0, kRowsOfB>(T{}, d, a + i * 256, b, meta[i][0], 0);
+        wgmma<1, kRowsOfB>(T{}, d, a + i * 256 + 2, b + kHalfB / 16, meta[i][Tile::kWords - 1], 1);
+        wgmma_commit();
+        wgmma_wait<0>();
+        wgmma_written(d);
+        if (i == Tile::kBlocks - 1) {
+          keep(meta);
+          release(ring_.empty());
+        }
+#pragma unroll
+        for (int j = 0; j < Tile::kValues; ++j)
+          total[i][j] = fmaf(static_cast<float>(d[j]), of_step, total[i][j]);
+      }
+      ring_.advance();
+    }
+  }
+
  private:
+  // Bytes of B from one half of a step to the other.
+  static constexpr int kHalfB = kRowsOfB ? Tile::kBytesB / 2 : 64;
+
+  __device__ uint64_t operand_a() const {
+    int group = threadIdx.x / 128;
+    return operand(ring_.a() + group * Tile::kBlocks * 4096, Swizzle::k64, 16, 512);
+  }
+  __device__ uint64_t operand_b() const {
+    return operand(ring_.b(), Swizzle::k128, kRowsOfB ? 4096 : 16, 1024);
+  }
+
   __device__ void step(Sum (&d)[Tile::kBlocks][Tile::kValues], const Meta& now, Meta& next,
                        bool add, bool more) {
-    constexpr int kHalfB =
-        kRowsOfB ? Tile::kBytesB / 2 : 64;  // bytes from one half of the step to the other
-    int group = threadIdx.x / 128;
-    uint64_t a = operand(ring_.a() + group * Tile::kBlocks * 4096, Swizzle::k64, 16, 512);
-    uint64_t b = operand(ring_.b(), Swizzle::k128, kRowsOfB ? 4096 : 16, 1024);
+    uint64_t a = operand_a(), b = operand_b();
     wgmma_begin();
 #pragma unroll
     for (int i = 0; i < Tile::kBlocks; ++i) {
@@ -220,6 +264,28 @@ class Multiply {
   bool releases_;
 };
 
+// The product of two scales by block: of the block with row m of A, and that with column n of B.
+class Factor {
+ public:
+  __device__ Factor(const Arguments& arguments, int m, int n)
+      : step_a_(arguments.blocks_a.next_k), step_b_(arguments.blocks_b.next_k) {
+    // Tiles that fill up a cluster lie outside: any scale will do.
+    a_ = at(arguments.blocks_a, min(m, arguments.M - 1) / 128);
+    b_ = at(arguments.blocks_b, min(n, arguments.N - 1) / 128);
+  }
+  __device__ float operator()(int step) const {
+    return __ldg(a_ + step * step_a_) * __ldg(b_ + step * step_b_);
+  }
+
+ private:
+  __device__ static const float* at(const BlockScales& blocks, int block) {
+    return blocks.scales + block * blocks.next;
+  }
+
+  const float *a_, *b_;
+  int step_a_, step_b_;
+};
+
 // Four sums in memory.
 template <class Sum>
 using Four = std::conditional_t<std::is_integral_v<Sum>, int4, float4>;
@@ -270,8 +336,9 @@ __device__ void collect(Sum (&d)[Tile::kBlocks][Tile::kValues], const Arguments&
 }
 
 // T: of the values. Write: what becomes of the sums, a class of epilogue.cuh; it gets those of int8
-// as the bits of floats.
-template <class T, class Tile, int kRowsOfB, class Write>
+// as the bits of floats. kByBlock: scales are by block, and sums floats of any T. The rows of a
+// warpgroup lie in one block then, and the columns of a tile are one.
+template <class T, class Tile, int kRowsOfB, class Write, bool kByBlock = false>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
     product(const __grid_constant__ Arguments arguments) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -327,8 +394,14 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
           finish.template begin<Tile::kBlocks * 64, Tile::kColumns>(row(), column());
         }
       }
-      typename Sums<T>::type d[Tile::kBlocks][Tile::kValues];
-      multiply.run(d, part.end - part.begin);
+      std::conditional_t<kByBlock, float, typename Sums<T>::type> d[Tile::kBlocks][Tile::kValues];
+      if constexpr (kByBlock) {
+        static_assert(Tile::kDepth == 128 && Tile::kColumns == 128 &&
+                      128 % (Tile::kBlocks * 64) == 0);
+        multiply.run_by_block(d, part.begin, part.end, Factor(arguments, row(), column()));
+      } else {
+        multiply.run(d, part.end - part.begin);
+      }
       if (part.begin > 0) {
         leave<Tile>(d, arguments, worker * cluster + ptx::cluster_rank(), group);
         continue;

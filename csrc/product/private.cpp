@@ -59,7 +59,8 @@ void matmul24_table(const Tensor& table) {
   std::vector<std::pair<Problem, Config>> entries;
   for (int64_t i = 0; i < table.size(0); ++i, row += 12) {
     Config config{row[7], row[8], row[9], row[10], row[11]};
-    bool known = config.tile >= 0 && config.tile < static_cast<int64_t>(tiles_of(row[0])) &&
+    bool known = config.tile >= 0 && config.tile < static_cast<int64_t>(kTiles.size()) &&
+                 has_tile(row[0], static_cast<size_t>(config.tile)) &&
                  (config.cluster_m == 1 || config.cluster_m == 2) &&
                  (config.cluster_n == 1 || config.cluster_n == 2) && config.group >= 1 &&
                  config.group <= 64 && (config.stream_k == 0 || config.stream_k == 1);

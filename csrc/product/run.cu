@@ -57,6 +57,27 @@ Tensor in_pairs(const Tensor& scales) {
   return wide;
 }
 
+const float* floats(const Tensor& x) { return static_cast<const float*>(x.const_data_ptr()); }
+
+// Whether scales are by block; along: their dimension of rows of A or columns of B, of so many.
+bool by_block(const Tensor& scales, int along, int64_t size) {
+  return scales.size(1 - along) > 1 || (scales.size(along) != 1 && scales.size(along) != size);
+}
+
+BlockScales block_scales(const Tensor& scales, int along) {
+  return {floats(scales), static_cast<int>(scales.stride(along)),
+          static_cast<int>(scales.stride(1 - along))};
+}
+
+// Read, as a pair, at the end of a tile for an operand with scales by block, in a step for another.
+__device__ const float2 kOnes = {1, 1};
+
+const float* ones() {
+  void* address = nullptr;
+  STD_CUDA_CHECK(cudaGetSymbolAddress(&address, kOnes));
+  return static_cast<const float*>(address);
+}
+
 int multiprocessors(const Tensor& x) {
   int count = 0;
   STD_CUDA_CHECK(
@@ -70,7 +91,7 @@ Schedule schedule_of(const Problem& problem, const Config& config) {
   schedule.tiles_m = static_cast<int>(ceil_div(problem.M, tile.rows * config.cluster_m));
   schedule.tiles_n = static_cast<int>(ceil_div(problem.N, tile.columns * config.cluster_n));
   schedule.group = static_cast<int>(config.group);
-  schedule.steps = static_cast<int>(ceil_div(problem.K, depth(problem.type == 2 ? 1 : 2)));
+  schedule.steps = static_cast<int>(ceil_div(problem.K, depth(problem.type >= 2 ? 1 : 2)));
   int64_t tiles = int64_t{schedule.tiles_m} * schedule.tiles_n;
   int64_t workers = resident_clusters(static_cast<int>(config.cluster_m * config.cluster_n));
   if (config.stream_k) {
@@ -169,7 +190,10 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
   // A matrix that is contiguous both ways is one row or column: either will do.
   bool rows_of_b = !(columns_lie_together(b) && aligned16(b, b.stride(1)));
   bool wide = out.scalar_type() == ScalarType::Float, narrow = wanted.scales.has_value();
-  Problem problem{narrow ? 2 : values.scalar_type() == ScalarType::Half,
+  bool blocks_a = narrow && by_block(*wanted.scales, 0, values.size(0));
+  bool blocks_b = narrow && by_block(*wanted.scales_b, 1, b.size(1));
+  bool blocks = blocks_a || blocks_b;
+  Problem problem{narrow ? 2 + blocks : values.scalar_type() == ScalarType::Half,
                   values.size(0),
                   b.size(1),
                   2 * values.size(1),
@@ -205,10 +229,19 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
 
   Tensor scales_a = values, scales_b = values;
   if (narrow) {
-    scales_a = aligned(*wanted.scales), scales_b = in_pairs(*wanted.scales_b);
-    arguments.scales = {static_cast<const float*>(scales_a.const_data_ptr()),
-                        static_cast<const float*>(scales_b.const_data_ptr()), scales_a.size(0) > 1,
-                        wanted.scales_b->size(1) > 1};
+    if (blocks) {
+      arguments.scales = {ones(), ones(), 0, 0};
+      arguments.blocks_a = blocks_a ? block_scales(*wanted.scales, 0) : BlockScales{ones(), 0, 0};
+      arguments.blocks_b = blocks_b ? block_scales(*wanted.scales_b, 1) : BlockScales{ones(), 0, 0};
+    }
+    if (!blocks_a) {
+      scales_a = aligned(*wanted.scales);
+      arguments.scales.a = floats(scales_a), arguments.scales.step_a = scales_a.size(0) > 1;
+    }
+    if (!blocks_b) {
+      scales_b = in_pairs(*wanted.scales_b);
+      arguments.scales.b = floats(scales_b), arguments.scales.step_b = wanted.scales_b->size(1) > 1;
+    }
   }
 
   Epilogue& epilogue = arguments.epilogue;
@@ -248,6 +281,7 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
     STD_CUDA_CHECK(cudaMemsetAsync(arguments.ready, 0, flags * sizeof(int), stream));
   }
   Variant variant{values.scalar_type(), out.scalar_type(), rows_of_b, finish};
+  if (blocks) return launch_scaled<Tile<2, 2, 128, 1>, true>(arguments, variant, grid, stream);
   switch (config.tile) {
     case 0:
       return launch_either<2, 1, 256>(arguments, variant, narrow, grid, stream);

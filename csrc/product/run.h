@@ -7,7 +7,7 @@
 namespace sparsetrain {
 
 // What is wanted of a product besides the operands; see Epilogue. Scales: of 8-bit values, [M, 1]
-// and [1, N], or one for all.
+// and [1, N], one for all, or [ceil(M/128), ceil(K/128)] and [ceil(K0/128), ceil(N/128)].
 struct Wanted {
   std::optional<Tensor> scales, scales_b;
   std::optional<Tensor> bias;

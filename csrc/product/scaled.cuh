@@ -13,17 +13,18 @@ namespace sparsetrain {
 __device__ inline float2 widened(__nv_bfloat162 x) { return __bfloat1622float2(x); }
 __device__ inline float2 widened(__half2 x) { return __half22float2(x); }
 
-// The scales of a product of values Q, e4m3 or int8, and its bias, T or float32.
-template <class Q, class T>
+// The scales of a product of 8-bit values, and its bias, T or float32. Sum: what they are summed
+// in.
+template <class Sum, class T>
 class Scaled {
  public:
   static constexpr bool kScaled = true;
 
   __device__ explicit Scaled(const Arguments& arguments) : of_(arguments) {}
 
-  // Of int8 sum has the bits of a whole number. The last two operations round once.
+  // sum has the bits of a Sum. The last two operations round once.
   __device__ static float scaled(float sum, float scale_a, float scale_b, float bias) {
-    if constexpr (std::is_integral_v<Q>) sum = __int2float_rn(__float_as_int(sum));
+    if constexpr (std::is_integral_v<Sum>) sum = __int2float_rn(__float_as_int(sum));
     return __fmaf_rn(__fmul_rn(sum, scale_a), scale_b, bias);
   }
 

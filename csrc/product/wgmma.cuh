@@ -49,6 +49,19 @@ __device__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// After a wait. The compiler does not know that products write d until then: this keeps it from
+// moving uses of d before the wait.
+template <int kValues>
+__device__ void wgmma_written(float (&d)[kValues]) {
+#pragma unroll
+  for (int j = 0; j < kValues; ++j) asm volatile("" : "+f"(d[j])::"memory");
+}
+template <int kValues>
+__device__ void wgmma_written(int32_t (&d)[kValues]) {
+#pragma unroll
+  for (int j = 0; j < kValues; ++j) asm volatile("" : "+r"(d[j])::"memory");
+}
+
 // ---- products -----------------------------------------------------------------------------------
 // clang-format off
 

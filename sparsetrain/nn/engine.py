@@ -99,14 +99,13 @@ class Engines:
         if self.gpu is None:
             return "native", "native: fp8, its definition in plain PyTorch"
         obstacle = why_not_native(self.gpu, self.library)
-        if not obstacle and format.scaling == "block":
-            obstacle = "products by block have no GPU kernels yet, those by row and tensor have"
         if obstacle:
             raise ValueError(
                 f"format={format}: {name} would run on {sm(self.gpu)}: {obstacle}; leave the "
                 "format away, or run on a CPU"
             )
-        gain = self._gain(part, shape, tokens)
+        # No times of products by block are known.
+        gain = None if format.scaling == "block" else self._gain(part, shape, tokens)
         why = sm(self.gpu) if gain is None else f"{gain[0]}, {gain[2]}, without quantizing"
         return "native", f"native: fp8: {why}"
 

@@ -50,17 +50,16 @@ def _check(
         if bias.dtype not in (out_dtype, torch.float32):
             raise ValueError(f"bias: {bias.dtype} should be float32 or out_dtype, {out_dtype}")
     if values.is_cuda and not torch.compiler.is_compiling():
-        check_kernel("scaled_matmul24", values, _without_kernel(values, scales, b, scales_b))
+        check_kernel("scaled_matmul24", values, _without_kernel(values))
 
 
-def _without_kernel(values: Tensor, scales: Tensor, b: Tensor, scales_b: Tensor) -> str:
-    """What the kernel for CUDA does not take of these, in words."""
+def _without_kernel(values: Tensor) -> str:
+    """Why the kernel for CUDA does not take these, in words."""
     if torch.cuda.get_device_capability(values.device)[0] != 9:
         return " outside compute capability 9.0"
     if values.dtype == torch.int8 and 2 * values.shape[1] >= LONGEST_INT8:
         return f" of int8 with {LONGEST_INT8} columns or more"
-    by_row = (1, 1), (values.shape[0], 1), (1, b.shape[1])
-    return "" if {tuple(scales.shape), tuple(scales_b.shape)} <= {*by_row} else " by block"
+    return ""
 
 
 def _fake(
@@ -109,9 +108,10 @@ def scaled_matmul24(
     Sums are float32 (int8: exact), multiplied by the scales, rounded once
     (reference/scaled_matmul24.py). Returns [M, N], or [N, M] if transposed, contiguous. A block
     whose scale is not finite gives NaN wherever it is multiplied in.
-    Raises ValueError for what it does not take. The kernel for CUDA takes scales by row or tensor,
-    on compute capability 9.0, and int8 of less than 2^18 columns. It sums in the tensor cores: int8
-    exactly, float8_e4m3fn with about 14 bits. Without a bias int8 gives the definition's bits, and
-    with one it rounds once less. What it does not take runs in PyTorch there, which is said once.
+    Raises ValueError for what it does not take. The kernel for CUDA runs on compute capability 9.0
+    and takes int8 of less than 2^18 columns. It sums in the tensor cores: int8 exactly,
+    float8_e4m3fn with about 14 bits. int8 with scales by row or tensor gives the definition's bits
+    without a bias, and rounds once less with one; scales by block are multiplied with each other
+    first. What the kernel does not take runs in PyTorch there, which is said once.
     """
     return _op(values, meta, scales, b, scales_b, bias, transpose_out, out_dtype)

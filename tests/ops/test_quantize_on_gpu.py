@@ -63,14 +63,16 @@ def test_cuda_gives_the_bits_of_the_cpu(source, dtype):
             assert_same_bits(got, op(*args, *given), op.__name__, x.shape, *given)
 
 
-def test_a_mask_that_keeps_fewer_is_taken_and_a_weight_is_its_definition():
+@dtypes
+def test_a_mask_that_keeps_fewer_is_taken_and_a_weight_is_its_definition(dtype):
     x = matrix(1024, 768, torch.float32)
     other = select24(x.flip(0), "transposable")
     for mask, scaling in product((select24(x, "greedy") & other, other), ("row", "block")):
-        got = on_cuda(quantize_both24, x, mask, E4M3, scaling)
-        assert_same_bits(got, quantize_both24(x, mask, E4M3, scaling), scaling)
-        rows = on_cuda(quantize24, x, mask, E4M3, scaling)
-        assert_same_bits(rows, quantize24(x, mask, E4M3, scaling), scaling)
+        given = mask, dtype, scaling
+        got = on_cuda(quantize_both24, x, *given)
+        assert_same_bits(got, quantize_both24(x, *given), scaling)
+        rows = on_cuda(quantize24, x, *given)
+        assert_same_bits(rows, quantize24(x, *given), scaling)
 
 
 @sources

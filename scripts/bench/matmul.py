@@ -6,10 +6,11 @@
   python -m scripts.bench.matmul random=200 seed=0        is the choice ever slower than dense?
 
 shapes= TOKENSxFEATURESxHIDDEN with commas; products= w24-forward, w24-dx, act24-forward, act24-dw,
-dz24-dx, dz24-dw; dtype= bfloat16, float16 or fp8 (e4m3, against cuBLAS in bfloat16 and PyTorch's
-dense fp8, without the products of dW and without other peers); rounds= calls that count; peers=
-false, or cusparselt, cusparselt-best, torch-cutlass, xformers, cusparselt-search (its own search,
-slow); json= the file for every number. Every result is compared with float64 first.
+dz24-dx, dz24-dw; dtype= bfloat16, float16, fp8 (e4m3) or int8 (the last two against cuBLAS in
+bfloat16 and PyTorch's dense products of the dtype, without the products of dW and without other
+peers); rounds= calls that count; peers= false, or cusparselt, cusparselt-best, torch-cutlass,
+xformers, cusparselt-search (its own search, slow); json= the file for every number. Every result is
+compared with float64 first.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import torch
 
 from scripts.bench.choice import choose
 from scripts.bench.command import run
+from scripts.bench.matmul8 import bench8
 from scripts.bench.matmul_auto import AutoRow, bench_auto, draw
-from scripts.bench.matmul_fp8 import bench_fp8
 from scripts.bench.matmul_measure import Row, bench_product
 from scripts.bench.matmul_peers import DEFAULT_PEERS, PEERS
 from scripts.bench.matmul_report import (
@@ -42,7 +43,7 @@ from sparsetrain import products
 from sparsetrain.bench.bars import figure_class
 from sparsetrain.bench.environment import environment
 from sparsetrain.bench.products import PRODUCTS, SHAPES, Shape, make_product
-from sparsetrain.bench.products8 import PRODUCTS8
+from sparsetrain.bench.products8 import E4M3, PRODUCTS8
 from sparsetrain.bench.timing import Clock, cuda_clocks
 from sparsetrain.cli.bench_words import (
     cuda_device,
@@ -58,7 +59,8 @@ from sparsetrain.cli.console import console, print_lines, relative, show_values
 
 _KEYS = ("shapes", "products", "dtype", "rounds", "peers", "json", "picture", "random", "seed")
 _ONLY_SHAPES = ("shapes", "peers", "picture")
-_NOT_FP8 = ("peers", "picture", "random", "seed")
+_NOT_8_BITS = ("peers", "picture", "random", "seed")
+_8_BITS = {"fp8": E4M3, "int8": torch.int8}
 _NAMES = {name.lower().replace(" ", "-"): name for name in PRODUCTS}
 _ROUNDS = 20
 
@@ -67,13 +69,13 @@ _ROUNDS = 20
 class Options:
     """What it was asked for. random: how many products to draw, 0 for `shapes`.
 
-    fp8: products in e4m3; dtype is then that of what they are compared with.
+    narrow: the 8-bit dtype of products; dtype is then that of what they are compared with.
     """
 
     shapes: tuple[Shape, ...]
     products: tuple[str, ...]
     dtype: torch.dtype
-    fp8: bool
+    narrow: torch.dtype | None
     rounds: int
     peers: tuple[str, ...]
     json: Path | None
@@ -129,8 +131,8 @@ def _row(
     name: str, shape: Shape, options: Options, device: torch.device, clock: Clock, sms: int
 ) -> Row:
     product = make_product(name, shape, options.dtype, device)
-    if options.fp8:
-        row = bench_fp8(product, clock, options.rounds, sms)
+    if options.narrow is not None:
+        row = bench8(product, options.narrow, clock, options.rounds, sms)
     else:
         row = bench_product(product, options.peers, clock, options.rounds, sms)
     del product
@@ -171,18 +173,18 @@ def parse(words: list[str]) -> Options:
         if key in options:
             which = "without" if "random" in options else "with"
             raise ValueError(f"{key}= goes {which} random=: leave one of them away")
-    fp8 = options.get("dtype") == "fp8"
-    if fp8:
-        del options["dtype"]
-        for key in _NOT_FP8:
+    narrow = _8_BITS.get(options.get("dtype", ""))
+    if narrow is not None:
+        word = options.pop("dtype")
+        for key in _NOT_8_BITS:
             if key in options:
-                raise ValueError(f"{key}= does not go with dtype=fp8: leave one of them away")
-    known = {word: name for word, name in _NAMES.items() if not fp8 or name in PRODUCTS8}
+                raise ValueError(f"{key}= does not go with dtype={word}: leave one of them away")
+    known = {word: name for word, name in _NAMES.items() if not narrow or name in PRODUCTS8}
     return Options(
         shapes=read_shapes(options, SHAPES),
         products=tuple(known[name] for name in read_names("products", options, tuple(known))),
         dtype=read_dtype(options),
-        fp8=fp8,
+        narrow=narrow,
         rounds=read_rounds(options, _ROUNDS),
         peers=_peers(options.get("peers", "true")),
         json=read_path("json", options),

@@ -9,7 +9,7 @@ from statistics import geometric_mean
 import torch
 from torch import Tensor
 
-from scripts.bench.matmul_peers import FP8_PEERS, Contender, usable_peers
+from scripts.bench.matmul_peers import PEERS8, Contender, usable_peers
 from scripts.bench.sparsify_measure import NO_KERNEL, has_kernel
 from sparsetrain.bench.products import Product, Shape, why_wrong
 from sparsetrain.bench.timing import Clock, Run, Times, measure
@@ -58,9 +58,10 @@ class Row:
         best = min(self.times[DENSE].median, self.times[DENSE_TRANSPOSED].median)
         return best / self.times[candidate].median
 
-    def speed_up_over_fp8(self) -> float | None:
-        """Of ours over the faster dense product in fp8; None where one of them was not timed."""
-        peers = [self.times[name].median for name in FP8_PEERS if name in self.times]
+    def speed_up_over_8_bits(self) -> float | None:
+        """Of ours over the fastest dense product of its 8-bit dtype; None where none was timed."""
+        names = PEERS8.get(self.problem.dtype, ())
+        peers = [self.times[name].median for name in names if name in self.times]
         return min(peers) / self.times[NATIVE].median if peers and NATIVE in self.times else None
 
 

@@ -31,8 +31,8 @@ DEFAULT_PEERS = ("cusparselt", "cusparselt-best", "torch-cutlass", "xformers")
 PEERS = (*DEFAULT_PEERS, "cusparselt-search")
 """What `peers=` chooses from."""
 
-FP8_PEERS = ("fp8-row", "fp8-tensor")
-"""Dense products in fp8, with dtype=fp8 (matmul_fp8.py)."""
+PEERS8 = {torch.float8_e4m3fn: ("fp8-row", "fp8-tensor"), torch.int8: ("int8",)}
+"""Dense products in 8 bits, with dtype=fp8 and dtype=int8 (matmul8.py)."""
 
 _ALGORITHMS = 70  # cuSPARSELt numbers them from 0 and does not say how many; 0.8 has 21
 _REFUSED_IN_A_ROW = 4

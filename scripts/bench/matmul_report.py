@@ -19,7 +19,7 @@ from scripts.bench.matmul_measure import (
     geometric_mean,
     summary,
 )
-from scripts.bench.matmul_peers import FP8_PEERS, PEERS
+from scripts.bench.matmul_peers import PEERS, PEERS8
 from sparsetrain.bench.json_file import write_json
 
 LEGEND = """\
@@ -32,7 +32,8 @@ error: relative to float64 of the pruned operand, on a sample of 512 rows and co
 peers, × over dense: cslt cuSPARSELt's default, its best algorithm, what its own search finds;
       torch its CUTLASS op, xf xFormers, both without the copy that a transposed result needs
 dtype=fp8: dense is bfloat16; error relative to float64 of the same quantized operands; fp8 row and
-      tensor: torch._scaled_mm dense, by its scales, × over dense"""
+      tensor: torch._scaled_mm dense, by its scales, × over dense
+dtype=int8: the same; int8: torch._int_mm dense, which gives int32 without scales, × over dense"""
 
 AUTO_LEGEND = """\
 Random products: 64 to 65536 tokens, 256 to 16384 features in multiples of 64, each doubling as
@@ -47,8 +48,9 @@ _HEADS = {
     "xformers": "xf",
     "fp8-row": "fp8\nrow",
     "fp8-tensor": "fp8\ntensor",
+    "int8": "int8",
 }
-_ALL_PEERS = (*PEERS, *FP8_PEERS)
+_ALL_PEERS = (*PEERS, *(name for names in PEERS8.values() for name in names))
 
 
 def product_table(rows: Sequence[Row]) -> Table:
@@ -92,10 +94,10 @@ def summary_lines(rows: Sequence[Row]) -> Iterator[str]:
         found = summary(rows, name)
         if found is not None:
             yield f"{name}: {_words(found, len(rows))}"
-    over_fp8 = [ratio for row in rows if (ratio := row.speed_up_over_fp8()) is not None]
-    if over_fp8:
-        mean, worst = geometric_mean(over_fp8), min(over_fp8)
-        yield f"{NATIVE} over the faster dense fp8: {mean:.3f}× (worst {worst:.2f}×)"
+    ratios = [ratio for row in rows if (ratio := row.speed_up_over_8_bits()) is not None]
+    if ratios:
+        mean, worst = geometric_mean(ratios), min(ratios)
+        yield f"{NATIVE} over the fastest dense product in 8 bits: {mean:.3f}× (worst {worst:.2f}×)"
 
 
 def auto_table(rows: Sequence[AutoRow], count: int = 10) -> Table:

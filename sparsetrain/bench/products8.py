@@ -1,6 +1,6 @@
-"""The products of an MLP in fp8: those of bench.products with both operands quantized.
+"""The products of an MLP in fp8 or int8: those of bench.products with both operands quantized.
 
-Gradients of weights have no product in fp8.
+Gradients of weights have no product in 8 bits.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from sparsetrain.products import Problem
 from sparsetrain.reference.quantize import dequantize
 
 PRODUCTS8 = ("W24 forward", "W24 dX", "act24 forward", "dz24 dX")
-"""The names of bench.products that there are in fp8."""
+"""The names of bench.products that there are in 8 bits."""
 
 E4M3 = torch.float8_e4m3fn
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A product in fp8 with its operands.
+    """A product in fp8 or int8 with its operands.
 
     wide       the same in bfloat16
     values, meta, scales    the packed A, a scale for each row
@@ -41,7 +41,7 @@ class Quantized:
     @property
     def problem(self) -> Problem:
         """What a kernel is chosen by."""
-        return in_fp8(self.wide.problem)
+        return in_8_bits(self.wide.problem, self.values.dtype)
 
     def native(self) -> Tensor:
         """ops.scaled_matmul24, to bfloat16."""
@@ -70,19 +70,19 @@ class Quantized:
         return replace(self.wide, pruned=pruned, b=dequantize(self.b, self.scales_b).T)
 
 
-def quantized(product: Product) -> Quantized:
-    """A product in fp8, each operand with a scale for each of its rows along K."""
-    packed = ops.narrow24(product.values, product.meta, E4M3)
-    return Quantized(product, *packed, *ops.quantize(product.b.T, E4M3))
+def quantized(product: Product, dtype: torch.dtype = E4M3) -> Quantized:
+    """A product in 8 bits, each operand with a scale for each of its rows along K."""
+    packed = ops.narrow24(product.values, product.meta, dtype)
+    return Quantized(product, *packed, *ops.quantize(product.b.T, dtype))
 
 
-def in_fp8(problem: Problem) -> Problem:
-    """The same product in fp8: b lies column by column, whatever it did in 16 bits."""
-    return replace(problem, dtype=E4M3, b_layout="columns")
+def in_8_bits(problem: Problem, dtype: torch.dtype) -> Problem:
+    """The same product in 8 bits: b lies column by column, whatever it did in 16 bits."""
+    return replace(problem, dtype=dtype, b_layout="columns")
 
 
 def problem_in(name: str, shape: Shape, dtype: torch.dtype) -> Problem:
     """`bench.products.problem_of`, in float8_e4m3fn too."""
     if dtype == E4M3:
-        return in_fp8(problem_of(name, shape, torch.bfloat16))
+        return in_8_bits(problem_of(name, shape, torch.bfloat16), E4M3)
     return problem_of(name, shape, dtype)

@@ -128,6 +128,7 @@ INFERENCE_VARIANTS = {
             dense_fp8="tensor",
         ),
         InferenceVariant("fp8-24", "2:4 weights, fp8 (st.quantize)", torch.float8_e4m3fn),
+        InferenceVariant("int8-24", "2:4 weights, int8 (st.quantize)", torch.int8),
     )
 }
 """Those of `bench step mode=inference`; but for the first they change the layers of INFERENCE."""

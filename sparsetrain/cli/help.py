@@ -131,7 +131,7 @@ Whole training steps of vision transformers, dense and 2:4, on one batch that st
   python -m sparsetrain bench step
   python -m sparsetrain bench step json=step.json picture=step.png
   python -m sparsetrain bench step models=vit_l variants=weights,all+attn batch=64 rounds=20
-  python -m sparsetrain bench step mode=inference       forwards of packed models, bf16 and fp8
+  python -m sparsetrain bench step mode=inference       forwards of packed models
 
 models= vit_b (batch 256), vit_l (128), vit_h (64); variants= dense-eager, dense-relu2, weights,
 activations, all, and with qkv and proj weights+attn, all+attn, fp8 (all+attn in fp8) and dense-fp8
@@ -140,8 +140,8 @@ batch= for every model; rounds= timed rounds; compile= default, reduce-overhead,
 max-autotune-no-cudagraphs (of torch.compile); json= the file for every number; picture= a PNG of
 bars. The energy is read where nvidia-ml-py is installed.
 mode=inference: models= vit_b, vit_l, vit_h and sam_h (Segment Anything's encoder, 8 images of 1024
-pixels); variants= bf16-24 and fp8-24 (2:4, st.quantize), dense-fp8 and dense-fp8-tensor (by row and
-by tensor), dense (bfloat16, compiled as all are).
+pixels); variants= bf16-24, fp8-24 and int8-24 (2:4, st.quantize), dense-fp8 and dense-fp8-tensor
+(by row and by tensor), dense (bfloat16, compiled as all are).
 
 Kernels, products and MLPs against their peers: scripts/bench of a checkout."""
 

@@ -23,6 +23,7 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "float8_e4m3fn": torch.float8_e4m3fn,
+    "int8": torch.int8,
 }
 
 DENSE_FLOPS_PER_US = 720e6
@@ -39,7 +40,7 @@ taken to be native, and each was at least 1.15 times as fast as dense.
 class Problem:
     """A[M, K] @ b[K, N], A packed. All that the choice may depend on.
 
-    dtype: that of A and b, one of DTYPES; float8_e4m3fn has results in 16 bits.
+    dtype: that of A and b, one of DTYPES; 8-bit ones have results in 16 bits.
     transpose_out: the result is [N, M]. wide: the result is float32.
     """
 
@@ -64,7 +65,7 @@ class Problem:
 
     def numbers(self) -> list[int]:
         """As the library's `_matmul24_choice` and `_matmul24_table` count them."""
-        dtype = list(DTYPES.values()).index(self.dtype)
+        dtype = min(list(DTYPES.values()).index(self.dtype), 2)  # the library has one of 8 bits
         layout = B_LAYOUTS.index(self.b_layout)
         return [dtype, self.M, self.N, self.K, layout, int(self.transpose_out), int(self.wide)]
 

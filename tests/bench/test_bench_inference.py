@@ -64,10 +64,11 @@ def test_every_variant_runs_and_is_near_the_weights_it_was_made_of(uncompiled):
     assert 0 < errors["bf16-24"] < 0.02
     for name in ("dense-fp8", "dense-fp8-tensor", "fp8-24"):
         assert 0.02 < errors[name] < 0.2
+    assert 0.005 < errors["int8-24"] < 0.05
     engines = {row.variant.name: row.engines for row in result.rows}
-    assert engines["fp8-24"] == engines["bf16-24"] == {"native": 8}
+    assert engines["fp8-24"] == engines["int8-24"] == engines["bf16-24"] == {"native": 8}
     assert engines["dense-fp8"] == {}
-    assert [result.speed_up(row) for row in result.rows] == [1, 2, 1, 1, 2]
+    assert [result.speed_up(row) for row in result.rows] == [1, 2, 1, 1, 2, 2]
     assert result.flops > 0
 
 

@@ -1,10 +1,12 @@
-"""The products of an MLP in fp8, ours against cuBLAS in bfloat16 and PyTorch's dense fp8.
+"""The products of an MLP in 8 bits, ours against cuBLAS in bfloat16 and PyTorch's dense ones.
 
     fp8-row       torch._scaled_mm with a scale for each row of both operands
     fp8-tensor    the same with one scale for each operand
+    int8          torch._int_mm, whose result is int32 and has no scales
 
-Both sum in the tensor cores alone (use_fast_accum), on the operands that are not pruned, quantized
-before the clock starts; so are ours. Gradients of weights have no product in fp8.
+Those in fp8 sum in the tensor cores alone (use_fast_accum). All multiply the operands that are not
+pruned, quantized before the clock starts; so are ours. Gradients of weights have no product in 8
+bits.
 """
 
 from __future__ import annotations
@@ -23,28 +25,30 @@ from scripts.bench.matmul_measure import (
     native_config,
     round_of,
 )
-from scripts.bench.matmul_peers import FP8_PEERS
+from scripts.bench.matmul_peers import PEERS8
 from scripts.bench.sparsify_measure import NO_KERNEL, has_kernel
 from sparsetrain import ops
 from sparsetrain.bench.products import Product, why_wrong
-from sparsetrain.bench.products8 import E4M3, Quantized, quantized
+from sparsetrain.bench.products8 import Quantized, quantized
 from sparsetrain.bench.refusal import first_line
 from sparsetrain.bench.timing import Clock, Run, measure
 
 
 @dataclass(frozen=True)
 class WithPeers(Quantized):
-    """A product in fp8, and what dense fp8 multiplies: a [M, K0], not pruned, and scales_a."""
+    """A product in 8 bits, and what dense ones multiply: a [M, K0], not pruned, and scales_a."""
 
     a: Tensor
     scales_a: Tensor
 
-    def scaled_mm(self, by_row: bool) -> Tensor:
-        """torch._scaled_mm; by tensor its scales are 1, and cost what any would."""
+    def dense8(self, peer: str) -> Tensor:
+        """The dense product of a peer; by tensor its scales are 1, and cost what any would."""
         left, right, scales = self.a, self.b, (self.scales_a, self.scales_b)
         if self.problem.transpose_out:
             left, right, scales = right, left, scales[::-1]
-        if not by_row:
+        if peer == "int8":
+            return torch.ops.aten._int_mm(left, right.T)
+        if peer == "fp8-tensor":
             one = self.scales.new_ones(1, 1)
             scales = one, one
         return torch.ops.aten._scaled_mm(
@@ -52,17 +56,17 @@ class WithPeers(Quantized):
         )
 
 
-def with_peers(product: Product) -> WithPeers:
-    """A product in fp8, each operand with a scale for each of its rows along K."""
+def with_peers(product: Product, dtype: torch.dtype) -> WithPeers:
+    """A product in 8 bits, each operand with a scale for each of its rows along K."""
     left, right = product.operands(product.source)
     a_MK = right.T if product.problem.transpose_out else left
-    a, scales_a = ops.quantize(a_MK, E4M3)
-    return WithPeers(**vars(quantized(product)), a=a, scales_a=scales_a)
+    a, scales_a = ops.quantize(a_MK, dtype)
+    return WithPeers(**vars(quantized(product, dtype)), a=a, scales_a=scales_a)
 
 
-def bench_fp8(product: Product, clock: Clock, rounds: int, sms: int) -> Row:
+def bench8(product: Product, dtype: torch.dtype, clock: Clock, rounds: int, sms: int) -> Row:
     """Check ours against float64 of the same quantized operands, then time all that run."""
-    narrow = with_peers(product)
+    narrow = with_peers(product, dtype)
     of_torch = narrow.error(narrow.masked())
     error = narrow.error(narrow.native())
     del narrow.__dict__["oracle"]  # as large as all the rest
@@ -72,8 +76,8 @@ def bench_fp8(product: Product, clock: Clock, rounds: int, sms: int) -> Row:
         skipped[NATIVE] = reason
     else:
         runs[NATIVE] = narrow.native
-    for name, by_row in zip(FP8_PEERS, (True, False), strict=True):
-        run = partial(narrow.scaled_mm, by_row)
+    for name in PEERS8[dtype]:
+        run = partial(narrow.dense8, name)
         try:
             run()
         except (RuntimeError, ValueError) as refused:

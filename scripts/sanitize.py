@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from sparsetrain import native, ops
+from sparsetrain.reference.pack24 import EIGHT_BITS
+from sparsetrain.reference.quantize import SCALINGS, Scaling
 from sparsetrain.select import RULES
 
 SIZES = ((1, 4), (37, 132), (130, 264), (65, 520))
@@ -97,6 +100,18 @@ def call_products(M: int, N: int, K: int, dtype: torch.dtype) -> None:
                 ops.matmul24(values, meta, lies, bias, transpose_out, out_dtype, "gelu", strided)
 
 
+def call_scaled_products(M: int, N: int, K: int, dtype: torch.dtype, scaling: Scaling) -> None:
+    """The products of 8-bit values, both ways out, to 16 bits and to float32."""
+    x, y = torch.randn(M, K).cuda(), torch.randn(N, K).cuda()
+    packed = ops.quantize24(x, ops.select24(x, "row"), dtype, scaling)
+    q, scales = ops.quantize(y, dtype, scaling)
+    for transpose_out in (False, True):
+        for out_dtype in (torch.bfloat16, torch.float32):
+            bias = torch.ones(M if transpose_out else N).cuda()
+            given = q.T, scales.T, bias, transpose_out, out_dtype
+            ops.scaled_matmul24(*packed, *given)
+
+
 def main() -> None:
     library = native.load()
     if library.path is None:
@@ -107,6 +122,8 @@ def main() -> None:
     for M, N, K in PRODUCTS:
         for dtype in DTYPES[:2]:
             call_products(M, N, K, dtype)
+        for dtype, scaling in product(EIGHT_BITS, SCALINGS):
+            call_scaled_products(M, N, K, dtype, scaling)
     call_wide_kernels(torch.randn(WIDE).bfloat16().cuda())
     torch.cuda.synchronize()
     print(

@@ -56,7 +56,7 @@ def check_kernel(op: str, x: Tensor, without: str = "") -> None:
 @cache
 def _tell_of_missing_kernel(what: str) -> None:
     warnings.warn(
-        f"{what} on CUDA tensors runs in plain PyTorch, slowly: no kernel library has it;"
+        f"{what} on CUDA tensors runs in plain PyTorch, slowly: no kernel takes it;"
         " 16-bit values have kernels",
         stacklevel=6,
     )

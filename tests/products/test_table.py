@@ -95,7 +95,7 @@ def test_a_broken_table_is_refused_with_what_to_do(machine, text):
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("bfloat16", "int8"), ("native", "nativ"), ('"K"', '"k"')]
+    ("old", "new"), [("bfloat16", "int16"), ("native", "nativ"), ('"K"', '"k"')]
 )
 def test_an_entry_that_is_no_entry_is_refused(machine, old, new):
     path = written()

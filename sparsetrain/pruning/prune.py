@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparsetrain.methods import SSTE
 from sparsetrain.nn import SparseLinear, Sparsity, densify, sparse_linears, sparsify
+from sparsetrain.nn.given import check_module
 from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.products import Engine
 from sparsetrain.pruning.calibrate import Calibration, Forward, call_model
@@ -81,7 +82,11 @@ def prune(
     convs = replace_conv1d(model)
     try:
         sparsified = sparsify(model, sparsity, engine)
-        layers = sparse_linears(model)
+    except BaseException:
+        put_back(model, convs)
+        raise
+    layers = sparse_linears(model)
+    try:
         done = job.run(layers)
     except BaseException:
         densify(model)
@@ -108,6 +113,7 @@ def _keep_masks(layers: dict[str, SparseLinear]) -> None:
 
 
 def _check_model(model: nn.Module) -> None:
+    check_module(model)
     for name, parameter in model.named_parameters():
         if is_sharded(parameter):
             raise ValueError(f"{name} is sharded: prune the model before fully_shard")

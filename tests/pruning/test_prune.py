@@ -271,5 +271,7 @@ def test_what_does_not_go_together_is_refused_in_a_line_that_says_what_does():
     with pytest.raises(ValueError, match=r"0\.weight is on the meta device"):
         st.prune(make().to("meta"), st.Magnitude())
     st.prune(model, st.Wanda(), calibration=iter(batches()), sequential=False)
+    before = str(model)
     with pytest.raises(ValueError, match="sparse already"):
         st.prune(model, st.Magnitude())
+    assert str(model) == before

@@ -20,15 +20,16 @@ from torch import Tensor, nn
 from sparsetrain.errors import installed
 from sparsetrain.export.packed import packed_state
 from sparsetrain.export.parts import PARTS, from_parts, to_parts
+from sparsetrain.export.read import HEADER, WEIGHTS, read_folder
 from sparsetrain.export.two_of_four import check_semi_structured, half_zero
 from sparsetrain.inference import packed_linears
-from sparsetrain.nn import densify, sparse_linears
+from sparsetrain.nn import SquaredReLU, densify, sparse_linears
+from sparsetrain.nn.given import check_module, unwrapped
 from sparsetrain.patterns import Block, Combined, Pattern
 
 Format = Literal["dense", "coo", "csr", "bsr", "semi_structured", "packed"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-HEADER = "sparsity.json"
-_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_CONFIG = "config.json"
 
 
 def save_pretrained(
@@ -45,7 +46,8 @@ def save_pretrained(
         st.save_pretrained(model, "out")                    # zeros in dense weights
         st.save_pretrained(model, "out-csr", "csr")         # weights = st.load_weights("out-csr")
 
-    The model stays as it is. Weights are those that an evaluation multiplies by. The sparse
+    The model stays as it is; of one that is compiled or in DDP the module inside is written, with
+    its own names. Weights are those that an evaluation multiplies by. The sparse
     weights are those of the sparse layers. In a model without sparse layers they are those of
     linear layers and convolutions with at least half of their values zero.
 
@@ -63,7 +65,8 @@ def save_pretrained(
     Returns the density of each sparse weight. Raises ValueError, naming the layer, for a weight
     that the format does not take, and for a folder that is not empty.
     """
-    folder = Path(folder)
+    check_module(model)
+    folder, model = Path(folder), unwrapped(model)
     if format not in FORMATS:
         raise ValueError(f"format={format!r}: choose one of {', '.join(FORMATS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -109,21 +112,23 @@ def load_weights(folder: str | Path) -> dict[str, Tensor]:
     Weights that were written as coo, csr or bsr are tensors of torch.sparse: multiply by them, or
     call `to_dense()` for `load_state_dict`. Those of convolutions are [out, in · height · width].
     Packed ones stay `NAME.values`, `NAME.meta` and `NAME.scales`: `load_packed` makes a model of
-    them.
+    them. Raises ValueError for another folder, and for one whose files do not belong together.
     """
-    with installed("safetensors", "load_weights"):
-        from safetensors.torch import load_file
-
     folder = Path(folder)
-    header = json.loads((folder / HEADER).read_text("utf-8"))
-    state = load_file(folder / _WEIGHTS)
+    header, state = read_folder(folder)
     form = header["format"]
-    for key, each in header["weights"].items() if form in PARTS else ():
-        parts = {part: state.pop(f"{key}.{part}") for part in PARTS[form]}
-        first, *rest = each["shape"]
-        state[key] = from_parts(parts, form, (first, torch.Size(rest).numel()))
-    for key, other in header["tied"].items():
-        state[key] = state[other]
+    try:
+        for key, each in header["weights"].items() if form in PARTS else ():
+            parts = {part: state.pop(f"{key}.{part}") for part in PARTS[form]}
+            first, *rest = each["shape"]
+            state[key] = from_parts(parts, form, (first, torch.Size(rest).numel()))
+        for key, other in header["tied"].items():
+            state[key] = state[other]
+    except KeyError as error:
+        raise ValueError(
+            f"folder={folder}: {HEADER} is not of this {WEIGHTS}, which has no {error}: export it "
+            "again"
+        ) from error
     return state
 
 
@@ -137,7 +142,8 @@ def _save(
     config: Mapping[str, Any] | None,
 ) -> dict[str, float]:
     """Write them, read them back, and compare with `state`; the density of each sparse weight."""
-    _write(folder, tensors, {**header, "tied": tied}, model, config)
+    squared = [n for n, m in model.named_modules() if isinstance(m, SquaredReLU)]
+    _write(folder, tensors, {**header, "tied": tied, "squared_relu": squared}, model, config)
     _compare(load_weights(folder), state)
     weights = header["weights"].items()
     return {key.removesuffix(".weight"): each["density"] for key, each in weights}
@@ -202,11 +208,11 @@ def _write(
         said = {"class": f"{kind.__module__}.{kind.__qualname__}"} if config is None else config
         (folder / _CONFIG).write_text(json.dumps(dict(said), indent=2) + "\n", "utf-8")
     (folder / HEADER).write_text(json.dumps(header, indent=2) + "\n", "utf-8")
-    unfinished = folder / f".{_WEIGHTS}.unfinished"
+    unfinished = folder / f".{WEIGHTS}.unfinished"
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     # Not save_file: its files are readable by their owner alone.
     unfinished.write_bytes(save(plain, metadata={"format": "pt"}))
-    os.replace(unfinished, folder / _WEIGHTS)
+    os.replace(unfinished, folder / WEIGHTS)
 
 
 def _compare(written: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

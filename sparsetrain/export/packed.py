@@ -38,11 +38,11 @@ def packed_state(
         }
         for name, layer in layers.items()
     }
-    header = {"format": "packed", "layout": _layout(found), "weights": weights}
+    header = {"format": "packed", "layout": layout_of(found), "weights": weights}
     return model.state_dict(), header
 
 
-def _layout(dtype: torch.dtype) -> dict[str, Any]:
+def layout_of(dtype: torch.dtype) -> dict[str, Any]:
     """How the tensors of a packed weight lie, for readers without sparsetrain."""
     order = meta_order24(dtype)
     quantized = dtype in EIGHT_BITS

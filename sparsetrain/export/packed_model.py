@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.export.folder import HEADER, load_weights
-from sparsetrain.inference import DTYPES, PackedLinear, put_packed
+from sparsetrain.export.folder import load_weights
+from sparsetrain.export.packed import layout_of
+from sparsetrain.export.read import read_header
+from sparsetrain.inference import DTYPES, PackedLinear, packed_linears, put_packed
 from sparsetrain.inference.engine import engine_of
 from sparsetrain.inference.linear import short
-from sparsetrain.nn import LayerReport, Report
+from sparsetrain.nn import LayerReport, Report, SquaredReLU
 from sparsetrain.nn.engine import find_engines
+from sparsetrain.nn.given import check_module, unwrapped
+from sparsetrain.nn.shares import unreached
 from sparsetrain.pruning.conv1d import put_back, replace_conv1d
 from sparsetrain.reference.pack24 import EIGHT_BITS, meta_order24, meta_shape24, nibbles24
 
@@ -32,41 +35,69 @@ def load_packed(model: nn.Module, folder: str | Path) -> Report:
         model = build()                     # of the same architecture, any weights
         st.load_packed(model, "out")        # the outputs of `trained`, bit for bit
 
-    Packed weights go where the layer's weight was. Nothing in the folder is run.
-    Raises ValueError naming the first tensor that is not as the header and the model say, and
-    changes nothing then.
+    Packed weights go where the layer's weight was, and squared ReLU where 2:4 activations had put
+    it. Of a model that is compiled or in DDP the module inside is loaded. Nothing in the folder is
+    run.
+    Raises ValueError naming the first tensor that is not as the header and the model say, and for a
+    model that is packed already or on the meta device; and changes nothing then.
     """
-    folder = Path(folder)
-    shapes = _read_header(folder)
+    _check_model(model)
+    folder, model = Path(folder), unwrapped(model)
+    dtype, shapes, squared = _read_header(folder)
     state = load_weights(folder)
     _check_rest(model, state, shapes, folder)
+    _check_activations(model, squared, folder)
     pairs = replace_conv1d(model)
     try:
-        layers = {n: _layer(model, n, shape, state, folder) for n, shape in shapes.items()}
+        layers = {n: _layer(model, n, shape, dtype, state, folder) for n, shape in shapes.items()}
         rows = _place(layers)
+        for name in squared:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, SquaredReLU())
         fused = put_packed(model, layers)
     finally:
         put_back(model, pairs)
     model.load_state_dict(state)
-    return Report(rows, (), fused=fused)
+    return Report(rows, _dense(model), fused=fused, unreached=unreached(model))
 
 
-def _read_header(folder: Path) -> dict[str, tuple[int, int]]:
-    """Names and shapes [O, I] of the packed weights. Raises ValueError for another folder."""
+def _check_model(model: nn.Module) -> None:
+    check_module(model)
+    if packed_linears(model):
+        raise ValueError("the model is packed already: build it again, and load into the dense one")
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(f"{name} is on the meta device: build the model on a CPU or a GPU")
+
+
+def _dense(model: nn.Module) -> tuple[LayerReport, ...]:
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    shapes = {name: (m.out_features, m.in_features) for name, m in linears.items()}
+    return tuple(LayerReport(n, s, "dense", reason="not packed there") for n, s in shapes.items())
+
+
+def _read_header(folder: Path) -> tuple[torch.dtype, dict[str, tuple[int, int]], list[str]]:
+    """The dtype of the packed weights, their names and shapes [O, I], and names of activations that
+    are squared ReLU. Raises ValueError for another folder, and for bytes in another order."""
     fix = "give a folder that export format=packed wrote"
-    try:
-        header = json.loads((folder / HEADER).read_text("utf-8"))
-        form, weights = header["format"], header["weights"]
-        shapes = {str(k).removesuffix(".weight"): each["shape"] for k, each in weights.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"folder={folder} has no {HEADER} that can be read: {fix}") from error
-    if form != "packed":
-        raise ValueError(f"folder={folder} has format={str(form)[:40]!r}: {fix}")
-    for name, shape in shapes.items():
-        sizes = shape if isinstance(shape, list) and len(shape) == 2 else [None]
-        if not all(type(size) is int and size > 0 for size in sizes) or shape[1] % 4:
+    header = read_header(folder, fix)
+    if header["format"] != "packed":
+        raise ValueError(f"folder={folder} has format={header['format'][:40]!r}: {fix}")
+    shapes = {}
+    for key, each in header["weights"].items():
+        name, shape = key.removesuffix(".weight"), each.get("shape") if type(each) is dict else each
+        rows, columns = shape if isinstance(shape, list) and len(shape) == 2 else (0, 0)
+        whole = type(rows) is type(columns) is int
+        if not whole or rows < 1 or columns < 1 or columns % 4:
             raise ValueError(f"folder={folder}: {name[:80]} is no shape of a 2:4 weight: {fix}")
-    return {name: (shape[0], shape[1]) for name, shape in shapes.items()}
+        shapes[name] = rows, columns
+    for dtype in DTYPES:
+        if header.get("layout") == layout_of(dtype):
+            return dtype, shapes, header["squared_relu"]
+    raise ValueError(
+        f"folder={folder}: its packed weights lie in another order than this version of "
+        "sparsetrain reads: export the model again"
+    )
 
 
 def _check_rest(
@@ -86,10 +117,20 @@ def _check_rest(
         )
 
 
+def _check_activations(model: nn.Module, squared: list[str], folder: Path) -> None:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name in squared:
+        if name not in modules:
+            raise ValueError(
+                f"folder={folder} is of another model: {name} is squared ReLU there and absent here"
+            )
+
+
 def _layer(
     model: nn.Module,
     name: str,
     shape: tuple[int, int],
+    dtype: torch.dtype,
     state: Mapping[str, Tensor],
     folder: Path,
 ) -> PackedLinear:
@@ -102,7 +143,7 @@ def _layer(
             f"{here} here"
         )
     values, meta, scales = (state.get(f"{name}.{part}") for part in ("values", "meta", "scales"))
-    if why := _why_not(shape, values, meta, scales):
+    if why := _why_not(shape, dtype, values, meta, scales):
         raise ValueError(f"folder={folder}: {name}.{why}; export it again")
     assert values is not None, "looked at"
     assert meta is not None, "looked at"
@@ -110,12 +151,16 @@ def _layer(
 
 
 def _why_not(
-    shape: tuple[int, int], values: Tensor | None, meta: Tensor | None, scales: Tensor | None
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    values: Tensor | None,
+    meta: Tensor | None,
+    scales: Tensor | None,
 ) -> str:
     """What of a packed weight is not as it is of a weight of that shape; empty if all is."""
     rows, columns = shape
-    if values is None or values.dtype not in DTYPES or values.shape != (rows, columns // 2):
-        return f"values is not [{rows}, {columns // 2}] of {', '.join(map(str, DTYPES))}"
+    if values is None or values.dtype != dtype or values.shape != (rows, columns // 2):
+        return f"values is not [{rows}, {columns // 2}] of {dtype}"
     order = meta_order24(values.dtype)
     if meta is None or meta.dtype != torch.uint8 or meta.shape != meta_shape24(*shape, order):
         return f"meta is not uint8 {list(meta_shape24(*shape, order))}"

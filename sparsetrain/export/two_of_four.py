@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.nn import sparse_linears
+from sparsetrain.nn.for_inference import refuse_packed
 from sparsetrain.patterns import NM
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.int8)
@@ -72,6 +73,7 @@ def _weights(model: nn.Module, include: tuple[str, ...]) -> Mapping[str, Tensor]
                 raise ValueError(f"include: the model has no layer {name!r} with a weight")
     names = include or tuple(sparse) or tuple(half_zero(model))
     if not names:
+        refuse_packed(model, "check_tensorrt")
         raise ValueError("the model has no sparse layer, and none whose weight is half zero")
     return {
         name: sparse[name].evaluated_weight()

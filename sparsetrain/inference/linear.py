@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from sparsetrain.autograd.inputs import autocast_device, compute_dtype
+from sparsetrain.nn.for_inference import ForInference
 from sparsetrain.nn.leaf import traced
 from sparsetrain.ops import empty_forms24, pack_into24, quantize, quantize24, scaled_matmul24
 from sparsetrain.products import NATIVE, Product
@@ -27,7 +28,7 @@ DTYPES = (torch.float8_e4m3fn, torch.int8, torch.bfloat16, torch.float16)
 """Those that values are packed in."""
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(ForInference):
     """A linear layer whose weight is 2:4 and packed (reference/pack24.py), for inference alone.
 
     values   [O, I/2] in one of DTYPES, a buffer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,9 +21,11 @@ from sparsetrain.nn import (
     densify,
 )
 from sparsetrain.nn.engine import find_engines
+from sparsetrain.nn.given import check_module, unwrapped
 from sparsetrain.nn.obstacles import weight_obstacle
 from sparsetrain.nn.report import grouped
 from sparsetrain.nn.sharded import is_sharded
+from sparsetrain.nn.shares import unreached
 from sparsetrain.nn.structure import is_mlp, why_not
 from sparsetrain.nn.swap import replace_module
 from sparsetrain.patterns import NM
@@ -56,7 +58,8 @@ def quantize(
     Each linear layer whose weight has at most two non-zeros in every four of a row becomes a
     `PackedLinear`; sparse layers count as an evaluation would multiply by them. The others stay as
     they are, sparse ones as dense layers with zeros. The model ends in eval mode, and its
-    parameters want no gradients. Hidden activations that were 2:4 are squared ReLU, dense.
+    parameters want no gradients. Hidden activations that were 2:4 are squared ReLU, dense. Of a
+    model that is compiled or in DDP the module inside is packed, by its own names.
 
     dtype: torch.float8_e4m3fn or torch.int8 quantize, weights with a scale for each row and inputs,
         in each forward, with one for each token. torch.bfloat16 and torch.float16 only pack.
@@ -69,11 +72,14 @@ def quantize(
     Raises ValueError, and changes nothing, where no weight is 2:4 or one of `include` is not, for
     another dtype, a model that is packed already, and a GPU without products for the dtype.
     """
+    check_module(model)
+    model = unwrapped(model)
     if dtype not in DTYPES:
         known = ", ".join(map(str, DTYPES))
         raise ValueError(f"dtype={dtype}: choose one of {known}")
-    if isinstance(include, str):
-        raise ValueError(f"include={include!r}: give a tuple of globs, as ({include!r},)")
+    if isinstance(include, str) or not isinstance(include, Iterable):
+        glob = include if isinstance(include, str) else "*mlp*"
+        raise ValueError(f"include={include!r}: give a tuple of globs, as ({glob!r},)")
     if packed_linears(model):
         raise ValueError("the model is packed already: quantize the one that it was made of")
     pairs = replace_conv1d(model)
@@ -88,10 +94,11 @@ def quantize(
             product, why = engine_of(engines, dtype, name, shape)
             layers[name] = PackedLinear.pack(_used(linear), linear.bias, dtype, product)
             rows.append(LayerReport(name, shape, f"2:4 {short(dtype)}", why))
+        others = unreached(model)
         fused = put_packed(model, layers)
     finally:
         put_back(model, pairs)
-    return Report(tuple(rows), dense, _notes(model), fused=fused)
+    return Report(tuple(rows), dense, _notes(model), fused=fused, unreached=others)
 
 
 def put_packed(model: nn.Module, layers: Mapping[str, PackedLinear]) -> str:

@@ -8,6 +8,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sparsetrain.nn.attached import Attached
+from sparsetrain.nn.for_inference import refuse_packed
+from sparsetrain.nn.given import check_module
 from sparsetrain.nn.masks import phased_layers
 from sparsetrain.nn.optimizers import stepping
 from sparsetrain.schedule import check_total
@@ -44,8 +46,10 @@ def attach(
     step raises RuntimeError where no attached optimizer holds a weight that trains. Returns a
     handle; `detach()`, or leaving it as a context, undoes it.
     """
+    check_module(model)
     layers = phased_layers(model)
     if not layers:
+        refuse_packed(model, "attach")
         raise ValueError("model: it has no sparse layers; call sparsify(model, …) first")
     for schedule in {layer.phase.schedule for layer in layers}:
         check_total(schedule, total_steps)

@@ -13,6 +13,8 @@ from sparsetrain import native
 from sparsetrain.methods import SSTE, Activation24
 from sparsetrain.nn.choose import describe
 from sparsetrain.nn.engine import find_engines
+from sparsetrain.nn.for_inference import refuse_packed
+from sparsetrain.nn.given import check_module
 from sparsetrain.nn.linear import SparseLinear, sparse_linears
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.obstacles import tied_weights
@@ -51,10 +53,10 @@ def sparsify(
     on_cpu: the model will run on the CPU although there is a GPU, so `auto` is `masked`.
 
     Raises ValueError, and changes nothing, if a glob matches no linear layer, if nothing could be
-    converted, if the model is sparse already, or if this machine cannot run the engine asked for.
+    converted, if the model is sparse already, if a layer that `sparsity` names is packed for
+    inference, or if this machine cannot run the engine asked for.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model={model!r}: give an nn.Module")
+    check_module(model)
     if not isinstance(sparsity, Sparsity):
         raise ValueError(
             f"sparsity={sparsity!r}: give an instance, as Sparsity(['*mlp*']); names of recipes go "
@@ -81,10 +83,14 @@ def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
     MLPs whose activations were 2:4 keep squared ReLU, which they were trained with.
     Raises ValueError, before anything changes, for a sparse layer that was itself given to
     `fully_shard`, or whose weight is computed by a parametrization that was put on later; with
-    apply_masks, for one whose weight was tied later to what is not sparse.
+    apply_masks, for one whose weight was tied later to what is not sparse; and for a model whose
+    layers are packed for inference.
     """
+    check_module(model)
     reshard(model)
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (SparseMlp, SparseLinear))]
+    if not layers:
+        refuse_packed(model, "densify")
     for name, module in layers:
         if is_wrapped(module):
             raise ValueError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sparsetrain.nn.for_inference import refuse_packed
 from sparsetrain.nn.linear import sparse_linears
 from sparsetrain.nn.sharded import reshard, whole
 from sparsetrain.ops import mask24
@@ -39,11 +40,14 @@ class LayerStats:
 def inspect(model: nn.Module) -> list[LayerStats]:
     """Density, kept energy and flip rate of every sparse linear layer, in model order.
 
-    Of whole weights: all ranks call it where FSDP2 shards them.
+    Of whole weights: all ranks call it where FSDP2 shards them. Raises ValueError for a model whose
+    layers are packed for inference.
     """
     reshard(model)
-    stats = []
-    for name, layer in sparse_linears(model).items():
+    stats, layers = [], sparse_linears(model)
+    if not layers:
+        refuse_packed(model, "inspect")
+    for name, layer in layers.items():
         weight = whole(layer.weight).float()
         energy = weight.square().sum()
         mask, outer_energy = layer.current_mask(), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from sparsetrain.nn.for_inference import refuse_packed
 from sparsetrain.nn.linear import SparseLinear, sparse_linears
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.phase import Phase
@@ -26,11 +27,15 @@ def set_sparse(model: nn.Module, sparse: bool) -> None:
     """Run the converted layers sparse, or dense with the same parameters.
 
     Entering a sparse phase fixes what a method fixes at its start (β of S-STE), from weights that
-    all ranks must share by then, as in `update_masks`.
+    all ranks must share by then, as in `update_masks`. Raises ValueError for a model whose layers
+    are packed for inference.
     """
     reshard(model)
     phases: dict[Phase, Phase] = {}
-    for layer in phased_layers(model):
+    layers = phased_layers(model)
+    if not layers:
+        refuse_packed(model, "set_sparse")
+    for layer in layers:
         if isinstance(layer, SparseLinear) and sparse and not layer.sparse:
             layer.start()
         # An attached phase changes for all that share it; else a copy of the model keeps its own.

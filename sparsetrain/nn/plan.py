@@ -12,6 +12,7 @@ from torch import nn
 
 from sparsetrain.methods import STE, ActivationDropout24
 from sparsetrain.nn.engine import Engines
+from sparsetrain.nn.for_inference import PACKED, ForInference
 from sparsetrain.nn.obstacles import same_view, tied_weights, weight_obstacle
 from sparsetrain.nn.sparsity import Part, Sparsity
 from sparsetrain.nn.structure import is_mlp, mlp_shape, why_not
@@ -40,7 +41,8 @@ def make_plan(
     model: nn.Module, sparsity: Sparsity, engines: Engines, tokens: Mapping[str, int]
 ) -> Plan:
     """Decide for every linear layer and MLP. Raises ValueError if a glob matches no linear layer,
-    or an activation no MLP."""
+    or an activation no MLP, and for a layer that is packed for inference."""
+    _refuse_packed(model, sparsity)
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     _check_globs(linears, sparsity)
     plan = Plan()
@@ -69,6 +71,12 @@ def make_plan(
             plan.linears[name] = part, engines.of_part(name, part, shape, tokens.get(name))
     _fuse_gelu(model, plan)
     return plan
+
+
+def _refuse_packed(model: nn.Module, sparsity: Sparsity) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, ForInference) and isinstance(_part_of(name, sparsity), Part):
+            raise ValueError(f"{name or 'the model'} {PACKED}, or exclude it")
 
 
 def _check_globs(linears: dict[str, nn.Linear], sparsity: Sparsity) -> None:

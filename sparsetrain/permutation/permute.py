@@ -8,6 +8,7 @@ from torch import nn
 from sparsetrain.nn import SparseLinear, SparseMlp, Sparsity
 from sparsetrain.nn.choose import choose_mask
 from sparsetrain.nn.engine import find_engines
+from sparsetrain.nn.given import check_module
 from sparsetrain.nn.plan import make_plan
 from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.patterns import NM
@@ -108,6 +109,7 @@ def _energy(
 
 
 def _check(model: nn.Module, rounds: int) -> None:
+    check_module(model)
     if rounds < 1:
         raise ValueError(f"rounds={rounds}: give at least 1")
     if any(isinstance(m, SparseLinear | SparseMlp) for m in model.modules()):

@@ -59,6 +59,43 @@ def test_a_quantized_model_is_saved_as_it_is(tmp_path):
         st.save_pretrained(net, tmp_path / "other")
 
 
+def test_activations_that_became_squared_relu_are_squared_relu_in_the_model_of_the_folder(tmp_path):
+    net, other, net2 = seeded(Net()), Net(), Net()
+    st.sparsify(net, st.Sparsity(("mlp*",), activation=st.Activation24()))
+    st.quantize(net)
+    st.save_pretrained(net, tmp_path / "out", "packed")
+    st.load_packed(other, tmp_path / "out")
+    assert torch.equal(outputs(other), outputs(net))
+    header = json.loads((tmp_path / "out" / "sparsity.json").read_text())
+    (tmp_path / "out" / "sparsity.json").write_text(json.dumps(header | {"squared_relu": ["act"]}))
+    with pytest.raises(ValueError, match=r"another model: act is squared ReLU there and absent he"):
+        st.load_packed(net2, tmp_path / "out")
+
+
+def test_a_compiled_model_is_saved_and_loaded_by_its_own_names(tmp_path):
+    net, other = pruned(), Net()
+
+    def compiled(module: Any) -> Any:
+        return torch.compile(module, backend="eager")
+
+    st.save_pretrained(compiled(net), tmp_path / "out", "packed")
+    st.load_packed(compiled(other), tmp_path / "out")
+    st.quantize(compiled(net), include=("mlp*",))
+    assert torch.equal(outputs(other), outputs(net))
+    net.mlp = compiled(net.mlp)
+    with pytest.raises(ValueError, match=r"^mlp was compiled by itself, .*in place \(mlp.compile"):
+        st.save_pretrained(net, tmp_path / "other", "packed")
+
+
+def test_the_report_of_a_loaded_model_names_what_stays_dense(folder):
+    net: Any = Net()
+    net.experts = torch.nn.Parameter(torch.zeros(4, 8, 8))
+    with pytest.raises(ValueError, match=r"another model: experts is absent there and \(4, 8, 8\)"):
+        st.load_packed(net, folder)
+    report = st.load_packed(Net(), folder)
+    assert [row.name for row in report.dense] == ["embed", "head"]
+
+
 def test_the_header_says_how_values_metadata_and_scales_lie(folder):
     header = json.loads((folder / "sparsity.json").read_text())
     tensors = load_file(folder / "model.safetensors")
@@ -101,6 +138,52 @@ def test_an_empty_model_and_one_of_another_shape_are_refused_unchanged(folder):
         with pytest.raises(ValueError, match=rf"is of another model: {complaint}"):
             st.load_packed(net, folder)
         assert str(net) == before
+
+
+def test_what_is_no_dense_model_is_refused(folder):
+    packed: Any = pruned()
+    st.quantize(packed)
+    for model, complaint in (
+        (packed, "^the model is packed already: build it again, and load into the dense one"),
+        (
+            Net().to("meta"),
+            "^embed.weight is on the meta device: build the model on a CPU or a GPU",
+        ),
+        (Net().state_dict(), "^model is OrderedDict: give an nn.Module"),
+        (Net, "^model is the class Net: give an nn.Module"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            st.load_packed(model, folder)  # pyright: ignore
+
+
+def test_files_that_are_not_whole_or_not_of_one_folder_are_one_line(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"is a file: give the folder that it is in$"):
+        st.load_packed(Net(), folder / "model.safetensors")
+    for bytes_ in (whole[:200], b"version https://git-lfs.github.com/spec/v1"):
+        (folder / "model.safetensors").write_bytes(bytes_)
+        with pytest.raises(
+            ValueError, match=r"safetensors cannot be read \(.*\): copy or export it"
+        ):
+            st.load_packed(Net(), folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(
+        ValueError, match=r"cannot be read \(No such file .*: copy or export it aga"
+    ):
+        st.load_weights(folder)
+    (folder / "model.safetensors").write_bytes(whole)
+    header = json.loads((folder / "sparsity.json").read_text())
+    (folder / "sparsity.json").write_text(json.dumps(header | {"tied": {"a": "b"}}))
+    with pytest.raises(ValueError, match=r"is not of this model.safetensors, which has no 'b'"):
+        st.load_weights(folder)
+
+
+def test_bytes_in_another_order_are_refused(folder):
+    header = json.loads((folder / "sparsity.json").read_text())
+    header["layout"]["meta"]["order"] = "r0 g0"
+    (folder / "sparsity.json").write_text(json.dumps(header))
+    with pytest.raises(ValueError, match=r"lie in another order than this version of sparsetrain"):
+        st.load_packed(Net(), folder)
 
 
 def spoil(folder, name, change):

@@ -101,6 +101,43 @@ def test_squared_relu_of_2_of_4_activations_is_dense_and_the_report_says_so():
     assert (outputs(net, E4M3) - exact).norm() < 0.1 * exact.norm()
 
 
+def test_functions_for_layers_that_train_refuse_a_packed_model():
+    net, other = pruned(), Net()
+    st.quantize(net)
+    packed, before = (
+        r"mlp.fc1 is packed for inference .* work on the model that it was packed",
+        str(net),
+    )
+    for call in (
+        lambda: sparsify(net, st.Sparsity(MLP)),
+        lambda: sparsify(net, st.Sparsity()),
+        lambda: st.densify(net),
+        lambda: st.densify(net, apply_masks=True),
+        lambda: st.prune(net, st.Magnitude()),
+        lambda: st.permute(net),
+        lambda: st.attach(net, torch.optim.SGD(net.parameters())),
+        lambda: st.inspect(net),
+        lambda: st.density(net),
+        lambda: st.set_sparse(net, False),
+        lambda: st.check_tensorrt(net),
+    ):
+        with pytest.raises(ValueError, match=packed):
+            call()
+    assert str(net) == before
+    # A packed teacher beside what trains.
+    both = nn.ModuleDict({"student": other, "teacher": net})
+    sparsify(both, st.Sparsity(("student*",)), on_cpu=True)
+    st.densify(both)
+    assert type(other.mlp.fc1) is nn.Linear
+    assert isinstance(net.mlp.fc1, PackedLinear)
+
+
+def test_the_report_names_matrices_in_no_linear_layer():
+    net = pruned()
+    net.experts = nn.Parameter(torch.zeros(4, 8, 8))
+    assert [row.name for row in st.quantize(net).unreached] == ["experts"]
+
+
 def test_hooks_of_a_layer_stay():
     net, seen = pruned(), []
     net.mlp.fc2.register_forward_pre_hook(lambda layer, args: seen.append(type(layer)))
@@ -147,6 +184,7 @@ def test_a_model_compiles_without_breaks():
     [
         ({"dtype": torch.float32}, r"^dtype=torch.float32: choose one of torch.float8_e4m3fn"),
         ({"include": "mlp*"}, r"^include='mlp\*': give a tuple"),
+        ({"include": None}, r"^include=None: give a tuple of globs, as \('\*mlp\*',\)"),
         ({"include": ("fc*",)}, r"^include: 'fc\*' matches no linear layer"),
         (
             {"include": ("mlp*", "embed")},

@@ -95,29 +95,45 @@ def _balanced(score_PQ: Tensor, density: float) -> Tensor:
     """By falling score, what its row and column have room for; then rows with room are filled."""
     P, Q = score_PQ.shape
     row = max(1, round(density * Q))
-    column = -(-P * row // Q)  # rounded up
-    scores = torch.nan_to_num(score_PQ, nan=-torch.inf).cpu()
+    # Finite, so that differences are; NaN is lowest.
+    scores = torch.nan_to_num(score_PQ.double(), -1e300, 1e300, -1e300).cpu()
     kept = torch.zeros(P, Q, dtype=torch.bool)
-    rows, columns = [row] * P, [column] * Q  # what is left
+    rows, columns = [row] * P, _Room(P * row, Q)
     for place in scores.flatten().sort(descending=True, stable=True).indices.tolist():
         p, q = divmod(place, Q)
-        if rows[p] and columns[q]:
+        if rows[p] and columns.has(q):
             kept[p, q] = True
             rows[p] -= 1
-            columns[q] -= 1
+            columns.take(q)
     for p in range(P):
         for _ in range(rows[p]):
             _fill(p, scores, kept, columns)
     return kept.to(score_PQ.device)
 
 
-def _fill(p: int, scores: Tensor, kept: Tensor, columns: list[int]) -> None:
+class _Room:
+    """What block columns have room for, so that together they hold `total` blocks: equally many
+    each, and the first ones to ask hold the rest, one more each."""
+
+    def __init__(self, total: int, columns: int) -> None:
+        each, self.more = divmod(total, columns)
+        self.left = [each] * columns
+
+    def has(self, q: int) -> bool:
+        return self.left[q] > 0 or (self.left[q] == 0 and self.more > 0)
+
+    def take(self, q: int) -> None:
+        self.more -= self.left[q] == 0
+        self.left[q] -= 1
+
+
+def _fill(p: int, scores: Tensor, kept: Tensor, columns: _Room) -> None:
     """Give row p one block more: it takes block q of row o, which takes block r instead.
 
     Block columns r have room, and row p holds all of them. A row that does not hold r has more
     blocks than p, so at least one that p has not.
     """
-    free = [r for r, left in enumerate(columns) if left > 0]
+    free = [r for r in range(scores.shape[1]) if columns.has(r)]
     best, chosen = -torch.inf, None
     for r in free:
         for o in (~kept[:, r]).nonzero().flatten().tolist():
@@ -129,4 +145,4 @@ def _fill(p: int, scores: Tensor, kept: Tensor, columns: list[int]) -> None:
     assert chosen is not None, "a column has room"
     q, o, r = chosen
     kept[p, q], kept[o, q], kept[o, r] = True, False, True
-    columns[r] -= 1
+    columns.take(r)

@@ -55,7 +55,7 @@ HOMES = {
     "omegaconf": {"recipe", "targets", "cli"},
     "pytorch_lightning": {"lightning", "cli"},
     "lightning": {"lightning"},
-    "timm": {"lightning", "cli"},
+    "timm": {"lightning", "cli", "export"},  # of a model that timm built
     "wandb": {"lightning", "cli"},
     "torchvision": {"lightning", "cli"},
     "xformers": {"lightning", "cli"},

@@ -45,7 +45,7 @@ def export_folder(trained: Trained, options: dict[str, str]) -> None:
         ("read", f'sparsetrain.load_weights("{relative(out)}")'),
     ]
     if form == "dense":
-        rows[2] = ("read", f'timm.create_model("local-dir:{relative(out)}")')
+        rows[2] = ("read", f'timm.create_model("local-dir:{relative(out)}", pretrained=True)')
     if form == "semi_structured":
         rows[2] = (
             "read",
@@ -64,7 +64,8 @@ def _beside(checkpoint: str, form: str) -> Path:
 
 
 def _config(trained: Trained) -> dict[str, Any]:
-    """What timm reads: `timm.create_model("local-dir:FOLDER")` builds the network of it."""
+    """What timm reads: `timm.create_model("local-dir:FOLDER", pretrained=True)` builds the network
+    of it and loads its weights."""
     model = trained.config.model
     options = {str(key): value for key, value in (model.get("options") or {}).items()}
     return {

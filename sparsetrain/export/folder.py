@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,10 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.errors import installed
+from sparsetrain.export.config import write_config
 from sparsetrain.export.packed import packed_state
 from sparsetrain.export.parts import PARTS, from_parts, to_parts
 from sparsetrain.export.read import HEADER, WEIGHTS, read_folder
-from sparsetrain.export.two_of_four import check_semi_structured, half_zero
+from sparsetrain.export.two_of_four import (
+    check_semi_structured,
+    half_zero,
+    lies_in_out,
+    out_in,
+)
 from sparsetrain.inference import packed_linears
 from sparsetrain.nn import SquaredReLU, densify, sparse_linears
 from sparsetrain.nn.given import check_module, unwrapped
@@ -29,7 +36,6 @@ from sparsetrain.patterns import Block, Combined, Pattern
 
 Format = Literal["dense", "coo", "csr", "bsr", "semi_structured", "packed"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-_CONFIG = "config.json"
 
 
 def save_pretrained(
@@ -59,8 +65,7 @@ def save_pretrained(
     block: of bsr; the layer's own where its pattern has blocks.
     dtype: floating-point weights are rounded to it; of `packed` that of `st.quantize`, e4m3 if it
         is not given, and the dense rest keeps its own.
-    config: of `config.json`, where the model has no `config` that saves itself, as transformers'
-        have.
+    config: of `config.json`; what transformers or timm read if None and the model is theirs.
 
     Returns the density of each sparse weight. Raises ValueError, naming the layer, for a weight
     that the format does not take, and for a folder that is not empty.
@@ -75,7 +80,7 @@ def save_pretrained(
         raise ValueError(f"block={block} with format={format}: blocks are of bsr; leave it away")
     if format == "packed":
         state, header = packed_state(model, dtype)
-        return _save(folder, *_untied(state), state, header, model, config)
+        return _save(folder, *_untied(state), state, header, model, None, config)
     if packed_linears(model):
         raise ValueError(f"format={format}: the model is packed (st.quantize): use format='packed'")
     patterns: dict[str, Pattern | None] = {n: m.pattern for n, m in sparse_linears(model).items()}
@@ -83,6 +88,11 @@ def save_pretrained(
     if dtype is not None:
         plain.to(dtype)
     patterns = patterns or dict.fromkeys(half_zero(plain))
+    if format != "dense" and not patterns:
+        raise ValueError(
+            f"format={format}: the model has no sparse layer, and no weight of which half is zero: "
+            "prune or train it sparse before, or use format='dense'"
+        )
     state, tied = _untied(plain.state_dict())
     sparse: dict[str, dict[str, Any]] = {}
     tensors = dict(state)
@@ -91,19 +101,18 @@ def save_pretrained(
         if key not in state:
             continue  # tied to one that is written
         weight = state[key]
-        layer: Any = plain.get_submodule(name)
-        transposed = weight.data_ptr() != layer.weight.data_ptr()  # a Conv1D's, [in, out]
         if format == "semi_structured":
-            check_semi_structured(name, layer.weight.detach())
+            check_semi_structured(name, out_in(plain, name))
         sparse[key] = {"shape": list(weight.shape), "density": _density(weight)}
         if format in PARTS:
-            size = _block(name, weight, pattern, block, transposed) if format == "bsr" else None
+            turned = lies_in_out(plain, name, weight)
+            size = _block(name, weight, pattern, block, turned) if format == "bsr" else None
             flat = weight if weight.ndim == 2 else weight.flatten(1)
             parts = to_parts(flat, format, size)
             del tensors[key]
             tensors |= {f"{key}.{part}": tensor for part, tensor in parts.items()}
     header = {"format": format, "weights": sparse}
-    return _save(folder, tensors, tied, state, header, model, config)
+    return _save(folder, tensors, tied, state, header, model, dtype, config)
 
 
 def load_weights(folder: str | Path) -> dict[str, Tensor]:
@@ -139,11 +148,13 @@ def _save(
     state: Mapping[str, Tensor],
     header: Mapping[str, Any],
     model: nn.Module,
+    dtype: torch.dtype | None,
     config: Mapping[str, Any] | None,
 ) -> dict[str, float]:
     """Write them, read them back, and compare with `state`; the density of each sparse weight."""
     squared = [n for n, m in model.named_modules() if isinstance(m, SquaredReLU)]
-    _write(folder, tensors, {**header, "tied": tied, "squared_relu": squared}, model, config)
+    describe = partial(write_config, model=model, dtype=dtype, config=config)
+    _write(folder, tensors, {**header, "tied": tied, "squared_relu": squared}, describe)
     _compare(load_weights(folder), state)
     weights = header["weights"].items()
     return {key.removesuffix(".weight"): each["density"] for key, each in weights}
@@ -193,20 +204,13 @@ def _write(
     folder: Path,
     tensors: Mapping[str, Tensor],
     header: Mapping[str, Any],
-    model: Any,
-    config: Mapping[str, Any] | None,
+    describe: Callable[[Path], None],
 ) -> None:
     with installed("safetensors", "save_pretrained"):
         from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    own: Any = getattr(model, "config", None)
-    if config is None and hasattr(own, "save_pretrained"):
-        own.save_pretrained(folder)
-    else:
-        kind = type(model)
-        said = {"class": f"{kind.__module__}.{kind.__qualname__}"} if config is None else config
-        (folder / _CONFIG).write_text(json.dumps(dict(said), indent=2) + "\n", "utf-8")
+    describe(folder)
     (folder / HEADER).write_text(json.dumps(header, indent=2) + "\n", "utf-8")
     unfinished = folder / f".{WEIGHTS}.unfinished"
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}

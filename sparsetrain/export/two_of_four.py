@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from sparsetrain.nn import sparse_linears
 from sparsetrain.nn.for_inference import refuse_packed
 from sparsetrain.patterns import NM
+from sparsetrain.pruning.conv1d import conv1d_layers
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.int8)
 _ROWS, _COLUMNS = 32, 64  # torch's CUTLASS kernels of 16 bits; cuSPARSELt takes 16 and 16
@@ -76,19 +78,29 @@ def _weights(model: nn.Module, include: tuple[str, ...]) -> Mapping[str, Tensor]
         refuse_packed(model, "check_tensorrt")
         raise ValueError("the model has no sparse layer, and none whose weight is half zero")
     return {
-        name: sparse[name].evaluated_weight()
-        if name in sparse
-        else model.get_submodule(name).get_parameter("weight").detach()
+        name: sparse[name].evaluated_weight() if name in sparse else out_in(model, name)
         for name in names
     }
 
 
 def half_zero(model: nn.Module) -> list[str]:
-    """Linear layers and convolutions whose weight is zero in half of its values or more."""
+    """Linear layers (transformers' Conv1D too) and convolutions whose weight is zero in half of its
+    values or more."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, kinds)
-        and int(module.weight.count_nonzero()) <= module.weight.numel() / 2
-    ]
+    layers: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
+    layers |= conv1d_layers(model)
+    weights = {name: layer.weight for name, layer in layers.items()}
+    return [n for n, w in weights.items() if int(w.count_nonzero()) <= w.numel() / 2]
+
+
+def out_in(model: nn.Module, name: str) -> Tensor:
+    """The weight of a layer as [out, in, …], as which Conv1D does not keep it."""
+    weight = model.get_submodule(name).get_parameter("weight").detach()
+    return weight.T if name in conv1d_layers(model) else weight
+
+
+def lies_in_out(model: nn.Module, name: str, saved: Tensor) -> bool:
+    """Whether a weight is [in, out] in the model's state dict, as those of Conv1D are, also where
+    `prune` made it an nn.Linear."""
+    weight = model.get_submodule(name).get_parameter("weight")
+    return name in conv1d_layers(model) or saved.data_ptr() != weight.data_ptr()

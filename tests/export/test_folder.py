@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -101,6 +102,31 @@ def test_a_folder_that_is_in_use_and_unknown_formats_are_refused(tmp_path):
         st.save_pretrained(block_model(), tmp_path / "out", form)
 
 
+@pytest.mark.parametrize("form", ["coo", "csr", "bsr", "semi_structured"])
+def test_a_model_without_zeros_is_not_written_as_a_sparse_one(tmp_path, form):
+    with pytest.raises(ValueError, match=f"format={form}: the model has no sparse layer, and no"):
+        st.save_pretrained(torch.nn.Sequential(torch.nn.Linear(64, 64)), tmp_path / "out", form)
+    assert not (tmp_path / "out").exists()
+
+
+def test_timm_builds_and_loads_its_own_models(tmp_path):
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=16, patch_size=8, depth=1, num_classes=3
+    ).eval()
+    st.prune(model, st.Magnitude(), st.Sparsity(include=("*mlp*",)))
+    x = torch.randn(1, 3, 16, 16)
+    st.save_pretrained(model, tmp_path / "out")
+    again = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    torch.testing.assert_close(again(x), model(x))
+
+
+def test_a_timm_model_with_a_layer_that_json_does_not_hold_wants_a_config(tmp_path):
+    model = timm.create_model("vit_tiny_patch16_224", depth=1, norm_layer=torch.nn.Identity)
+    with pytest.raises(ValueError, match=r"config=None: timm cannot tell .*: give config= with"):
+        st.save_pretrained(model, tmp_path / "out")
+    st.save_pretrained(model, tmp_path / "out", config={"architecture": "mine"})
+
+
 @pytest.mark.slow  # transformers' imports
 @pytest.mark.parametrize("form", ["dense", "csr"])
 def test_gpt2_is_read_by_transformers_and_by_load_weights(tmp_path, form):
@@ -126,6 +152,28 @@ def test_gpt2_is_read_by_transformers_and_by_load_weights(tmp_path, form):
         weights = st.load_weights(tmp_path / "out")
         again.load_state_dict({name: tensor.to_dense() for name, tensor in weights.items()})
     torch.testing.assert_close(again(ids).logits, y)
+    # Its Conv1D layers, which nobody pruned here, are sparse ones too:
+    assert len(st.save_pretrained(again, tmp_path / "b", "bsr", block=(8, 32))) == 2
+    values = st.load_weights(tmp_path / "b")["transformer.h.0.mlp.c_fc.weight"].values()
+    assert values.shape[1:] == (32, 8)
+    assert len(st.check_tensorrt(again)) == 2
+
+
+@pytest.mark.slow  # transformers' imports
+def test_a_language_model_keeps_its_class_its_dtype_and_how_it_generates(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config)
+    model.generation_config.eos_token_id = [3, 5]
+    st.prune(model, st.Magnitude())
+    st.save_pretrained(model, tmp_path / "out", dtype=torch.bfloat16)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert again.dtype == torch.bfloat16
+    assert again.config.architectures == ["LlamaForCausalLM"]
+    assert again.generation_config.eos_token_id == [3, 5]
 
 
 def test_tensorrt_takes_weights_that_are_two_of_four_along_input_channels():

@@ -207,7 +207,7 @@ def test_a_lightning_cli_makes_a_sparsity_of_the_documents_config(package, tmp_p
     sparsify = next(c for c in run.trainer.callbacks if isinstance(c, st.SparsifyModel))
     assert sparsify.sparsity == st.Sparsity(
         include=("*mlp*",),
-        weight=st.SRSTE(decay=2e-4),
+        weight=st.SRSTE(decay=2e-5),
         selection=st.Selection("row"),
         schedule=st.Schedule(mask_every=40, dense_tail=0.25),
     )

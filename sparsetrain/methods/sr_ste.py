@@ -6,6 +6,7 @@ What it does    adds λ (1 − m) ⊙ W to the gradient, so that pruned weights 
 When            the default for training from scratch; choose λ so that the flip rate is
                 0.60–0.95 of the dense run's in a short trial
 Published       λ 6e-5 (GPT-2 124M, 774M), 2e-4 (350M, 1.5B), 6e-6 (BERT)
+Default         2e-5, the study's for MLP weights of a small ViT (docs/accuracy.md)
 Source          Zhou et al., ICLR 2021, arXiv 2102.04010; in the gradient with transposable
                 masks: Hu et al., ICML 2024, arXiv 2404.01847
 """
@@ -26,11 +27,11 @@ from sparsetrain.ops import add_mask24_
 class SRSTE(STE):
     """STE with λ (1 − m) ⊙ W added to the gradient (Hu et al., ICML 2024). decay: λ, ≥ 0."""
 
-    decay: float = 2e-4
+    decay: float = 2e-5
 
     def __post_init__(self) -> None:
         if not (isinstance(self.decay, (int, float)) and 0 <= self.decay < math.inf):
-            raise ValueError(f"decay={self.decay!r}: λ of SR-STE is a number ≥ 0, as 2e-4")
+            raise ValueError(f"decay={self.decay!r}: λ of SR-STE is a number ≥ 0, as 2e-5")
 
     changes_gradient = True
 

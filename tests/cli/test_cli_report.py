@@ -27,7 +27,7 @@ def test_a_run_says_how_to_make_it_again_and_on_what(trained):
     assert {"started", "versions", "hardware", "precision", "data"} <= facts.keys()
     assert (facts["seed"], facts["batch"]) == ("0", "64 images")
     assert run.state == "finished"
-    assert run.config["sparsity"]["weight"]["decay"] == 2e-4
+    assert run.config["sparsity"]["weight"]["decay"] == 2e-5
     assert {pair.name.rpartition(".")[2] for pair in run.masks} == {"fc1", "fc2"}
     assert {"perf/elapsed_s", "perf/memory_gib", "train/grad_norm"} <= run.metrics.keys()
 

@@ -19,7 +19,7 @@ def written(trained):
 
 
 def test_the_run_has_the_composed_config_and_how_it_was_started(written):
-    assert written.config["sparsity"]["weight"]["decay"] == 2e-4
+    assert written.config["sparsity"]["weight"]["decay"] == 2e-5
     assert written.config["model"]["options"]["depth"] == 2
     assert written.config["run"]["command"].startswith("python -m sparsetrain fit recipe=")
     assert written.config["run"]["seed"] == "0"

@@ -66,7 +66,7 @@ def test_the_methods_describe_themselves_in_a_few_words():
     assert STE().describe(what) == "2:4 weight, exact, STE"
     assert STE(mvue=True).describe(describe(NM(), ROW)) == "2:4 weight, row, STE, MVUE"
     squared = describe(NM(), SQUARED)
-    assert SRSTE().describe(squared) == "2:4 weight, exact squared, SR-STE 0.0002"
+    assert SRSTE().describe(squared) == "2:4 weight, exact squared, SR-STE 2e-05"
     assert STEP().describe(describe(Block(), EXACT)) == "64×64-block 0.2 weight, STEP"
     assert SSTE().describe(what) == "2:4 weight, soft threshold, S-STE, MVUE"
     assert SSTE(mvue=False).describe(what) == "2:4 weight, soft threshold, S-STE"

@@ -77,8 +77,8 @@ def test_the_mixed_recipe_is_in_every_layer_what_its_part_says():
         optimizer.zero_grad()
     stats = {row.name: row for row in st.inspect(network)}
     assert {row.name: row.runs for row in report.converted} == {
-        "blocks.mlp.fc1": "2:4 weight, exact, SR-STE 0.0002",
-        "blocks.mlp.fc2": "2:4 weight, exact, SR-STE 0.0002",
+        "blocks.mlp.fc1": "2:4 weight, exact, SR-STE 2e-05",
+        "blocks.mlp.fc2": "2:4 weight, exact, SR-STE 2e-05",
         "blocks.attn": "4×4-block 0.5 weight, STE",
         "head": "unstructured 0.2 weight, STE",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from sparsetrain.cli.hydra_parts import check_hydra
@@ -51,15 +52,27 @@ def check_ranges(config: DictConfig) -> None:
 
 def _check_words(words: list[str]) -> None:
     value, _ = take(words, "recipe")
-    if not value:
-        raise ValueError(f"recipe= is missing: choose one of {', '.join(recipe_names())}")
     known = sorted({*recipe_names(), *stored_recipes()})
+    if not value:
+        raise ValueError(f"recipe= is missing: {_instead_of_recipe(words, known)}")
     for name in value.split(","):
         if name not in known:
             raise ValueError(f"recipe={name!r} is unknown: {nearest(name, known)}")
     check_form(words)
     for word in words:
         _check_group(word)
+
+
+def _instead_of_recipe(words: list[str], known: list[str]) -> str:
+    """What to write where a command has no recipe=: a recipe may stand there without its key."""
+    bare = [word for word in words if "=" not in word and word != "recipe"]
+    for word in bare:
+        if word in known or word.endswith((".yaml", ".yml")):
+            return f"write recipe={word}"
+    for word in bare:
+        if near := get_close_matches(word, known, n=1):
+            return f"write recipe={near[0]} instead of {word}"
+    return f"choose one of {', '.join(recipe_names())}"
 
 
 def _options(group: str) -> list[str]:

@@ -33,10 +33,14 @@ class Number:
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
         if math.isfinite(self.high):
-            ends = "(["[not self.above] + f"{self.low:g}, {self.high:g}" + "])"[self.below]
+            ends = (
+                "(["[not self.above]
+                + f"{_digits(self.low)}, {_digits(self.high)}"
+                + "])"[self.below]
+            )
             kind += f" in {ends}"
         elif math.isfinite(self.low):
-            kind += f" {'>' if self.above else '≥'} {self.low:g}"
+            kind += f" {'>' if self.above else '≥'} {_digits(self.low)}"
         return kind + _or_null(self.null)
 
 
@@ -290,6 +294,9 @@ def _disagreements(values: dict[str, Any]) -> Iterator[str]:
     by_epochs = both(warmup, epochs) and values.get("trainer.max_steps", -1) == -1
     if by_epochs and 0 < values[epochs] < values[warmup]:
         yield f"{pair(warmup, epochs)}: the run ends in its warm-up; lower {warmup}"
+    for end in (epochs, "trainer.max_steps"):
+        if values.get(end) == 0:
+            yield f"{end}=0: nothing would be trained; give what ends the run, or use `validate`"
     if values.get(epochs) == -1 and values.get("trainer.max_steps", -1) == -1:
         yield f"{epochs}=-1: the cosine schedule needs an end; give it, or trainer.max_steps"
     for floor in ("optimizer.min_lr", "optimizer.warmup_lr"):
@@ -311,6 +318,11 @@ def _disagreements(values: dict[str, Any]) -> Iterator[str]:
     low, high = values.get("data.augment.scale") or (0, 1)
     if low > high:
         yield f"data.augment.scale=[{low}, {high}]: the smaller comes first"
+
+
+def _digits(value: float) -> str:
+    """A whole number with all of its digits, which `:g` rounds to six."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _or_null(null: bool) -> str:

@@ -45,7 +45,7 @@ class ShowLayers(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         count = sum(p.numel() for p in pl_module.parameters())
         devices = f"{trainer.world_size} × {pl_module.device.type}"
-        show_lines((f"{self.title} · {count / 1e6:.1f} M parameters · {devices}",))
+        show_lines((self.title, f"{count / 1e6:.1f} M parameters on {devices}"))
         sparsify = _sparsify_of(trainer)
         assert sparsify.report is not None, "setup comes before on_fit_start"
         show_layers(sparsify.report)

@@ -52,7 +52,7 @@ class EpochSampler(Sampler[Key]):
         check_rank(rank, world_size)
         if batch_size * world_size > length:
             raise ValueError(
-                f"batch_size={batch_size} on {world_size} process(es) needs "
+                f"data.batch_size={batch_size} on {world_size} process(es) needs "
                 f"{batch_size * world_size:,} training images, but there are {length:,}; "
                 f"set data.batch_size to at most {length // world_size}"
             )

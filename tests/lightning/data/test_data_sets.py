@@ -198,3 +198,13 @@ def test_workers_are_kept_between_epochs_and_load_ahead(folders):
     train: Any = loader.train_dataloader()
     assert train.persistent_workers
     assert train.prefetch_factor == 3
+
+
+def test_a_small_digit_is_resized_once_and_a_large_one_each_time():
+    for size, once in ((8, True), (65, False)):
+        digits = Digits(**{**COMMON, "num_classes": 10, "img_size": size})
+        digits.setup()
+        images = digits.splits.train
+        first, again = images[(0, 3)], images[(1, 3)]
+        assert torch.equal(first[0], again[0])
+        assert (first[0] is again[0]) == once

@@ -16,6 +16,7 @@ Source          the idea: SuperBlock (torchao prototype, 2024), and the trained 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +35,8 @@ class LearnedScores(Scoring):
     scored_in_step = "LearnedScores' update"
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"lr={self.lr}: the step of learned scores must be > 0")
+        if not (isinstance(self.lr, (int, float)) and 0 < self.lr < math.inf):
+            raise ValueError(f"lr={self.lr!r}: the step of learned scores must be > 0")
 
     def scores(self, scores: Tensor | None, seen: Seen) -> Tensor:
         weight, units = seen.weight.float(), seen.pattern.units

@@ -41,8 +41,8 @@ class RigL(Scoring):
     scored_in_step = "RigL's choice"
 
     def __post_init__(self) -> None:
-        if not 0 < self.drop < 1:
-            raise ValueError(f"drop={self.drop}: give the share that RigL replaces, in (0, 1)")
+        if not (isinstance(self.drop, (int, float)) and 0 < self.drop < 1):
+            raise ValueError(f"drop={self.drop!r}: give the share that RigL replaces, in (0, 1)")
 
     def looks(self, sparse: bool, due: bool) -> bool:
         return sparse and due

@@ -23,7 +23,7 @@ from sparsetrain.nn.plan import Plan, make_plan
 from sparsetrain.nn.report import LayerReport, Report, one_function_note
 from sparsetrain.nn.sharded import is_wrapped, local, own_rows, reshard
 from sparsetrain.nn.shares import shares_of, unreached
-from sparsetrain.nn.sparsity import Sparsity
+from sparsetrain.nn.sparsity import Sparsity, check_sparsity
 from sparsetrain.nn.structure import mlp_shape
 from sparsetrain.nn.swap import replace_module
 from sparsetrain.products import NATIVE, Engine, product_of
@@ -57,11 +57,7 @@ def sparsify(
     inference, or if this machine cannot run the engine asked for.
     """
     check_module(model)
-    if not isinstance(sparsity, Sparsity):
-        raise ValueError(
-            f"sparsity={sparsity!r}: give an instance, as Sparsity(['*mlp*']); names of recipes go "
-            "into recipe="
-        )
+    check_sparsity(sparsity)
     if any(isinstance(m, (SparseLinear, SparseMlp)) for m in model.modules()):
         raise ValueError("the model is sparse already: call densify(model) first")
     if sparsity.dense:

@@ -153,3 +153,13 @@ class Sparsity(Part):
     def dense(self) -> bool:
         """Nothing is to be made sparse."""
         return all(part.weight is None and part.activation is None for part in self.rules)
+
+
+def check_sparsity(sparsity: object) -> None:
+    """Raise ValueError for what is none: a recipe's name, a pattern, a list of globs."""
+    if isinstance(sparsity, Sparsity):
+        return
+    fix = "an instance, as Sparsity(['*mlp*']); names of recipes go into recipe="
+    if isinstance(sparsity, Pattern):
+        fix = f"Sparsity(pattern={sparsity!r})"
+    raise ValueError(f"sparsity={sparsity!r}: give {fix}")

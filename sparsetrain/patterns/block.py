@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsetrain.patterns.ranked import check_density, highest
+from sparsetrain.patterns.ranked import check_counts, check_density, highest
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Block:
     balanced: every block row keeps as many blocks, and block columns differ by one at most, so that
         a product has the same work everywhere, forward and backward; else the best blocks of the
         matrix are kept, wherever they are.
-    Raises ValueError unless both sides are at least 1 and 0 < density <= 1.
+    Raises ValueError unless both sides are whole numbers, at least 1, and 0 < density <= 1.
     """
 
     rows: int = 64
@@ -29,10 +29,10 @@ class Block:
     balanced: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("rows", "columns"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: a block has at least one")
+        check_counts(self, "rows", "columns")
         check_density(self.density)
+        if not isinstance(self.balanced, bool):
+            raise ValueError(f"balanced={self.balanced!r}: give True or False")
 
     def mask(self, score_RC: Tensor, density: float | None = None) -> Tensor:
         """Keep the blocks with the highest sums of scores. bool [R, C]; ties keep the first.

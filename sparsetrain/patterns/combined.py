@@ -25,6 +25,8 @@ class Combined:
     nm: NM = field(default_factory=NM)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.block, Block):
+            raise ValueError(f"block={self.block!r}: give blocks, as Block(64, 64, density=0.5)")
         if self.nm != NM(2, 4):
             raise ValueError(f"nm={self.nm}: inside blocks weights can be 2:4; use NM(2, 4)")
         if self.block.rows % 4 or self.block.columns % 4:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sparsetrain.patterns.ranked import check_counts
+
 
 @dataclass(frozen=True)
 class NM:
@@ -16,8 +18,9 @@ class NM:
     m: int = 4
 
     def __post_init__(self) -> None:
-        if not 0 < self.n <= self.m:
-            raise ValueError(f"n:m = {self.n}:{self.m}: n must be at least 1 and at most m")
+        check_counts(self, "n", "m")
+        if self.n > self.m:
+            raise ValueError(f"n:m = {self.n}:{self.m}: n must be at most m")
 
     @property
     def density(self) -> float:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
-def check_density(density: float) -> None:
+def check_density(density: Any) -> None:
     """Raise ValueError unless 0 < density <= 1."""
-    if not 0 < density <= 1:
-        raise ValueError(f"density={density}: give the share of values kept, above 0 and at most 1")
+    if not (isinstance(density, int | float) and 0 < density <= 1):
+        raise ValueError(
+            f"density={density!r}: give the share of values kept, above 0 and at most 1"
+        )
+
+
+def check_counts(pattern: object, *names: str) -> None:
+    """Raise ValueError unless these fields of a pattern are whole numbers, at least 1."""
+    for name in names:
+        value = getattr(pattern, name)
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}={value!r}: give a whole number, at least 1")
 
 
 def highest(score: Tensor, density: float) -> Tensor:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsetrain.patterns.ranked import check_counts
+
 _KEPT = 4  # columns of a block, so that what is left of them is n:4
 
 
@@ -30,10 +32,9 @@ class VNM:
     m: int = 8
 
     def __post_init__(self) -> None:
-        if self.v < 1 or not 0 < self.n < _KEPT or self.m <= _KEPT:
-            raise ValueError(
-                f"v:n:m = {self}: v must be at least 1, n 1 to 3 of four, and m above 4"
-            )
+        check_counts(self, "v", "n", "m")
+        if self.n >= _KEPT or self.m <= _KEPT:
+            raise ValueError(f"v:n:m = {self}: n must be 1 to 3 of four, and m above 4")
 
     @property
     def density(self) -> float:

@@ -11,6 +11,7 @@ from sparsetrain.nn.engine import find_engines
 from sparsetrain.nn.given import check_module
 from sparsetrain.nn.plan import make_plan
 from sparsetrain.nn.sharded import is_sharded
+from sparsetrain.nn.sparsity import check_sparsity
 from sparsetrain.patterns import NM
 from sparsetrain.permutation.find import find_units
 from sparsetrain.permutation.report import PermutedLayer, PermuteReport
@@ -50,9 +51,10 @@ def permute(
     `sparsify` for globs.
     """
     _check(model, rounds)
+    sparsity = Sparsity() if sparsity is None else sparsity
+    check_sparsity(sparsity)
     convs = replace_conv1d(model)
     try:
-        sparsity = Sparsity() if sparsity is None else sparsity
         report = _permute(model, sparsity, rounds, seed, device)
         with torch.no_grad():
             for conv, linear in convs:
@@ -110,8 +112,8 @@ def _energy(
 
 def _check(model: nn.Module, rounds: int) -> None:
     check_module(model)
-    if rounds < 1:
-        raise ValueError(f"rounds={rounds}: give at least 1")
+    if not isinstance(rounds, int) or rounds < 1:
+        raise ValueError(f"rounds={rounds!r}: give a whole number, at least 1")
     if any(isinstance(m, SparseLinear | SparseMlp) for m in model.modules()):
         raise ValueError(
             "the model is sparse already: call permute before sparsify, or densify(model) first"

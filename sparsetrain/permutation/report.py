@@ -50,6 +50,9 @@ class PermuteReport:
 
     def summary(self) -> str:
         """One line."""
+        if not self.layers:
+            why = "".join(f"; {name}: {reason}" for name, reason in list(self.left.items())[:1])
+            return f"nothing permuted: no 2:4 layer has units whose order was found to be free{why}"
         row, before, after = self.energy
         line = f"{len(self.layers)} layers keep {after:.2%} of Σ w², before {before:.2%}"
         if self.won_back is None:

@@ -12,6 +12,7 @@ from sparsetrain.methods import SSTE
 from sparsetrain.nn import SparseLinear, Sparsity, densify, sparse_linears, sparsify
 from sparsetrain.nn.given import check_module
 from sparsetrain.nn.sharded import is_sharded
+from sparsetrain.nn.sparsity import check_sparsity
 from sparsetrain.products import Engine
 from sparsetrain.pruning.calibrate import Calibration, Forward, call_model
 from sparsetrain.pruning.conv1d import put_back, replace_conv1d
@@ -71,11 +72,13 @@ def prune(
     finite, leaves a dense model of which some layers are pruned: load its weights again.
     """
     _check_model(model)
+    sparsity = Sparsity(selection=ROW) if sparsity is None else sparsity
     _check_method(method, sparsity)
+    if not isinstance(finished, FinishedLayers | None):
+        raise ValueError(f"finished={finished!r}: give FinishedLayers({finished!r})")
     reads: Reads = "gram" if refit else method.reads
     data = _calibration(method, reads, calibration, forward, sequential)
     job = Job(model, method, data, reads, refit, sequential, finished, on_layer)
-    sparsity = Sparsity(selection=ROW) if sparsity is None else sparsity
     sparsity = replace(sparsity, schedule=FROZEN)
     if finished is not None:
         finished.open(model, f"{method} {sparsity} refit={refit} sequential={sequential}")
@@ -121,14 +124,17 @@ def _check_model(model: nn.Module) -> None:
             raise ValueError(f"{name} is on the meta device: load the trained weights first")
 
 
-def _check_method(method: Method, sparsity: Sparsity | None) -> None:
+def _check_method(method: Method, sparsity: Sparsity) -> None:
     if isinstance(method, type):
         raise ValueError(f"method={method.__name__}: give an instance, {method.__name__}()")
     if not isinstance(method, Method):
         raise ValueError(
             f"method={method!r}: give Magnitude(), WeightNorm(), Wanda() or SparseGPT()"
         )
-    for part in () if sparsity is None else sparsity.rules:
+    check_sparsity(sparsity)
+    if all(part.weight is None for part in sparsity.rules):
+        raise ValueError("sparsity: weight=None prunes nothing: give STE(), or leave weight away")
+    for part in sparsity.rules:
         if part.activation is not None:
             raise ValueError(
                 f"sparsity: activation={part.activation}: prune is of weights; leave it away"
@@ -160,6 +166,9 @@ def _calibration(
     if isinstance(batches, Tensor | Mapping):
         what = "a tensor" if isinstance(batches, Tensor) else "a mapping"
         raise ValueError(f"calibration is {what}, one batch: give a list of them, as [batch]")
+    several = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+    if isinstance(batches, str) or not several:
+        raise ValueError(f"calibration={batches!r}: give batches, as a list or a DataLoader")
     data = Calibration(batches, forward)
     if sequential and data.once:
         raise ValueError(

@@ -15,6 +15,7 @@ Dimension key:  O output features   I input features   B columns of a batch
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,10 +47,10 @@ class SparseGPT:
     reads: ClassVar[Reads] = "gram"
 
     def __post_init__(self) -> None:
-        if not self.damp > 0:
-            raise ValueError(f"damp={self.damp}: give a positive share of the mean diagonal")
-        if self.columns < 4 or self.columns % 4:
-            raise ValueError(f"columns={self.columns}: give a multiple of 4")
+        if not (isinstance(self.damp, (int, float)) and 0 < self.damp < math.inf):
+            raise ValueError(f"damp={self.damp!r}: give a positive share of the mean diagonal")
+        if not isinstance(self.columns, int) or self.columns < 4 or self.columns % 4:
+            raise ValueError(f"columns={self.columns!r}: give a multiple of 4")
 
     def prune(
         self, weight_OI: Tensor, inputs: Inputs | None, pattern: Pattern, selection: Selection

@@ -29,8 +29,8 @@ class Inputs:
 
     @torch.no_grad()
     def add(self, x: Tensor) -> None:
-        """Add inputs [..., I]. Raises ValueError where they are not finite."""
-        x_TI = x.detach().flatten(0, -2).to(self.sums.device, torch.float64)
+        """Add inputs [..., I], one token if [I]. Raises ValueError where they are not finite."""
+        x_TI = x.detach().reshape(-1, x.shape[-1]).to(self.sums.device, torch.float64)
         added = x_TI.T @ x_TI if self.sums.ndim == 2 else x_TI.square().sum(0)
         if not added.isfinite().all():
             raise ValueError("its inputs are not finite on the calibration data")

@@ -34,7 +34,7 @@ class WeightNorm:
 
     def __post_init__(self) -> None:
         if self.norm not in (1, 2):
-            raise ValueError(f"norm={self.norm}: give 1 or 2")
+            raise ValueError(f"norm={self.norm!r}: give 1 or 2")
 
     def prune(
         self, weight_OI: Tensor, inputs: Inputs | None, pattern: Pattern, selection: Selection

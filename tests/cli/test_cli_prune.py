@@ -166,7 +166,7 @@ MISTAKES = [
         ["checkpoint=C", "method=wanda", "pattern=vnm:64:2:8", "balanced=true"],
         "balanced=true with pattern=vnm:64:2:8: it is of blocks; leave it away",
     ),
-    (["checkpoint=C", "method=wanda", "pattern=vnm:64:5:8"], "v:n:m = 64:5:8: v must be at least"),
+    (["checkpoint=C", "method=wanda", "pattern=vnm:64:5:8"], "v:n:m = 64:5:8: n must be 1 to 3"),
     (
         ["checkpoint=C", "method=magnitude", "pattern=unstructured"],
         "density= is missing: pattern=unstructured wants the share of weights kept, as density=0.2",

@@ -123,7 +123,7 @@ def test_a_ramp_drops_more_than_it_grows():
     assert (left[0], left[-1]) == (1.0, 0.25)
 
 
-@pytest.mark.parametrize("drop", [0.0, 1.0])
+@pytest.mark.parametrize("drop", [0.0, 1.0, "0.3"])
 def test_a_share_that_drops_nothing_or_all_is_refused(drop):
-    with pytest.raises(ValueError, match=rf"drop={drop}: give the share that RigL replaces"):
+    with pytest.raises(ValueError, match=f"drop={drop!r}: give the share that RigL replaces"):
         st.RigL(drop=drop)

@@ -164,6 +164,8 @@ def test_a_pattern_without_units_to_score_is_refused_with_the_fix(method, patter
 def test_a_step_size_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r"lr=0\.0: the step of learned scores must be > 0"):
         st.LearnedScores(lr=0.0)
+    with pytest.raises(ValueError, match=r"lr='0\.1': the step of learned scores must be > 0"):
+        st.LearnedScores(lr="0.1")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_forward_that_trains_without_attach_warns():

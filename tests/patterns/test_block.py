@@ -92,7 +92,11 @@ def test_what_is_beyond_the_density_is_counted():
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: Block(0, 4), "rows=0"),
+        (lambda: Block(0, 4), "rows=0: give a whole number, at least 1"),
+        (lambda: Block(16.0, 4), r"rows=16\.0: give a whole number"),  # pyright: ignore
+        (lambda: Block((16, 16)), r"rows=\(16, 16\): give a whole number"),  # pyright: ignore
+        (lambda: Block(density="0.2"), "density='0.2': give the share"),  # pyright: ignore
+        (lambda: Block(balanced="no"), "balanced='no': give True or False"),  # pyright: ignore
         (lambda: Block(density=0.0), "density=0.0: give the share"),
         (lambda: Block(density=1.5), "density=1.5"),
         (lambda: FREE.mask(torch.ones(4, 6)), "4×6 is not whole blocks of 2×4"),

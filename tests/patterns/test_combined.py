@@ -74,5 +74,7 @@ def test_what_is_beyond_either_level_is_counted_and_named():
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(ValueError, match=r"nm=1:4: inside blocks weights can be 2:4"):
         Combined(Block(), NM(1, 4))
+    with pytest.raises(ValueError, match=r"block=NM\(n=2, m=4\): give blocks, as Block\(64"):
+        Combined(NM(2, 4), Block())  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"block=6×8-block 0\.2: .* give multiples of 4"):
         Combined(Block(6, 8))

@@ -30,7 +30,7 @@ def test_an_empty_matrix_has_the_pattern():
 
 @pytest.mark.parametrize(("n", "m"), [(0, 4), (5, 4), (-1, 4)])
 def test_a_pattern_keeps_at_least_one_and_at_most_all(n, m):
-    with pytest.raises(ValueError, match=f"{n}:{m}"):
+    with pytest.raises(ValueError, match=rf"n:m = {n}:{m}|n={n}: give a whole number"):
         NM(n, m)
 
 

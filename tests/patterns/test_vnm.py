@@ -72,8 +72,9 @@ def test_what_is_beyond_either_level_is_counted_and_named():
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: VNM(0, 2, 8), "v:n:m = 0:2:8: v must be at least 1"),
-        (lambda: VNM(64, 4, 8), "n 1 to 3 of four"),
+        (lambda: VNM(0, 2, 8), "v=0: give a whole number, at least 1"),
+        (lambda: VNM(64, 2, 8.0), r"m=8\.0: give a whole number"),  # pyright: ignore
+        (lambda: VNM(64, 4, 8), "n must be 1 to 3 of four"),
         (lambda: VNM(64, 2, 4), "and m above 4"),
         (lambda: VNM(2, 2, 5).mask(torch.ones(2, 8)), "2×8 is not whole blocks of 2 rows and 5"),
     ],

@@ -182,12 +182,18 @@ def test_what_may_not_be_permuted_is_left_and_said(module, why):
 def test_layers_of_other_patterns_and_dense_ones_are_left_alone():
     model = in_a_model(Mlp())
     before = copy.deepcopy(model.state_dict())
-    assert st.permute(model, st.Sparsity(pattern=st.Unstructured(0.5))).layers == ()
+    report = st.permute(model, st.Sparsity(pattern=st.Unstructured(0.5)))
+    assert report.layers == ()
+    assert report.summary().startswith("nothing permuted: no 2:4 layer has units")
     assert torch.equal(model[0].fc1.weight, before["0.fc1.weight"])
 
 
-def test_after_training_has_begun_it_is_refused_in_one_line():
+def test_wrong_options_and_a_model_that_trains_are_refused_in_one_line():
     model = in_a_model(Mlp())
+    with pytest.raises(ValueError, match=r"sparsity=\['\*'\]: give an instance, as Sparsity"):
+        st.permute(model, ["*"])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"rounds=1\.5: give a whole number"):
+        st.permute(model, EXACT, rounds=1.5)  # pyright: ignore[reportArgumentType]
     model(torch.randn(2, 8)).sum().backward()
     with pytest.raises(ValueError, match=r"0.fc1.weight has a gradient: permute before the opt"):
         st.permute(model, EXACT)

@@ -94,6 +94,8 @@ def test_norms_and_the_gram_matrix_are_those_of_all_tokens():
     torch.testing.assert_close(gram.norms_I, x.double().norm(dim=0))
     torch.testing.assert_close(inputs_of(x, "norms").norms_I, gram.norms_I)
     assert gram.tokens == 60
+    gram.add(x[0])
+    assert gram.tokens == 61, "an input of one dimension is a token"
 
 
 def test_options_out_of_range_are_named():
@@ -101,5 +103,7 @@ def test_options_out_of_range_are_named():
         WeightNorm(3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="damp=0: give a positive share"):
         SparseGPT(damp=0)
+    with pytest.raises(ValueError, match="damp='1': give a positive share"):
+        SparseGPT(damp="1")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="columns=6: give a multiple of 4"):
         SparseGPT(columns=6)

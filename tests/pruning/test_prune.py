@@ -264,6 +264,14 @@ def test_what_does_not_go_together_is_refused_in_a_line_that_says_what_does():
         st.prune(model, st.Wanda, calibration=batches())  # pyright: ignore
     with pytest.raises(ValueError, match=r"method='wanda': give Magnitude\(\)"):
         st.prune(model, "wanda", calibration=batches())  # pyright: ignore
+    with pytest.raises(ValueError, match=r"calibration='images': give batches, as a list"):
+        st.prune(model, st.Wanda(), calibration="images")
+    with pytest.raises(ValueError, match=r"sparsity=NM\(n=2, m=4\): give Sparsity\(pattern=NM"):
+        st.prune(model, st.Magnitude(), st.NM(2, 4))  # pyright: ignore
+    with pytest.raises(ValueError, match=r"weight=None prunes nothing"):
+        st.prune(model, st.Magnitude(), st.Sparsity(weight=None))
+    with pytest.raises(ValueError, match=r"finished='out': give FinishedLayers\('out'\)"):
+        st.prune(model, st.Magnitude(), finished="out")  # pyright: ignore
     with pytest.raises(ValueError, match=r"S-STE multiplies by other values"):
         st.prune(model, st.Magnitude(), st.Sparsity(weight=st.SSTE()))
     with pytest.raises(ValueError, match=r"activation=.*: prune is of weights"):

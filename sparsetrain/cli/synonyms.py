@@ -21,6 +21,7 @@ _KEYS = {
         "sparsity_ratio",
         "nm",
     ),
+    "sparsity=fp8_24, or sparsity=fp8_all24 with 2:4 activations": ("fp8", "float8"),
     "trainer.accelerator={}": ("device",),
     "trainer.devices={}": ("gpus", "n_gpus", "num_gpus", "ngpus"),
     "trainer.max_epochs={}": ("n_epochs", "num_epochs", "num_train_epochs"),

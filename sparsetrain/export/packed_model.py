@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,12 +100,13 @@ def _read_header(folder: Path) -> tuple[torch.dtype, dict[str, tuple[int, int]],
 
 
 def _check_rest(
-    model: nn.Module, state: Mapping[str, Tensor], packed: Mapping[str, Any], folder: Path
+    model: nn.Module, state: Mapping[str, Tensor], packed: Collection[str], folder: Path
 ) -> None:
     """Refuse a folder whose dense tensors are not the model's."""
-    parts = {f"{name}.{part}" for name in packed for part in ("values", "meta", "scales")}
+    names = _all_names(model, packed)
+    parts = {f"{name}.{part}" for name in names for part in ("values", "meta", "scales")}
     there = {key: tuple(t.shape) for key, t in state.items() if key not in parts}
-    dense = {f"{name}.weight" for name in packed}
+    dense = {f"{name}.weight" for name in names}
     here = {key: tuple(t.shape) for key, t in model.state_dict().items() if key not in dense}
     differ = [key for key in {**here, **there} if here.get(key) != there.get(key)]
     if differ:
@@ -115,6 +115,13 @@ def _check_rest(
             f"folder={folder} is of another model: {key} is {there.get(key, 'absent')} there and "
             f"{here.get(key, 'absent')} here ({len(differ)} tensors differ)"
         )
+
+
+def _all_names(model: nn.Module, names: Collection[str]) -> set[str]:
+    """These, and the other names of layers that the model holds in several places."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    layers = {modules[name] for name in names if name in modules}
+    return {*names, *(name for name, module in modules.items() if module in layers)}
 
 
 def _check_activations(model: nn.Module, squared: list[str], folder: Path) -> None:

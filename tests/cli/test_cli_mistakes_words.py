@@ -19,6 +19,7 @@ KEYS = {
     "data.path=/data/pets": "write data.root=/data/pets",
     "device=cuda": "write trainer.accelerator=cuda",
     "bf16=true": "write trainer.precision=bf16-mixed",
+    "fp8=true": "write sparsity=fp8_24, or sparsity=fp8_all24",
     "pretrained=true": "write +model.options.pretrained=true",
     "model.options.pretrained=true": "write +model.options.pretrained=true",
     "model.options.checkpoint_path=a.safetensors": "write +model.options.checkpoint_path=a.safet",

@@ -72,6 +72,23 @@ def test_activations_that_became_squared_relu_are_squared_relu_in_the_model_of_t
         st.load_packed(net2, tmp_path / "out")
 
 
+def test_a_layer_in_two_places_is_loaded_into_both(tmp_path):
+    def build(seed: int) -> Any:
+        net = seeded(Net(), seed)
+        net.again = torch.nn.Sequential(net.mlp, net.head)
+        return net
+
+    net, other = build(0), build(1)
+    st.prune(net, st.Magnitude(), st.Sparsity(("mlp*",)))
+    st.save_pretrained(net, tmp_path / "out", "packed")
+    st.load_packed(other, tmp_path / "out")
+    st.quantize(net)
+    assert other.again[0] is other.mlp
+    assert torch.equal(outputs(other), outputs(net))
+    with pytest.raises(ValueError, match=r"is of another model: again"):
+        st.load_packed(Net(), tmp_path / "out")
+
+
 def test_a_compiled_model_is_saved_and_loaded_by_its_own_names(tmp_path):
     net, other = pruned(), Net()
 

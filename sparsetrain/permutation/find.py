@@ -1,6 +1,7 @@
 """Which units of a model may change places, by the names of children that libraries use.
 
-MLPs of one or two layers before an activation, and heads of attention. Names say where to look;
+MLPs of one or two layers before an activation, rows of layers in nn.Sequential, and heads of
+attention. Names say where to look;
 `tried` says whether it is so.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -55,7 +57,7 @@ def find_units(model: nn.Module) -> tuple[list[Units], dict[str, str]]:
     left: dict[str, str] = {}
     tied, holders = tied_weights(model), Counter(_children(model))
     for name, module in model.named_modules():
-        for units in (*_mlp(name, module), *_attention(name, module)):
+        for units in (*_mlp(name, module), *_row(name, module), *_attention(name, module)):
             layers = {n: model.get_submodule(n) for n in units.layers}
             why = next(filter(None, (_why_not(n, m, tied) for n, m in layers.items())), "")
             if any(holders[m] > 1 for m in layers.values()):
@@ -101,6 +103,17 @@ def _mlp(name: str, module: nn.Module) -> Iterator[Units]:
         columns = (Place(_join(name, second), 0),)
         yield Units(name, "hidden units", hidden, (UnitSet(rows, columns),))
         return
+
+
+def _row(name: str, module: nn.Module) -> Iterator[Units]:
+    """Linear layers that follow each other in an nn.Sequential, whatever is between them."""
+    if not isinstance(module, nn.Sequential):
+        return
+    linears = [(n, child) for n, child in module.named_children() if type(child) is nn.Linear]
+    for (first, producer), (second, consumer) in pairwise(linears):
+        if (hidden := consumer.in_features) == producer.out_features:
+            rows, columns = (Place(_join(name, path), 0) for path in (first, second))
+            yield Units(name, "hidden units", hidden, (UnitSet((rows,), (columns,)),))
 
 
 def _attention(name: str, module: nn.Module) -> Iterator[Units]:

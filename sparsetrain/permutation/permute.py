@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import nn
 
@@ -39,6 +41,7 @@ def permute(
     query and key channels within heads that no rotation pairs up. Rows, biases and columns go
     together, so the function of the model stays as it is, up to the order of sums. Each module is
     tried first, on a copy in float64; those that would change are left, and the report says why.
+    The trial sees what a module returns: call no permuted layer from outside of its module.
 
     sparsity: as it will be given to `sparsify` or `prune`; which layers are 2:4 and how their masks
         are chosen. All linear layers, exact, if None. Layers of other patterns gain nothing.
@@ -95,9 +98,17 @@ def _permute(
     after = {name: _energy(model, name, selections[name], device) for name in layers}
     return PermuteReport(
         tuple(PermutedLayer(n, rows[n], before[n], after[n]) for n in layers),
-        {f"{units.name} {units.kind}": len(units.sets) for units in allowed},
+        _count(allowed),
         left,
     )
+
+
+def _count(allowed: list[Units]) -> Counter[str]:
+    """How many sets of units were permuted, by module and kind."""
+    counts: Counter[str] = Counter()
+    for units in allowed:
+        counts[f"{units.name} {units.kind}"] += len(units.sets)
+    return counts
 
 
 def _energy(

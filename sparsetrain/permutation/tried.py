@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -32,8 +32,7 @@ def why_changed(model: nn.Module, units: Units) -> str:
     root: Any = _under(probe, units.name)
     random = torch.Generator().manual_seed(0)
     first = root.get_submodule(units.sets[0].rows[0].layer)
-    shape = 2, _tokens(probe), first.in_features
-    x = torch.randn(shape, generator=random, dtype=torch.float64)
+    x = torch.randn(_shape(probe, first), generator=random, dtype=torch.float64)
     x = x.to(first.weight.device)
     order_BU = torch.stack([torch.randperm(units.size, generator=random) for _ in units.sets])
     try:
@@ -43,11 +42,20 @@ def why_changed(model: nn.Module, units: Units) -> str:
             after = _call(probe, x)
     except Exception as error:  # anybody's code; the report names it
         return f"its forward cannot be tried ({type(error).__name__})"
-    if before is None or after is None or before.shape != after.shape:
+    if not before or [y.shape for y in before] != [y.shape for y in after]:
         return "its forward gives no tensor of a fixed shape"
-    if not (after - before).norm() <= _CLOSE * before.norm():
+    pairs = zip(before, after, strict=True)
+    if not all((a - b).double().norm() <= _CLOSE * b.double().norm() for b, a in pairs):
         return "its output depends on the order"
     return ""
+
+
+def _shape(module: nn.Module, first: Any) -> tuple[int, ...]:
+    """Of an input: rows for the first layer of an nn.Sequential, which may flatten or normalize
+    them, else sequences of tokens."""
+    if isinstance(module, nn.Sequential):
+        return 2, next(m for m in module.modules() if type(m) is nn.Linear).in_features
+    return 2, _tokens(module), first.in_features
 
 
 def _tokens(module: nn.Module) -> int:
@@ -66,8 +74,8 @@ def _under(module: nn.Module, name: str) -> nn.Module:
     return module
 
 
-def _call(module: Any, x: Tensor) -> Tensor | None:
-    """The module's first output for tokens alone. Arguments that it needs beside are None, but for
+def _call(module: Any, x: Tensor) -> list[Tensor]:
+    """The module's outputs for tokens alone. Arguments that it needs beside are None, but for
     rotations, which are by nothing."""
     arguments: dict[str, Any] = {}
     for name, parameter in list(inspect.signature(module.forward).parameters.items())[1:]:
@@ -79,8 +87,12 @@ def _call(module: Any, x: Tensor) -> Tensor | None:
             parameter.VAR_KEYWORD,
         ):
             arguments[name] = None
-    y = module(x, **arguments)
-    if isinstance(y, Mapping):
-        y = next(iter(y.values()))
-    y = y[0] if isinstance(y, list | tuple) else y
-    return y if isinstance(y, Tensor) else None
+    return list(_tensors(module(x, **arguments)))
+
+
+def _tensors(y: Any) -> Iterator[Tensor]:
+    if isinstance(y, Tensor):
+        yield y
+    elif isinstance(y, Mapping | list | tuple):
+        for each in y.values() if isinstance(y, Mapping) else y:
+            yield from _tensors(each)

@@ -135,12 +135,44 @@ def test_conv1d_layers_are_permuted_and_stay_conv1d():
     replace_conv1d(model)
 
 
+def normed():
+    """Linear layers with a norm between that is another one for each hidden unit."""
+    norm = nn.LayerNorm(32)
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(0.5, 2.0, 32))
+    return nn.Sequential(nn.Linear(8, 32), norm, nn.Linear(32, 8))
+
+
+def test_linear_layers_in_a_row_of_nn_sequential_are_permuted():
+    model = in_a_model(
+        nn.Sequential(
+            *(nn.Flatten(), nn.Linear(8, 32), nn.GELU(), nn.Dropout(0.1)),
+            *(nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 4)),
+        )
+    ).double()
+    x = torch.randn(3, 2, 4, dtype=torch.float64)
+    y = model(x)
+    report = st.permute(model, EXACT)
+    assert report.permuted == {"0 hidden units": 2}
+    assert report.won_back is not None
+    assert report.won_back > 0.1
+    torch.testing.assert_close(model(x), y, rtol=1e-12, atol=1e-12)
+
+
 class Summed(Mlp):
     """Reads its hidden units in order."""
 
     def forward(self, x):
         h = self.act(self.fc1(x))
         return self.fc2(h.cumsum(-1))
+
+
+class Both(Mlp):
+    """Returns its hidden units as well."""
+
+    def forward(self, x):
+        h = self.act(self.fc1(x))
+        return self.fc2(h), {"hidden": h}
 
 
 class Tied(Mlp):
@@ -164,6 +196,8 @@ class Shared(nn.Module):
     ("module", "why"),
     [
         (Summed(), "its output depends on the order"),
+        (Both(), "its output depends on the order"),
+        (normed(), "its output depends on the order"),
         (Tied(), "fc1.weight is tied to"),
         (Shared(), "shared with another module"),
         (Mlp(hidden=30), "30 hidden units are no multiple of 4"),

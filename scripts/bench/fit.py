@@ -6,7 +6,8 @@
 Trains so many steps of each recipe as `python -m sparsetrain fit` does, callbacks and logging
 included; dense warm-up and tail are off. Images/s are of the steps between two logs, the median of
 those after the first. × is over the first recipe. In the last round some steps are traced: how much
-of their time the GPU worked, and the kernels that take the most. Further words go to `fit`.
+of their time the GPU worked, and the kernels that take the most. What `fit` says goes to
+RECIPE.log beside the JSON, also of a run that is cut. Further words go to `fit`.
 """
 
 from __future__ import annotations
@@ -139,9 +140,11 @@ def measure(recipe: str, args: argparse.Namespace, traced: bool) -> tuple[list[f
             words += [f"+callbacks.trace._target_={__spec__.name}.Trace"]  # pyright: ignore[reportOptionalMemberAccess]
             words += [f"+callbacks.trace.file={file}"]
         command = [sys.executable, "-m", "sparsetrain", "fit", *words, *args.words]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode:
-            raise SystemExit(f"{recipe}: fit ended with {done.returncode}\n{done.stdout[-3000:]}")
+        log = (args.json.parent if args.json else Path(folder)) / f"{recipe}.log"
+        with log.open("w") as said:
+            status = subprocess.run(command, stdout=said, stderr=subprocess.STDOUT).returncode
+        if status:
+            raise SystemExit(f"{recipe}: fit ended with {status}\n{log.read_text()[-3000:]}")
         with (Path(folder) / "metrics.csv").open() as rows:
             column = [row["perf/images_per_s"] for row in csv.DictReader(rows)]
         rates = [float(value) for value in column if value]

@@ -49,6 +49,7 @@ def main() -> None:
             for part in pool.map(rows_of, args.checkpoints, folders, roots, include)
             for row in part
         ]
+        say(rows, args)  # retraining takes longer, and may be cut
         best = best_of(rows)
         if args.retrain > 0:
             each = [
@@ -56,7 +57,11 @@ def main() -> None:
                 for c, f in zip(args.checkpoints, folders, strict=True)
             ]
             rows += list(pool.map(retrained, *zip(*each, strict=True), roots, include))
-    print(table(rows))
+            say(rows, args)
+
+
+def say(rows: list[Row], args: argparse.Namespace) -> None:
+    print(table(rows), flush=True)
     if args.json:
         write_json(args.json, {"about": about(), "include": args.include, "rows": rows})
 

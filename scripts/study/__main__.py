@@ -4,6 +4,7 @@
     python scripts/study merge ROWS.json ...       # into docs/results/accuracy-DATA.json
     python scripts/study summary                   # of all that is in docs/results
     python scripts/study decay                     # which λ of SR-STE, by flip rate and accuracy
+    python scripts/study time --picture time.png   # which seconds reach the dense twin's accuracy
 
 `run` leaves out what has a row already, here or in docs/results; it writes a row for each run that
 ends into OUT/accuracy-DATA.json. With --choose it trains on 90 % of the training images and
@@ -22,6 +23,7 @@ from pathlib import Path
 import decay
 import launch
 import rows
+import sooner
 import verdict
 from plan import Run, data_sets, recipe_digest, variants
 
@@ -45,6 +47,10 @@ def main() -> None:
             now = {row["recipe"]: recipe_digest(row["recipe"]) for row in found}
             found = [row for row in found if row["recipe_digest"] == now[row["recipe"]]]
             print(decay.table(found, variants()))
+        elif args.verb == "time":
+            print(sooner.table(found, variants()))
+            if args.picture:
+                sooner.draw(args.picture, found)
         else:
             print(verdict.summary(found))
 
@@ -67,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
             choose=args.choose,
             root=str(Path(args.root).resolve()),
             words=(*known[name].words, *args.words),
+            checks=sets[args.data].checks,
         )
         for seed in map(int, args.seeds.split(","))
         for name in chosen
@@ -99,8 +106,9 @@ def parse() -> argparse.Namespace:
     run.add_argument("words", nargs="*", help="further overrides of each run, after --")
     merge = verbs.add_parser("merge")
     merge.add_argument("files", nargs="+")
-    for verb in ("summary", "decay"):
+    for verb in ("summary", "decay", "time"):
         verbs.add_parser(verb).add_argument("files", nargs="*")
+    verbs.choices["time"].add_argument("--picture", type=Path, help="PNG of top-1 over seconds")
     one = verbs.add_parser("one")  # what `run` starts for each run
     one.add_argument("run")
     one.add_argument("folder")

@@ -23,9 +23,6 @@ from plan import Run  # noqa: E402
 import sparsetrain  # noqa: E402
 from sparsetrain.cli.run import run_fit  # noqa: E402
 
-CHECKS = 5
-"""Validations of a run that makes choices; one that reads the test images has one, at the end."""
-
 GPU_WORDS = ("engine=native",)
 """So that the kernels are what is judged. A variant's words come after them."""
 
@@ -58,6 +55,7 @@ def train_one(run: Run, folder: Path, commit: str | None) -> None:
         "top1_val": top1 if run.choose else None,
         "top1_sparse": sparse,
         "curve": [100 * value for value in metrics["val/top1"]],
+        "curve_seconds": seconds_of_validations(folder),
         "seconds": round(seconds, 1),
         "resumed": resumed,
         "images_per_s": statistics.median(metrics.get("perf/images_per_s", [0.0])),
@@ -77,7 +75,8 @@ def train_one(run: Run, folder: Path, commit: str | None) -> None:
 
 def fit_words(run: Run, folder: Path) -> list[str]:
     """The command line of a run; the variant's own words come last and win."""
-    every = max(1, run.epochs // CHECKS) if run.choose else run.epochs
+    # A run that reads the test images reads them once, at the end.
+    every = max(1, run.epochs // run.checks) if run.choose else run.epochs
     words = [
         f"recipe={run.recipe}",
         f"data.root={run.root}",
@@ -155,6 +154,14 @@ def read_metrics(folder: Path) -> dict[str, list[float]]:
                     if value:
                         metrics.setdefault(key, []).append(float(value))
     return metrics
+
+
+def seconds_of_validations(folder: Path) -> list[float | None]:
+    """Wall time of each validation since training began, of a run that was not interrupted."""
+    from sparsetrain.lightning.report.measures import validations
+    from sparsetrain.lightning.report.record import read_run
+
+    return [validation.seconds for validation in validations(read_run(folder))]
 
 
 def newest_of(*checkpoints: Path) -> Path | None:

@@ -26,14 +26,18 @@ class Variant:
 
 @dataclass(frozen=True)
 class DataSet:
+    """checks: validations of a run that makes choices."""
+
     recipe: str
     epochs: int
     choose_epochs: int
+    checks: int = 5
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. choose: validates on held-out training images, and never reads the test."""
+    """One training run. choose: validates on held-out training images, `checks` times, and never
+    reads the test."""
 
     data: str
     recipe: str
@@ -44,6 +48,7 @@ class Run:
     choose: bool
     root: str
     words: tuple[str, ...]
+    checks: int = 5
 
     @property
     def name(self) -> str:

@@ -65,6 +65,9 @@ def test_a_study_that_was_cut_off_goes_on_and_writes_its_row(tmp_path):
     assert row["top1"] == 100
     assert 0 <= row["top1_sparse"] <= 100
     assert row["top1_val"] is None
+    assert [
+        top1 for top1, seconds in zip(row["curve"], row["curve_seconds"], strict=True) if seconds
+    ]
     assert row["density"] == 0.5
     assert row["kept_energy"] > 0.5
     assert set(row["flip_rate"]) == {"first", "highest", "mean", "last"}

@@ -1,0 +1,44 @@
+"""When a run has its dense twin's accuracy, against numbers read off by hand."""
+
+from plan import variants
+from sooner import draw, table
+
+
+def row(variant, curve, seconds, seed=0, resumed=False):
+    return {
+        "data": "tiny100_wide", "recipe_digest": "c0ffee", "variant": variant, "seed": seed,
+        "epochs": 100, "choose": True, "resumed": resumed, "density": 0.5 if "w" in variant else 1,
+        "curve": curve, "curve_seconds": seconds,
+    }  # fmt: skip
+
+
+ROWS = [
+    row("dense", [10.0, 47.5, 49.0, 50.0], [100, 200, 300, 400]),
+    row("w24", [12.0, 46.0, 49.5, 50.2], [80, 160, 240, 320]),
+    row("w24_mvue", [12.0, 46.0, 46.5, 48.0], [80, 160, 240, 320]),
+]
+
+
+def test_times_are_those_of_the_first_validation_that_has_so_much():
+    lines = [" ".join(line.split()) for line in table(ROWS, variants()).splitlines()]
+    assert lines == [
+        "w24 seed 0 50.00 % dense 400 s, it 320 s 1.25x",
+        "w24 seed 0 49.00 % dense 300 s, it 240 s 1.25x",
+        "w24 seed 0 47.00 % dense 200 s, it 240 s 0.83x",
+        "w24_mvue seed 0 50.00 % dense 400 s, it never",
+        "w24_mvue seed 0 49.00 % dense 300 s, it never",
+        "w24_mvue seed 0 47.00 % dense 200 s, it 320 s 0.62x",
+    ]
+
+
+def test_runs_of_another_seed_and_resumed_ones_are_not_compared():
+    others = [row("w24", [50.0], [1], seed=1), row("w24", [50.0], [1], resumed=True)]
+    without = {**row("w24", [50.0], [1])}
+    del without["curve_seconds"]
+    found = table([ROWS[0], *others, without], variants())
+    assert found == "no run with times of its validations has a dense twin"
+
+
+def test_a_picture_has_every_run(tmp_path):
+    draw(tmp_path / "time.png", ROWS)
+    assert (tmp_path / "time.png").read_bytes().startswith(b"\x89PNG")

@@ -52,8 +52,11 @@ def export_folder(trained: Trained, options: dict[str, str]) -> None:
             "torch.sparse.to_sparse_semi_structured packs each weight on the GPU that loads it",
         )
     if form == "packed":
-        rows[2] = ("read", f'sparsetrain.load_packed(model, "{relative(out)}")')
-    if _squared_relu(trained):
+        rows[2:] = [
+            ("build", f'model = timm.create_model("local-dir:{relative(out)}")'),
+            ("read", f'sparsetrain.load_packed(model, "{relative(out)}")'),
+        ]
+    elif _squared_relu(trained):
         rows.append(("activation", "squared ReLU in the MLPs: set it in the model that is built"))
     show_values(tuple(rows))
 

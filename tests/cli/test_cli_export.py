@@ -141,18 +141,24 @@ def test_folders_are_built_by_timm_and_read_back(trained, tmp_path):
     assert shown(ended.out, "layers") == "4 as csr, density 0.500: values verified"
 
 
-def test_a_packed_folder_is_read_by_the_same_model(trained, tmp_path):
+def test_a_packed_folder_is_read_by_the_same_model_and_by_timms(trained, tmp_path):
+    import timm
+
     network: Any = load_trained(str(trained.last)).network
     words = ["format=packed", "dtype=int8", f"out={tmp_path / 'p'}"]
     ended = call("export", f"checkpoint={trained.last}", *words)
     assert ended.status == 0, ended.err
     assert shown(ended.out, "layers").startswith("4 as packed int8, density 0.")
     assert "sparsetrain.load_packed(model, " in shown(ended.out, "read")
+    assert "timm.create_model" in shown(ended.out, "build")
     other: Any = load_trained(str(trained.last)).network
+    timms: Any = timm.create_model(f"local-dir:{tmp_path / 'p'}")
     st.quantize(network, torch.int8)
-    st.load_packed(other, tmp_path / "p")
     images = torch.randn(2, 3, *network.patch_embed.img_size)
+    st.load_packed(other, tmp_path / "p")
     assert torch.equal(other(images), network(images))
+    st.load_packed(timms, tmp_path / "p")
+    torch.testing.assert_close(timms(images), network(images))
 
 
 def test_a_checkpoint_of_the_dense_tail_is_packed_under_its_masks_alone(dense_tail, tmp_path):

@@ -68,7 +68,8 @@ def pattern_words(options: dict[str, str]) -> tuple[str, dict[str, Any]]:
 
 def _share(options: dict[str, str], pattern: str) -> float:
     text = options.get("density")
-    fix = "the share of weights kept, as density=0.2"
+    what = "blocks" if pattern.startswith("block") else "weights"
+    fix = f"the share of {what} kept, as density=0.2"
     if text is None:
         raise ValueError(f"density= is missing: pattern={pattern} wants {fix}")
     try:

@@ -68,8 +68,9 @@ def prune(
 
     transformers' Conv1D layers become nn.Linear; their weights lie in state dicts as before.
     Raises ValueError, and changes nothing, where `sparsify` would, for options that do not go
-    together, and where no batch reaches a layer. One that is raised later, for inputs that are not
-    finite, leaves a dense model of which some layers are pruned: load its weights again.
+    together, for weights that are not finite, and where no batch reaches a layer. One that is
+    raised later, for inputs that are not finite or a damp that is too small, leaves a dense model
+    of which some layers are pruned: load its weights again.
     """
     _check_model(model)
     sparsity = Sparsity(selection=ROW) if sparsity is None else sparsity
@@ -90,6 +91,7 @@ def prune(
         raise
     layers = sparse_linears(model)
     try:
+        _check_weights(layers)
         done = job.run(layers)
     except BaseException:
         densify(model)
@@ -122,6 +124,16 @@ def _check_model(model: nn.Module) -> None:
             raise ValueError(f"{name} is sharded: prune the model before fully_shard")
         if parameter.is_meta:
             raise ValueError(f"{name} is on the meta device: load the trained weights first")
+
+
+def _check_weights(layers: dict[str, SparseLinear]) -> None:
+    """Raise ValueError for NaN and infinity, which no mask could take away: 0 · NaN is NaN."""
+    for name, layer in layers.items():
+        if odd := int((~layer.weight.detach().isfinite()).sum()):
+            raise ValueError(
+                f"{name}.weight has {odd} values that are NaN or infinite: load weights of before "
+                "the training diverged, or exclude the layer"
+            )
 
 
 def _check_method(method: Method, sparsity: Sparsity) -> None:

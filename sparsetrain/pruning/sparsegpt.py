@@ -87,13 +87,24 @@ def inverse_factor(gram_II: Tensor, damp: float) -> Tensor:
     """The upper Cholesky factor U of (XᵀX + λI)⁻¹ = UᵀU, float64 [I, I].
 
     Row j of U, divided by its diagonal, is the update by the inverse of the Hessian of columns j
-    to the last. An input that is always zero gets a diagonal of 1.
+    to the last. An input that is always zero gets a diagonal of 1. Raises ValueError for a damp
+    that leaves a singular matrix.
     """
     diagonal_I = gram_II.diagonal()
     added_I = damp * diagonal_I.mean() + (diagonal_I == 0)
     hessian_II = gram_II + torch.diag(added_I)
-    inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(hessian_II))
-    return torch.linalg.cholesky(inverse_II, upper=True)
+    inverse_II = torch.cholesky_inverse(_cholesky(hessian_II, damp, upper=False))
+    return _cholesky(inverse_II, damp, upper=True)
+
+
+def _cholesky(x_II: Tensor, damp: float, *, upper: bool) -> Tensor:
+    factor_II, info = torch.linalg.cholesky_ex(x_II, upper=upper)
+    if info:
+        raise ValueError(
+            f"damp={damp}: XᵀX of the calibration inputs is singular to float64 with so little "
+            "added; give a larger damp, as 0.01"
+        )
+    return factor_II
 
 
 def _share(score_OB: Tensor, density: float, start: int, stop: int) -> Tensor:

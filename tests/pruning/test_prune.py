@@ -250,6 +250,17 @@ def test_a_failure_before_the_first_layer_changes_nothing():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf])
+def test_a_weight_that_is_not_finite_is_named_and_nothing_changes(odd):
+    model = make()
+    with torch.no_grad():
+        model.get_parameter("3.weight")[0, 0] = odd
+    before = str(model)
+    with pytest.raises(ValueError, match=r"^3\.weight has 1 values that are NaN or infinite"):
+        st.prune(model, st.Magnitude())
+    assert str(model) == before
+
+
 def test_what_does_not_go_together_is_refused_in_a_line_that_says_what_does():
     model = make()
     with pytest.raises(ValueError, match=r"^calibration=None: Wanda reads the layers' inputs"):

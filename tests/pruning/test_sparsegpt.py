@@ -7,6 +7,7 @@ from pruning_checks import best_of_rows, correlated, inputs_of, normal
 from sparsetrain.patterns import NM, Block, Unstructured
 from sparsetrain.pruning import SparseGPT
 from sparsetrain.pruning.refit import output_error
+from sparsetrain.pruning.sparsegpt import inverse_factor
 from sparsetrain.select import EXACT, ROW
 
 
@@ -117,3 +118,9 @@ def test_a_small_unstructured_weight_keeps_one_value_at_least():
     inputs = inputs_of(correlated(20, 8))
     _, mask = SparseGPT(columns=4).prune(normal(4, 8), inputs, Unstructured(0.01), ROW)
     assert mask.sum() == 1
+
+
+def test_too_little_damping_is_named():
+    x = correlated(tokens=4, features=16)
+    with pytest.raises(ValueError, match="damp=1e-18: XᵀX of the calibration inputs is singular"):
+        inverse_factor(inputs_of(x).gram_II, 1e-18)

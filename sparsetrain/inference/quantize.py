@@ -170,7 +170,9 @@ def _used(linear: nn.Linear) -> Tensor:
 
 
 def _hint(dense: tuple[LayerReport, ...]) -> str:
-    rows = [f"{row.name} ({count}): {row.reason}" for row, count in grouped(dense)[:3]]
+    rows = [
+        f"{row.name or 'the model'} ({count}): {row.reason}" for row, count in grouped(dense)[:3]
+    ]
     return "; ".join(rows) or "it has none"
 
 

@@ -42,10 +42,9 @@ def make_plan(
 ) -> Plan:
     """Decide for every linear layer and MLP. Raises ValueError if a glob matches no linear layer,
     or an activation no MLP, and for a layer that is packed for inference."""
-    _refuse_packed(model, sparsity)
+    plan = Plan(dense=_packed(model, sparsity))
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     _check_globs(linears, sparsity)
-    plan = Plan()
     for name, linear in linears.items():
         part = _part_of(name, sparsity)
         if isinstance(part, str):
@@ -73,10 +72,13 @@ def make_plan(
     return plan
 
 
-def _refuse_packed(model: nn.Module, sparsity: Sparsity) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, ForInference) and isinstance(_part_of(name, sparsity), Part):
+def _packed(model: nn.Module, sparsity: Sparsity) -> dict[str, str]:
+    """The layers that are packed for inference, which no part may name, as layers that stay so."""
+    found = [name for name, m in model.named_modules() if isinstance(m, ForInference)]
+    for name in found:
+        if isinstance(_part_of(name, sparsity), Part):
             raise ValueError(f"{name or 'the model'} {PACKED}, or exclude it")
+    return dict.fromkeys(found, "it is packed for inference")
 
 
 def _check_globs(linears: dict[str, nn.Linear], sparsity: Sparsity) -> None:

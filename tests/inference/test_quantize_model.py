@@ -126,7 +126,9 @@ def test_functions_for_layers_that_train_refuse_a_packed_model():
     assert str(net) == before
     # A packed teacher beside what trains.
     both = nn.ModuleDict({"student": other, "teacher": net})
-    sparsify(both, st.Sparsity(("student*",)), on_cpu=True)
+    report = sparsify(both, st.Sparsity(("student*",)), on_cpu=True)
+    reasons = {row.name: row.reason for row in report.skipped}
+    assert reasons["teacher.mlp.fc1"] == "it is packed for inference"
     st.densify(both)
     assert type(other.mlp.fc1) is nn.Linear
     assert isinstance(net.mlp.fc1, PackedLinear)
@@ -214,6 +216,8 @@ def test_a_model_without_2_of_4_weights_is_told_why():
         st.quantize(seeded(Net()))
     with pytest.raises(ValueError, match=r"^no linear layer has a 2:4 weight: it has none"):
         st.quantize(nn.Sequential(nn.ReLU()))
+    with pytest.raises(ValueError, match=r"weight: the model \(1\): it is the model itself: wrap"):
+        st.quantize(nn.Linear(8, 8))
     net = pruned()
     st.set_sparse(net, False)
     with pytest.raises(ValueError, match=r"mlp.fc1 \(1\): it is in a dense phase \(st.set_sparse"):

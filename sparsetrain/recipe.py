@@ -45,7 +45,8 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     if near:
         return f"did you mean {', '.join(near)}?"
     if len(candidates) <= _FEW:
-        return f"there are {', '.join(candidates) or 'none'}"
+        verb = "is" if len(candidates) == 1 else "are"
+        return f"there {verb} {', '.join(candidates) or 'none'}"
     near = difflib.get_close_matches(name, candidates, n=_NEAREST, cutoff=0.0)
     return f"there are {', '.join(near)} and {len(candidates) - len(near)} more"
 

@@ -58,6 +58,8 @@ def _check_words(words: list[str]) -> None:
     for name in value.split(","):
         if name not in known:
             raise ValueError(f"recipe={name!r} is unknown: {nearest(name, known)}")
+        if take(words, "hydra.searchpath")[0] is None:  # else options are in other folders too
+            _check_defaults(name, known)
     check_form(words)
     for word in words:
         _check_group(word)
@@ -73,6 +75,25 @@ def _instead_of_recipe(words: list[str], known: list[str]) -> str:
         if near := get_close_matches(word, known, n=1):
             return f"write recipe={near[0]} instead of {word}"
     return f"choose one of {', '.join(recipe_names())}"
+
+
+def _check_defaults(name: str, known: list[str]) -> None:
+    """Raise ValueError for an option of a group, or a recipe, that a recipe builds on and that does
+    not exist. Hydra's own error lists its search path."""
+    entries = _plain(stored_recipes()[name]).get("defaults", [])
+    where = f"recipe={name}: defaults"
+    if not isinstance(entries, list):
+        raise ValueError(f"{where}: give a list, as - override /model: vit_b")
+    for entry in entries:
+        if isinstance(entry, str) and entry not in ("_self_", *known):
+            raise ValueError(f"{where}: {entry!r} is no recipe: {nearest(entry, known)}")
+        for key, value in entry.items() if isinstance(entry, dict) else ():
+            group = str(key).removeprefix("override ").lstrip("/").partition("@")[0]
+            if group not in groups():
+                raise ValueError(f"{where}: {key!r} is no group: {nearest(group, groups())}")
+            if isinstance(value, str) and value not in _options(group):
+                fix = nearest(value, _options(group))
+                raise ValueError(f"{where}: {key}: {value!r} is unknown: {fix}")
 
 
 def _options(group: str) -> list[str]:

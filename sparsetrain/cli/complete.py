@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from sparsetrain.cli.ranges import choices_of
 from sparsetrain.recipe import data_folder, recipe_names
 
 _SCRIPT = """\
@@ -74,7 +75,7 @@ def _continued(words: list[str], word: str) -> list[str]:
     if equals and key in groups:
         return [f"{key}={name}" for name in groups[key] if f"{key}={name}".startswith(word)]
     if equals:
-        return []
+        return [f"{key}={value}" for value in choices_of(key) if f"{key}={value}".startswith(word)]
     found = [f"{group}=" for group in groups] + _keys(words, word.rpartition(".")[0])
     return sorted({name for name in found if name.startswith(word)})
 

@@ -237,7 +237,17 @@ def check_value(key: str, value: Any) -> None:
         return
     if value == "":
         raise ValueError(f"{key}= is empty: give {check}")
+    if isinstance(check, Items) and check([value]):
+        raise ValueError(f"{key}={shown(value)} is no list: write {key}=[{shown(value)}]")
     raise ValueError(f"{key}={shown(value)}: give {check}")
+
+
+def choices_of(key: str) -> tuple[str, ...]:
+    """What a key can be, where that is one of a few values, as the command line writes them."""
+    check = CHECKS.get(of_whole(key))
+    if not isinstance(check, OneOf):
+        return ()
+    return tuple(map(shown, check.values + ((None,) if check.null else ())))
 
 
 def check_values(get: Callable[[str], Any]) -> None:

@@ -58,6 +58,8 @@ def completions(folder, *lines):
         ("sparsetrain f", ["fit", "validate", "export"]),
         ("sparsetrain export format=", ["format=safetensors", "format=onnx"]),
         ("sparsetrain validate checkpoint=x recipe=vit_tiny_24", ["recipe=vit_tiny_24"]),
+        ("sparsetrain fit recipe=vit_tiny_24 engine=", ["engine=auto", "engine=masked"]),
+        ("sparsetrain fit recipe=vit_tiny_24 data.cache=n", ["data.cache=null"]),
         ("sparsetrain fit recipe=vit_tiny_24 sparsity=", SPARSITIES),
         ("sparsetrain fit recipe=vit_tiny_24 trainer.max_e", ["trainer.max_epochs="]),
         ("sparsetrain fit data=parquet data.im", ["data.img_size=", "data.image_column="]),

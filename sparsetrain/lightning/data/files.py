@@ -57,7 +57,7 @@ def split_files(
         if not found and not (split == "val" and val_fraction):
             fix = "" if split == "train" else ", or set data.val_fraction=0.1"
             raise FileNotFoundError(
-                f"data.root={root} has no {split} split, only {some(listing(root))}; "
+                f"data.root={root} has no {split} split{only(listing(root))}; "
                 f"wanted *train*{suffix} and *val*{suffix} or *test*{suffix}{fix}{other_kind(root)}"
             )
     return train, val
@@ -79,8 +79,11 @@ def listing(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
+def only(names: list[str]) -> str:
+    """What a folder without the wanted holds, after that sentence."""
+    return f", only {some(names)}" if names else " and is empty"
+
+
 def some(names: list[str], most: int = 6) -> str:
     """The first few of `names`, for one line of an error."""
-    if not names:
-        return "nothing"
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

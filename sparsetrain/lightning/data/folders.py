@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sparsetrain.lightning.data.decode import SUFFIXES, Encoded
-from sparsetrain.lightning.data.files import listing, some
+from sparsetrain.lightning.data.files import listing, only
 
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
 
@@ -33,7 +33,7 @@ class FolderSource:
         self.classes = [name for name in names if (folder / name).is_dir()]
         if not self.classes:
             raise ValueError(
-                f"{folder} has no class folders, only {some(names)}; "
+                f"{folder} has no class folders{only(names)}; "
                 f"move every image into {folder.name}/<class>/"
             )
         beside = set(names) - set(self.classes)
@@ -46,7 +46,7 @@ class FolderSource:
             if not found:
                 raise ValueError(
                     f"class folder {folder / name} has no images "
-                    f"({', '.join(SUFFIXES)}), only {some(files)}; fill or remove it"
+                    f"({', '.join(SUFFIXES)}){only(files)}; fill or remove it"
                 )
             self.skipped.update(suffix(file) for file in files if not is_image(file))
             paths += [os.fsencode(f"{name}/{file}") for file in found]

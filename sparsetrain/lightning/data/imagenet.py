@@ -9,7 +9,14 @@ from pathlib import Path
 
 from sparsetrain.lightning.data.augmented import AugmentedData
 from sparsetrain.lightning.data.base import Splits, check_class_count, check_labels
-from sparsetrain.lightning.data.files import existing_root, listing, other_kind, some, split_files
+from sparsetrain.lightning.data.files import (
+    existing_root,
+    listing,
+    only,
+    other_kind,
+    some,
+    split_files,
+)
 from sparsetrain.lightning.data.folders import FolderSource, has_class_folders, split_folder
 from sparsetrain.lightning.data.shards import ShardSource
 
@@ -43,9 +50,7 @@ class ImageNet(AugmentedData):
         )
         if has_class_folders(root):
             fix = "if these are classes, set data.val_fraction=0.1 to validate on a tenth of them"
-        raise FileNotFoundError(
-            f"data.root={root} has no train split, only {some(listing(root))}; {fix}"
-        )
+        raise FileNotFoundError(f"data.root={root} has no train split{only(listing(root))}; {fix}")
 
     def _load_folders(self, root: Path, folder: Path) -> Splits:
         train = FolderSource(folder)

@@ -66,9 +66,9 @@ def test_a_root_that_is_a_file_is_named(folders):
 
 
 def test_an_empty_root_lists_what_was_looked_for(tmp_path):
-    said = f"data.root={tmp_path} has no train split", "nothing", "a folder per class"
+    said = f"data.root={tmp_path} has no train split and is empty; wanted", "a folder per class"
     refuses(ImageNet(tmp_path, **COMMON), FileNotFoundError, *said)
-    said = f"data.root={tmp_path} has no train split", "*train*.parquet"
+    said = f"data.root={tmp_path} has no train split and is empty", "*train*.parquet"
     refuses(Parquet(tmp_path, **COMMON), FileNotFoundError, *said)
 
 

@@ -96,6 +96,8 @@ def test_the_mixed_recipe_is_in_every_layer_what_its_part_says():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("include", ("*mlp*",)),
+        ("exclude", ("head",)),
         ("weight", st.SRSTE()),
         ("activation", st.Activation24()),
         ("pattern", st.Block(4, 4, 0.5)),

@@ -24,7 +24,8 @@ from sparsetrain.cli.validate import check_classes, config_with
 from sparsetrain.file_format import CHECKPOINT_KEY, FORMAT
 from sparsetrain.lightning import AtomicCheckpointIO, read_checkpoint
 from sparsetrain.lightning.data.dataset import SeededImages
-from sparsetrain.nn import densify, sparse_state
+from sparsetrain.methods import ActivationDropout24
+from sparsetrain.nn import Sparsity, densify, sparse_state
 from sparsetrain.permutation import permute
 from sparsetrain.pruning import (
     FinishedLayers,
@@ -55,11 +56,7 @@ def prune_checkpoint(words: list[str]) -> None:
     trained = load_trained(asked.checkpoint, allowed)
     out = _out(asked)
     before = trained.config.sparsity
-    if before.get("activation") is not None:
-        raise ValueError(
-            f"checkpoint={asked.checkpoint} was trained with 2:4 activations, which prune does not "
-            "keep: give one that was trained with sparsity.activation=null"
-        )
+    check_activations(instantiate_sparsity(trained.config), asked.checkpoint)
     include, exclude = (list(before.get(key) or default) for key, default in _GLOBS)
     node = asked.node(include, exclude)
     sparsity = instantiate_sparsity(OmegaConf.create({"sparsity": node}))
@@ -89,6 +86,17 @@ def prune_checkpoint(words: list[str]) -> None:
     if finished is not None:
         finished.delete()
     _show(report, line, asked, name, words, out)
+
+
+def check_activations(sparsity: Sparsity, checkpoint: str) -> None:
+    """Raise ValueError where a model evaluates 2:4 activations, in any part. 2:4 dropout is of
+    training alone."""
+    kinds = (type(part.activation) for part in sparsity.rules if part.activation is not None)
+    if any(kind is not ActivationDropout24 for kind in kinds):
+        raise ValueError(
+            f"checkpoint={checkpoint} was trained with 2:4 activations, which prune does not keep: "
+            "give one that was trained with activation=null"
+        )
 
 
 _GLOBS = (("include", ("*",)), ("exclude", ()))

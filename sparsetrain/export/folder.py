@@ -62,7 +62,8 @@ def save_pretrained(
         dense, checked to be what `torch.sparse.to_sparse_semi_structured` takes: that packs for the
         GPU at hand, so it runs where the weights are loaded. `packed` is the model as `st.quantize`
         makes it, which `st.load_packed` reads.
-    block: of bsr; the layer's own where its pattern has blocks.
+    block: of bsr, for all sparse weights; None takes those of the layers' patterns, and leaves
+        layers without blocks dense with zeros where others have some.
     dtype: floating-point weights are rounded to it; of `packed` that of `st.quantize`, e4m3 if it
         is not given, and the dense rest keeps its own.
     config: of `config.json`; what transformers or timm read if None and the model is theirs.
@@ -93,6 +94,8 @@ def save_pretrained(
             f"format={format}: the model has no sparse layer, and no weight of which half is zero: "
             "prune or train it sparse before, or use format='dense'"
         )
+    if format == "bsr" and block is None and any(map(_own_block, patterns.values())):
+        patterns = {name: pattern for name, pattern in patterns.items() if _own_block(pattern)}
     state, tied = _untied(plain.state_dict())
     sparse: dict[str, dict[str, Any]] = {}
     tensors = dict(state)
@@ -175,6 +178,12 @@ def _untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
     return kept, tied
 
 
+def _own_block(pattern: Pattern | None) -> tuple[int, int] | None:
+    """Rows and columns of a pattern's blocks; None where it has none."""
+    blocks = pattern.block if isinstance(pattern, Combined) else pattern
+    return (blocks.rows, blocks.columns) if isinstance(blocks, Block) else None
+
+
 def _block(
     name: str,
     weight: Tensor,
@@ -182,9 +191,7 @@ def _block(
     asked: tuple[int, int] | None,
     transposed: bool,
 ) -> tuple[int, int]:
-    blocks = pattern.block if isinstance(pattern, Combined) else pattern
-    own = (blocks.rows, blocks.columns) if isinstance(blocks, Block) else None
-    size = asked or own
+    size = asked or _own_block(pattern)
     if size is None:
         raise ValueError(
             f"format=bsr: {name} has no blocks of its own: give block= with rows and columns, as "

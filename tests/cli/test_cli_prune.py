@@ -8,8 +8,10 @@ from cli_helpers import TINY, call, shown
 from safetensors.torch import load_file
 
 from sparsetrain.cli.load import load_trained
+from sparsetrain.cli.prune import check_activations
 from sparsetrain.cli.prune_words import prune_words
-from sparsetrain.nn import inspect, sparse_linears
+from sparsetrain.methods import Activation24, ActivationDropout24
+from sparsetrain.nn import Part, Sparsity, inspect, sparse_linears
 from sparsetrain.patterns import NM, VNM, Block, Combined, Unstructured
 
 
@@ -111,6 +113,13 @@ def test_retraining_goes_on_under_the_masks_of_the_checkpoint(trained, tmp_path)
     for name, layer in sparse_linears(last.network).items():
         mask = states[0][f"network.{name}"]["mask"]
         assert torch.equal(layer.current_mask(), mask), "an evaluation uses them too"
+
+
+def test_two_of_four_dropout_is_pruned_and_other_activations_are_not_in_any_part():
+    check_activations(Sparsity(weight=None, activation=ActivationDropout24()), "a.ckpt")
+    sparsity = Sparsity(parts={"mlp": Part(activation=Activation24()), "head": Part(("*head",))})
+    with pytest.raises(ValueError, match=r"checkpoint=a\.ckpt was trained with 2:4 activations"):
+        check_activations(sparsity, "a.ckpt")
 
 
 def test_an_interrupted_command_goes_on(trained, tmp_path, monkeypatch):

@@ -59,6 +59,16 @@ def test_a_plain_model_that_loads_weights_as_they_are_runs_the_products_of_torch
             torch.testing.assert_close(other(x), model(x))
 
 
+def test_layers_without_blocks_beside_others_stay_dense_in_bsr(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Linear(32, 64))
+    parts = {"blocks": st.Part(("0",), pattern=st.Block(16, 16, 0.5)), "2:4": st.Part(("1",))}
+    st.prune(model, st.Magnitude(), st.Sparsity(parts=parts))
+    assert st.save_pretrained(model, tmp_path / "out", "bsr") == {"0": 0.5}
+    weights = st.load_weights(tmp_path / "out")
+    assert weights["0.weight"].layout == torch.sparse_bsr
+    assert torch.equal(weights["1.weight"], model.get_parameter("1.weight"))
+
+
 def test_the_files_hold_the_kept_values_alone(tmp_path):
     st.save_pretrained(block_model(), tmp_path / "out", "bsr")
     tensors = load_file(tmp_path / "out" / "model.safetensors")

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Variant:
-    """words: overrides. twin: the dense variant it is compared with. goal: points it may lose,
-    None where nothing is promised."""
+    """words: overrides. twin: what it is compared with, dense, or of fp8 in 16 bits. goal: points
+    it may lose, None where nothing is promised."""
 
     words: tuple[str, ...]
     twin: str | None = None

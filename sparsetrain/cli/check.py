@@ -80,6 +80,8 @@ def _instead_of_recipe(words: list[str], known: list[str]) -> str:
 def _check_defaults(name: str, known: list[str]) -> None:
     """Raise ValueError for an option of a group, or a recipe, that a recipe builds on and that does
     not exist. Hydra's own error lists its search path."""
+    if name not in stored_recipes():  # one of the package, which nothing composed yet
+        return
     entries = _plain(stored_recipes()[name]).get("defaults", [])
     where = f"recipe={name}: defaults"
     if not isinstance(entries, list):

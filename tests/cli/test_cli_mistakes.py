@@ -332,3 +332,8 @@ def test_a_wrong_value_ends_the_command_in_one_line(tmp_path):
     line = fit(tmp_path, "optimizer.lr=-1").complaint
     assert line == "optimizer.lr=-1: give a number > 0"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_of_the_package_is_checked_before_hydra_was_given_it(monkeypatch):
+    monkeypatch.setattr("sparsetrain.cli.check.stored_recipes", dict)
+    assert check([TINY]).model.name == "vit_tiny_patch16_224"

@@ -12,7 +12,7 @@ _WIDTH = 80
 _OVERVIEW = """\
 2:4 sparse training of vision transformers.
 
-  python -m sparsetrain fit recipe=vit_tiny_24   train; a minute on a CPU
+  python -m sparsetrain fit recipe=vit_tiny_24   train; 1 to 2 minutes, CPU
   python -m sparsetrain validate checkpoint=…    accuracy, density, throughput
   python -m sparsetrain export checkpoint=… format=safetensors
   python -m sparsetrain prune checkpoint=… method=wanda     a trained model

@@ -80,7 +80,7 @@ class Attached:
         first_step.stop(m for m in phased_layers(self.model) if m.phase.checked)
 
     def detach(self) -> None:
-        """Undo it: phases and masks stay as they are."""
+        """Undo it: phases and masks stay as they are, until a next `attach` begins at step 0."""
         for hook in self._hooks:
             hook.remove()
         own = {id(phase) for phase in self._phases.values()}

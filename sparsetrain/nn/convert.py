@@ -17,7 +17,7 @@ from sparsetrain.nn.for_inference import refuse_packed
 from sparsetrain.nn.given import check_module
 from sparsetrain.nn.linear import SparseLinear, sparse_linears
 from sparsetrain.nn.mlp import SparseMlp
-from sparsetrain.nn.obstacles import tied_weights
+from sparsetrain.nn.obstacles import same_view, tied_weights
 from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.plan import Plan, make_plan
 from sparsetrain.nn.report import LayerReport, Report, one_function_note
@@ -79,8 +79,8 @@ def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
     MLPs whose activations were 2:4 keep squared ReLU, which they were trained with.
     Raises ValueError, before anything changes, for a sparse layer that was itself given to
     `fully_shard`, or whose weight is computed by a parametrization that was put on later; with
-    apply_masks, for one whose weight was tied later to what is not sparse; and for a model whose
-    layers are packed for inference.
+    apply_masks, for one whose weight was tied later to what is not sparse, or is sparse in another
+    way; and for a model whose layers are packed for inference.
     """
     check_module(model)
     reshard(model)
@@ -99,23 +99,34 @@ def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
                 "pruning: remove that first (torch.nn.utils.parametrize.remove_parametrizations)"
             )
     if apply_masks:
-        _check_ties(model)
+        _apply_masks(model)
     for _, layer in layers:
-        if apply_masks and isinstance(layer, SparseLinear):
-            used = layer.evaluated_weight()
-            local(layer.weight.data).copy_(own_rows(used, layer.weight))
         replace_module(model, layer, layer.to_dense())
     return model
 
 
-def _check_ties(model: nn.Module) -> None:
-    linears, tied = sparse_linears(model), tied_weights(model)
-    for name in linears.keys() & tied.keys():
-        if others := [other for other in tied[name] if other not in linears]:
-            raise ValueError(
-                f"{name}.weight is tied since sparsify to {others[0]}, which is not sparse: call "
-                "densify without apply_masks, or untie them"
-            )
+def _apply_masks(model: nn.Module) -> None:
+    linears, tied, written = sparse_linears(model), tied_weights(model), set[str]()
+    for name, layer in linears.items():
+        for other in tied.get(name, ()):
+            if why := _why_not_tied(layer, linears.get(other)):
+                raise ValueError(
+                    f"{name}.weight is tied since sparsify to {other}, which {why}: call densify "
+                    "without apply_masks, or untie them"
+                )
+    for name, layer in linears.items():
+        if written.isdisjoint(tied.get(name, ())):  # the soft threshold of S-STE applies once
+            used = layer.evaluated_weight()
+            local(layer.weight.data).copy_(own_rows(used, layer.weight))
+            written.add(name)
+
+
+def _why_not_tied(layer: SparseLinear, other: SparseLinear | None) -> str:
+    if other is None:
+        return "is not sparse"
+    same = same_view(layer.weight, other.weight)
+    same = same and torch.equal(layer.evaluated_weight(), other.evaluated_weight())
+    return "" if same else "multiplies by other values of it"
 
 
 def _why_dense(plan: Plan) -> str:

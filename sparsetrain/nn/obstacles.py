@@ -67,7 +67,7 @@ def tied_weights(model: nn.Module) -> dict[str, list[str]]:
     spans: dict[int, list[tuple[int, int, str]]] = {}
     for name, module in model.named_modules():
         for key, tensor in {**module._parameters, **module._buffers}.items():
-            if tensor is not None and _lies_here(tensor):
+            if tensor is not None and tensor.layout == torch.strided and not is_lazy(tensor):
                 owner = name if key == "weight" else f"{name}.{key}".lstrip(".")
                 start, stop, storage = _span(tensor)
                 spans.setdefault(storage, []).append((start, stop, owner))
@@ -87,14 +87,10 @@ def same_view(a: Tensor, b: Tensor) -> bool:
     return a is b or (alike and _span(a) == _span(b))
 
 
-def _lies_here(tensor: Tensor) -> bool:
-    strided = tensor.layout == torch.strided
-    return strided and not is_sharded(tensor) and not is_lazy(tensor)
-
-
 def _span(parameter: Tensor) -> tuple[int, int, int]:
-    """Its first element, the one past its last, and the storage they lie in."""
-    if parameter.is_meta or parameter.numel() == 0:
+    """Its first element, the one past its last, and the storage they lie in; of what has no memory
+    here, or a shard, itself alone."""
+    if parameter.is_meta or parameter.numel() == 0 or is_sharded(parameter):
         return 0, 1, -id(parameter)
     last = sum((n - 1) * s for n, s in zip(parameter.shape, parameter.stride(), strict=True))
     start = int(parameter.storage_offset())

@@ -11,6 +11,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from sparsetrain.methods import SRSTE, SSTE, STE, Activation24
 from sparsetrain.nn import (
+    Part,
     Sparsity,
     SquaredReLU,
     densify,
@@ -19,7 +20,7 @@ from sparsetrain.nn import (
     sparsify,
     update_masks,
 )
-from sparsetrain.patterns import NM
+from sparsetrain.patterns import NM, Unstructured
 
 
 def net():
@@ -99,3 +100,29 @@ def test_densify_of_a_weight_that_is_computed_since_is_refused_and_changes_nothi
     with pytest.raises(ValueError, match=r"mlp\.fc2\.weight is computed since sparsify"):
         densify(model)
     assert len(sparse_linears(model)) == 4
+
+
+def tied():
+    """Two layers, of which the second has the weight of the first."""
+    model = seeded(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)))
+    model[1].weight = model[0].weight
+    return model
+
+
+def test_densify_writes_the_soft_threshold_into_a_tied_weight_once():
+    model, x = tied(), normal(3, 8)
+    sparsify(model, Sparsity(weight=SSTE()))
+    expected = model(x)
+    assert torch.equal(densify(model, apply_masks=True)(x), expected)
+
+
+def test_densify_of_a_weight_tied_since_to_what_is_sparse_in_another_way_changes_nothing():
+    model = seeded(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)))
+    parts = {"a": Part(("0",)), "b": Part(("1",), pattern=Unstructured(0.1))}
+    sparsify(model, Sparsity(parts=parts))
+    model[1].weight = model[0].weight
+    before = model[0].weight.detach().clone()
+    with pytest.raises(ValueError, match=r"0\.weight is tied .* to 1, which multiplies by other"):
+        densify(model, apply_masks=True)
+    assert torch.equal(model[0].weight, before)
+    assert set(sparse_linears(model)) == {"0", "1"}

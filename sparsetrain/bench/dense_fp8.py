@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fnmatch import fnmatch
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -72,13 +72,18 @@ def make_fp8(model: nn.Module, include: tuple[str, ...]) -> None:
     _replace(model, include, Fp8Linear.from_dense)
 
 
+def is_named(layer: nn.Module, path: str, include: tuple[str, ...]) -> TypeGuard[nn.Linear]:
+    """Whether it is a plain linear layer, and a glob of `include` names its path in the model."""
+    return type(layer) is nn.Linear and any(fnmatch(path, glob) for glob in include)
+
+
 def _replace(
     model: nn.Module, include: tuple[str, ...], new: Callable[[nn.Linear], nn.Module]
 ) -> None:
     for name, parent in list(model.named_modules()):
         for child, layer in list(parent.named_children()):
             path = f"{name}.{child}" if name else child
-            if type(layer) is nn.Linear and any(fnmatch(path, glob) for glob in include):
+            if is_named(layer, path, include):
                 setattr(parent, child, new(layer))
 
 

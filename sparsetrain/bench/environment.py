@@ -31,6 +31,7 @@ def environment(command: str, library: str) -> dict[str, str]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "none",
         "python": platform.python_version(),
+        "torchao": _version("torchao"),
         "commit": commit(Path(sparsetrain.__file__).resolve().parent.parent),
         "library": library,
     }
@@ -47,6 +48,13 @@ def commit(checkout: Path) -> str:
         return f"sparsetrain {importlib.metadata.version('sparsetrain')}, no checkout"
     except importlib.metadata.PackageNotFoundError:
         return "unknown: neither a checkout nor an installed package"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def _driver(uuid: str) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import sparsetrain as st
 from sparsetrain.bench.dense_fp8 import Sharing, make_fp8
+from sparsetrain.bench.torchao_fp8 import make_torchao_fp8
 from sparsetrain.nn import Report, SquaredReLU, grouped
 from sparsetrain.nn.structure import is_mlp
 from sparsetrain.products import Engine
@@ -42,7 +43,8 @@ _GRAPHS = 64
 @dataclass(frozen=True)
 class Variant:
     """One of them. sparsity: None leaves it dense; squared_relu: put into every MLP, as 2:4
-    activations do; dense_fp8: globs of linear layers that run dense in fp8."""
+    activations do; dense_fp8: globs of linear layers that run dense in fp8; torchao_fp8: the same
+    by torchao."""
 
     name: str
     what: str
@@ -50,6 +52,7 @@ class Variant:
     squared_relu: bool = False
     compiled: bool = True
     dense_fp8: tuple[str, ...] = ()
+    torchao_fp8: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,18 @@ VARIANTS = {
     )
 }
 
+PEER_VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant(
+            "torchao-fp8",
+            "dense, those layers in fp8 by torchao's float8 training, recipe rowwise",
+            torchao_fp8=_ATTENTION,
+        ),
+    )
+}
+"""Those of other libraries, which run only where they are named."""
+
 INFERENCE_VARIANTS = {
     variant.name: variant
     for variant in (
@@ -152,6 +167,8 @@ def prepare(
             if is_mlp(module):
                 module.act = SquaredReLU()
     make_fp8(model, variant.dense_fp8)
+    if variant.torchao_fp8:
+        make_torchao_fp8(model, variant.torchao_fp8)
     if variant.sparsity is None:
         return None
     tokens = None

@@ -18,7 +18,14 @@ from sparsetrain.bench.inference import bench_inference
 from sparsetrain.bench.step import STEPS, UNTIMED, bench_model
 from sparsetrain.bench.step_report import PARTS, step_panels, step_table, write_steps
 from sparsetrain.bench.step_rows import INFERENCE_MODELS, MODELS, Result, Vit
-from sparsetrain.bench.variants import DENSE, INFERENCE_VARIANTS, VARIANTS, Mode, Setting
+from sparsetrain.bench.variants import (
+    DENSE,
+    INFERENCE_VARIANTS,
+    PEER_VARIANTS,
+    VARIANTS,
+    Mode,
+    Setting,
+)
 from sparsetrain.cli.bench_words import (
     check_name,
     cuda_device,
@@ -38,11 +45,13 @@ _KEYS = ("mode", "models", "variants", "batch", "rounds", "compile", "json", "pi
 
 @dataclass(frozen=True)
 class Kind:
-    """What is timed. measure: as `bench_model`; lines: below a table; parts: its columns before
-    the whole's; rounds: by default; title: of a picture."""
+    """What is timed. peers: variants that run only where they are named; measure: as `bench_model`;
+    lines: below a table; parts: its columns before the whole's; rounds: by default; title: of a
+    picture."""
 
     models: Mapping[str, Vit]
     variants: Mapping[str, Any]
+    peers: Mapping[str, Any]
     rounds: int
     measure: Callable[..., Result[Any]]
     lines: Callable[[Any], Iterator[str]]
@@ -56,6 +65,7 @@ KINDS = {
     "train": Kind(
         MODELS,
         VARIANTS,
+        PEER_VARIANTS,
         10,
         bench_model,
         step_report.step_lines,
@@ -67,6 +77,7 @@ KINDS = {
     "inference": Kind(
         INFERENCE_MODELS,
         INFERENCE_VARIANTS,
+        {},
         20,
         bench_inference,
         inference_report.inference_lines,
@@ -142,13 +153,13 @@ def parse(words: list[str]) -> Options:
     kind = KINDS[name]
     batch = read_count("batch", options)
     vits = [kind.models[name] for name in read_names("models", options, tuple(kind.models))]
-    names = read_names("variants", options, tuple(kind.variants))
+    names = read_names("variants", options, tuple(kind.variants), tuple(kind.peers))
     if DENSE not in names:
         names = (DENSE, *names)  # what the others are compared with
     return Options(
         kind=name,
         vits=tuple(replace(vit, batch=batch or vit.batch) for vit in vits),
-        variants=tuple(kind.variants[name] for name in names),
+        variants=tuple({**kind.variants, **kind.peers}[name] for name in names),
         rounds=read_rounds(options, kind.rounds),
         mode=read_mode(options),
         json=read_path("json", options),

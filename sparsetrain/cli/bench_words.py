@@ -83,9 +83,13 @@ def read_mode(options: dict[str, str]) -> Mode:
     return next(mode for mode in MODES if mode == name)
 
 
-def read_names(key: str, options: dict[str, str], known: Sequence[str]) -> tuple[str, ...]:
-    """A list of known names; all of them where the key is not given."""
+def read_names(
+    key: str, options: dict[str, str], known: Sequence[str], extra: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """A list of known names; all of them where the key is not given. extra: known too, but only
+    where they are named."""
     names = tuple(split_list(options.get(key, ",".join(known))))
+    known = (*known, *extra)
     if not names:
         raise ValueError(f"{key}={options[key]!r}: name at least one of {', '.join(known)}")
     for name in names:

@@ -167,11 +167,13 @@ stays on the device:
 
 models= vit_b (batch 256), vit_l (128), vit_h (64); variants= dense-eager,
 dense-relu2, weights, activations, all, and with qkv and proj weights+attn,
-all+attn, fp8 (all+attn in fp8) and dense-fp8 (dense, compiled, is always timed;
-variants without kernels here are skipped with the reason); batch= for every
-model; rounds= timed rounds; compile= default, reduce-overhead, max-autotune or
-max-autotune-no-cudagraphs (of torch.compile); json= the file for every number;
-picture= a PNG of bars. The energy is read where nvidia-ml-py is installed.
+all+attn, fp8 (all+attn in fp8), dense-fp8 and, only where it is named,
+torchao-fp8 (pip install --no-deps torchao==0.18.0); dense, compiled, is always
+timed, and variants without kernels here are skipped with the reason; batch= for
+every model; rounds= timed rounds; compile= default, reduce-overhead,
+max-autotune or max-autotune-no-cudagraphs (of torch.compile); json= the file
+for every number; picture= a PNG of bars. The energy is read where nvidia-ml-py
+is installed.
 mode=inference times forwards of packed models: models= vit_b, vit_l, vit_h and
 sam_h (Segment Anything's encoder, 8 images of 1024 pixels); variants= bf16-24,
 fp8-24 and int8-24 (2:4, st.quantize), dense-fp8 and dense-fp8-tensor (by row

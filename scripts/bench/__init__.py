@@ -16,6 +16,7 @@ candidate.py ours.py  what is timed, the bytes it has to move; our ops, held aga
 quality.py            what a mask keeps, against the best of the 90 masks of each tile
 sparsify_measure.py sparsify_report.py                  one matrix after the other; tables and JSON
 matmul_measure.py matmul_peers.py matmul_report.py      one product after the other
+matmul8.py matmul8_peers.py                             the same in fp8 and int8
 choice.py matmul_auto.py             what should run a product; random ones against dense
 images.py photos.py augment.py       the data: from files to augmented batches
 curve.py curve_picture.py            speed over density; its picture

@@ -7,10 +7,10 @@
 
 shapes= TOKENSxFEATURESxHIDDEN with commas; products= w24-forward, w24-dx, act24-forward, act24-dw,
 dz24-dx, dz24-dw; dtype= bfloat16, float16, fp8 (e4m3) or int8 (the last two against cuBLAS in
-bfloat16 and PyTorch's dense products of the dtype, without the products of dW and without other
-peers); rounds= calls that count; peers= false, or cusparselt, cusparselt-best, torch-cutlass,
-xformers, cusparselt-search (its own search, slow); json= the file for every number. Every result is
-compared with float64 first.
+bfloat16 and PyTorch's dense products of the dtype, without the products of dW); rounds= calls that
+count; peers= false, or cusparselt, cusparselt-best, torch-cutlass, xformers, cusparselt-search (its
+own search, slow), of fp8 and int8 cusparselt, cusparselt-best and, of fp8, torchao-cutlass; json=
+the file for every number. Every 2:4 result is compared with float64 first.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 from scripts.bench.choice import choose
 from scripts.bench.command import run
 from scripts.bench.matmul8 import bench8
+from scripts.bench.matmul8_peers import SPARSE_PEERS8
 from scripts.bench.matmul_auto import AutoRow, bench_auto, draw
 from scripts.bench.matmul_measure import Row, bench_product
 from scripts.bench.matmul_peers import DEFAULT_PEERS, PEERS
@@ -59,7 +60,7 @@ from sparsetrain.cli.console import console, print_lines, relative, show_values
 
 _KEYS = ("shapes", "products", "dtype", "rounds", "peers", "json", "picture", "random", "seed")
 _ONLY_SHAPES = ("shapes", "peers", "picture")
-_NOT_8_BITS = ("peers", "picture", "random", "seed")
+_NOT_8_BITS = ("picture", "random", "seed")
 _8_BITS = {"fp8": E4M3, "int8": torch.int8}
 _NAMES = {name.lower().replace(" ", "-"): name for name in PRODUCTS}
 _ROUNDS = 20
@@ -132,7 +133,7 @@ def _row(
 ) -> Row:
     product = make_product(name, shape, options.dtype, device)
     if options.narrow is not None:
-        row = bench8(product, options.narrow, clock, options.rounds, sms)
+        row = bench8(product, options.narrow, options.peers, clock, options.rounds, sms)
     else:
         row = bench_product(product, options.peers, clock, options.rounds, sms)
     del product
@@ -186,7 +187,7 @@ def parse(words: list[str]) -> Options:
         dtype=read_dtype(options),
         narrow=narrow,
         rounds=read_rounds(options, _ROUNDS),
-        peers=_peers(options.get("peers", "true")),
+        peers=_peers(options.get("peers", "true"), narrow),
         json=read_path("json", options),
         picture=read_path("picture", options),
         random=_number("random", options.get("random"), 1),
@@ -194,11 +195,12 @@ def parse(words: list[str]) -> Options:
     )
 
 
-def _peers(text: str) -> tuple[str, ...]:
+def _peers(text: str, narrow: torch.dtype | None) -> tuple[str, ...]:
     """true: those that are not slow to find; false: none; or their names."""
+    known, default = (PEERS, DEFAULT_PEERS) if narrow is None else (SPARSE_PEERS8[narrow],) * 2
     if text in ("true", "false"):
-        return DEFAULT_PEERS if text == "true" else ()
-    return read_names("peers", {"peers": text}, PEERS)
+        return default if text == "true" else ()
+    return read_names("peers", {"peers": text}, known)
 
 
 def _number(key: str, text: str | None, least: int) -> int:

@@ -1,5 +1,7 @@
 """The products of an MLP in 8 bits, ours against cuBLAS in bfloat16 and PyTorch's dense ones.
 
+2:4 products of other libraries are in matmul8_peers.py. Dense ones in 8 bits:
+
     fp8-row       torch._scaled_mm with a scale for each row of both operands
     fp8-tensor    the same with one scale for each operand
     int8          torch._int_mm, whose result is int32 and has no scales
@@ -17,6 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from scripts.bench.matmul8_peers import usable_peers8
 from scripts.bench.matmul_measure import (
     DENSE,
     DENSE_TRANSPOSED,
@@ -64,11 +67,27 @@ def with_peers(product: Product, dtype: torch.dtype) -> WithPeers:
     return WithPeers(**vars(quantized(product, dtype)), a=a, scales_a=scales_a)
 
 
-def bench8(product: Product, dtype: torch.dtype, clock: Clock, rounds: int, sms: int) -> Row:
-    """Check ours against float64 of the same quantized operands, then time all that run."""
+def bench8(
+    product: Product,
+    dtype: torch.dtype,
+    wanted: tuple[str, ...],
+    clock: Clock,
+    rounds: int,
+    sms: int,
+) -> Row:
+    """Check 2:4 products against float64 of the same quantized operands, then time all that run.
+
+    wanted: peers, of matmul8_peers.SPARSE_PEERS8. sms: multiprocessors of the device.
+    """
     narrow = with_peers(product, dtype)
     of_torch = narrow.error(narrow.masked())
+
+    def accept(result: Tensor) -> str:
+        return why_wrong(narrow.error(result), of_torch)
+
     error = narrow.error(narrow.native())
+    peers, refused = usable_peers8(narrow, wanted, accept, clock)
+    errors = {name: narrow.error(peer.result()) for name, peer in peers.items()}
     del narrow.__dict__["oracle"]  # as large as all the rest
     runs: dict[str, Run] = {DENSE: product.dense, DENSE_TRANSPOSED: product.dense_transposed}
     skipped, reason = {}, no_kernel(product) or why_wrong(error, of_torch)
@@ -76,12 +95,14 @@ def bench8(product: Product, dtype: torch.dtype, clock: Clock, rounds: int, sms:
         skipped[NATIVE] = reason
     else:
         runs[NATIVE] = narrow.native
+    runs |= {name: peer.run for name, peer in peers.items()}
+    skipped |= refused
     for name in PEERS8[dtype]:
         run = partial(narrow.dense8, name)
         try:
             run()
-        except (RuntimeError, ValueError) as refused:
-            skipped[name] = first_line(refused)
+        except (RuntimeError, ValueError) as error_of_torch:
+            skipped[name] = first_line(error_of_torch)
         else:
             runs[name] = run
     problem = narrow.problem
@@ -93,8 +114,11 @@ def bench8(product: Product, dtype: torch.dtype, clock: Clock, rounds: int, sms:
         flops=product.flops,
         moved={NATIVE: _bytes(narrow), DENSE: product.bytes_moved(False)},
         times=measure(runs, clock, rounds, round_of(runs)),
-        errors={DENSE: of_torch, **({} if reason else {NATIVE: error})},
-        configs={NATIVE: config} if config and not reason else {},
+        errors={DENSE: of_torch, **({} if reason else {NATIVE: error}), **errors},
+        configs={
+            **({NATIVE: config} if config and not reason else {}),
+            **{name: peer.config for name, peer in peers.items() if peer.config},
+        },
         skipped=skipped,
     )
 

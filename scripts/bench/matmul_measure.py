@@ -108,7 +108,7 @@ def bench_product(
         times=measure(runs, clock, rounds, round_of(runs)),
         errors={
             DENSE: of_cublas,
-            **{name: product.error(candidate.run()) for name, candidate in checked.items()},
+            **{name: product.error(candidate.result()) for name, candidate in checked.items()},
         },
         configs={name: c.config for name, c in checked.items() if c.config},
         skipped=skipped,

@@ -24,7 +24,7 @@ from scripts.bench.peers import GREEDY, load_xformers
 from sparsetrain.bench.cusparselt import REFUSALS, Accept, compressed, cusparselt_call
 from sparsetrain.bench.products import Product
 from sparsetrain.bench.refusal import first_line
-from sparsetrain.bench.timing import Clock, Run
+from sparsetrain.bench.timing import Clock
 from sparsetrain.export.layouts24 import to_aten_cutlass
 
 DEFAULT_PEERS = ("cusparselt", "cusparselt-best", "torch-cutlass", "xformers")
@@ -32,7 +32,7 @@ PEERS = (*DEFAULT_PEERS, "cusparselt-search")
 """What `peers=` chooses from."""
 
 PEERS8 = {torch.float8_e4m3fn: ("fp8-row", "fp8-tensor"), torch.int8: ("int8",)}
-"""Dense products in 8 bits, with dtype=fp8 and dtype=int8 (matmul8.py)."""
+"""Dense products in 8 bits, with dtype=fp8 and dtype=int8 (matmul8.py); 2:4 ones: matmul8_peers."""
 
 _ALGORITHMS = 70  # cuSPARSELt numbers them from 0 and does not say how many; 0.8 has 21
 _REFUSED_IN_A_ROW = 4
@@ -41,21 +41,36 @@ _TRIALS = 3
 
 @dataclass(frozen=True)
 class Contender:
-    """A call that gives the product's result, and which of its ways it takes."""
+    """A call that gives the product's result, and which of its ways it takes.
+
+    rest: makes the product's result of the call's, where that lacks something; not timed.
+    """
 
     run: Callable[[], Tensor]
     config: str = ""
+    rest: Callable[[Tensor], Tensor] | None = None
+
+    def result(self) -> Tensor:
+        """The product's, whole."""
+        return self.run() if self.rest is None else self.rest(self.run())
 
 
 def usable_peers(
     product: Product, wanted: tuple[str, ...], accept: Accept, clock: Clock
 ) -> tuple[dict[str, Contender], dict[str, str]]:
     """The peers wanted whose result on the product is right, and why the others are not here."""
+    return tried(wanted, lambda name: _make(name, product, accept, clock), accept)
+
+
+def tried(
+    wanted: tuple[str, ...], make: Callable[[str], Contender], accept: Accept
+) -> tuple[dict[str, Contender], dict[str, str]]:
+    """Those that `make` gives whose result is right, and why the others are not here."""
     usable, skipped = {}, {}
     for name in wanted:
         try:
-            peer = _make(name, product, accept, clock)
-            reason = accept(peer.run())
+            peer = make(name)
+            reason = accept(peer.result())
         except REFUSALS as error:
             skipped[name] = first_line(error)
         else:
@@ -75,15 +90,22 @@ def _make(name: str, product: Product, accept: Accept, clock: Clock) -> Contende
     if name == "cusparselt":
         return Contender(cusparselt_call(a, product), "algorithm 0")
     if name == "cusparselt-best":
-        return _fastest(a, product, accept, clock)
+        return fastest(partial(cusparselt_call, a, product), accept, clock)
     return _searched(a, product)
 
 
-def _fastest(a: Tensor, product: Product, accept: Accept, clock: Clock) -> Contender:
+def fastest(
+    call: Callable[[int], Callable[[], Tensor]],
+    accept: Accept,
+    clock: Clock,
+    rest: Callable[[Tensor], Tensor] | None = None,
+) -> Contender:
+    """The fastest of cuSPARSELt's algorithms whose result is right. call: that of an algorithm;
+    rest: as in Contender. Raises ValueError where there is none."""
     times: list[tuple[float, int]] = []
     refused = 0
     for algorithm in range(_ALGORITHMS):
-        run: Run = cusparselt_call(a, product, algorithm)
+        run = call(algorithm)
         try:
             run()
         except RuntimeError:
@@ -94,9 +116,9 @@ def _fastest(a: Tensor, product: Product, accept: Accept, clock: Clock) -> Conte
         refused = 0
         times.append((min(clock(run) for _ in range(_TRIALS)), algorithm))
     for _, algorithm in sorted(times):
-        call = cusparselt_call(a, product, algorithm)
-        if not accept(call()):
-            return Contender(call, f"algorithm {algorithm} of {len(times)}")
+        found = Contender(call(algorithm), f"algorithm {algorithm} of {len(times)}", rest)
+        if not accept(found.result()):
+            return found
     raise ValueError(f"none of {len(times)} algorithms gives the right result")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from scripts.bench.matmul8_peers import TORCHAO
 from scripts.bench.matmul_auto import AutoRow, noise
 from scripts.bench.matmul_measure import (
     DENSE,
@@ -32,7 +33,8 @@ error: relative to float64 of the pruned operand, on a sample of 512 rows and co
 peers, × over dense: cslt cuSPARSELt's default, its best algorithm, what its own search finds;
       torch its CUTLASS op, xf xFormers, both without the copy that a transposed result needs
 dtype=fp8: dense is bfloat16; error relative to float64 of the same quantized operands; fp8 row and
-      tensor: torch._scaled_mm dense, by its scales, × over dense
+      tensor: torch._scaled_mm dense, by its scales, × over dense; cslt: without scales of b's
+      columns; ao: torchao's CUTLASS op, without the copy that a result stored as (A b) needs
 dtype=int8: the same; int8: torch._int_mm dense, which gives int32 without scales, × over dense"""
 
 AUTO_LEGEND = """\
@@ -46,11 +48,12 @@ _HEADS = {
     "cusparselt-search": "cslt\nown",
     "torch-cutlass": "torch",
     "xformers": "xf",
+    TORCHAO: "ao",
     "fp8-row": "fp8\nrow",
     "fp8-tensor": "fp8\ntensor",
     "int8": "int8",
 }
-_ALL_PEERS = (*PEERS, *(name for names in PEERS8.values() for name in names))
+_ALL_PEERS = (*PEERS, TORCHAO, *(name for names in PEERS8.values() for name in names))
 
 
 def product_table(rows: Sequence[Row]) -> Table:

@@ -27,14 +27,19 @@ def make_torchao_fp8(model: nn.Module, include: tuple[str, ...]) -> None:
 
     Raises ValueError, with what to install, where there is no torchao.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations inside torchao
-            float8: Any = importlib.import_module("torchao.float8")
-    except ImportError as error:
-        raise ValueError(f"it needs torchao: {INSTALL} ({error})") from error
+    float8 = load_torchao("torchao.float8")
     float8.convert_to_float8_training(
         model,
         module_filter_fn=lambda layer, path: is_named(layer, path, include),
         config=float8.Float8LinearConfig.from_recipe_name(RECIPE),
     )
+
+
+def load_torchao(module: str) -> Any:
+    """A module of torchao's. Raises ValueError, with what to install, where there is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside torchao
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"it needs torchao: {INSTALL} ({error})") from error

@@ -47,20 +47,20 @@ def test_every_product_in_8_bits_is_the_one_in_16_bits(name, dtype):
 @dtypes
 @pytest.mark.parametrize("name", PRODUCTS8)
 def test_ours_is_held_to_float64_of_the_quantized_operands(name, dtype, monkeypatch, peers):
-    row = bench8(small(name), dtype, clock, rounds=2, sms=132)
+    row = bench8(small(name), dtype, (), clock, rounds=2, sms=132)
     assert row.problem.dtype == dtype
     assert set(row.times) == {NATIVE, DENSE, DENSE_TRANSPOSED, *PEERS8[dtype]}
     assert row.speed_up(NATIVE) == row.speed_up_over_8_bits() == 3
     assert row.errors[NATIVE] <= 1.01 * row.errors[DENSE] < 3e-3
     native = Quantized.native
     monkeypatch.setattr(Quantized, "native", lambda narrow: native(narrow) * 1.01)
-    row = bench8(small(name), dtype, clock, rounds=2, sms=132)
+    row = bench8(small(name), dtype, (), clock, rounds=2, sms=132)
     assert row.skipped[NATIVE].startswith("wrong result")
 
 
 @dtypes
 def test_the_summary_compares_with_the_fastest_dense_product_of_the_dtype(dtype, peers):
-    rows = [bench8(small(name), dtype, clock, rounds=2, sms=132) for name in PRODUCTS8]
+    rows = [bench8(small(name), dtype, (), clock, rounds=2, sms=132) for name in PRODUCTS8]
     words = "over the fastest dense product in 8 bits: 3.000× (worst 3.00×)"
     assert words in "\n".join(summary_lines(rows))
 
@@ -71,7 +71,7 @@ def test_a_peer_that_refuses_is_listed_with_the_first_line_of_its_reason(monkeyp
             raise RuntimeError("not by row\nhere")
 
     monkeypatch.setattr(WithPeers, "dense8", refuse)
-    row = bench8(small("W24 dX"), E4M3, clock, rounds=2, sms=132)
+    row = bench8(small("W24 dX"), E4M3, (), clock, rounds=2, sms=132)
     assert row.skipped == {"fp8-row": "RuntimeError: not by row"}
     assert "fp8-tensor" in row.times
 
@@ -86,3 +86,13 @@ def test_words_that_8_bits_do_not_take_are_refused():
     with pytest.raises(ValueError, match=r"^random= does not go with dtype=fp8"):
         matmul.parse(["dtype=fp8", "random=3"])
     assert matmul.parse([]).narrow is None
+
+
+def test_peers_are_those_of_the_dtype():
+    assert matmul.parse(["dtype=fp8"]).peers == ("cusparselt", "cusparselt-best", "torchao-cutlass")
+    assert matmul.parse(["dtype=int8"]).peers == ("cusparselt", "cusparselt-best")
+    assert matmul.parse(["dtype=fp8", "peers=false"]).peers == ()
+    assert matmul.parse(["dtype=fp8", "peers=cusparselt"]).peers == ("cusparselt",)
+    for words in (["dtype=int8", "peers=torchao-cutlass"], ["peers=torchao-cutlass"]):
+        with pytest.raises(ValueError, match=r"^peers='torchao-cutlass' is unknown"):
+            matmul.parse(words)

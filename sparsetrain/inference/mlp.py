@@ -21,7 +21,7 @@ from sparsetrain.inference.linear import (
 )
 from sparsetrain.nn.leaf import traced
 from sparsetrain.nn.structure import why_not_called
-from sparsetrain.nn.swap import with_class
+from sparsetrain.nn.swap import subclass_of, with_class
 from sparsetrain.ops import matmul24
 
 _PRODUCTS = ("fc1", "act", "fc2")
@@ -43,9 +43,7 @@ class PackedMlp(nn.Module):
     @classmethod
     def from_dense(cls, dense: nn.Module) -> PackedMlp:
         """On the children of `dense`, an MLP (`nn.structure.why_not`) whose linears are packed."""
-        mlp = with_class(dense, cls)
-        mlp.dense_class = type(dense)
-        return mlp
+        return with_class(dense, subclass_of(cls, type(dense)))
 
     def forward(self, x: Tensor) -> Tensor:
         if (node := traced(self, x)) is not None:

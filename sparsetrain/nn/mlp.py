@@ -22,7 +22,7 @@ from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.sharded import check_whole
 from sparsetrain.nn.structure import why_apart, why_fc2_apart, why_not_dropped
-from sparsetrain.nn.swap import with_class
+from sparsetrain.nn.swap import subclass_of, with_class
 from sparsetrain.nn.watch import Watch, watched
 from sparsetrain.products import BOTH, Forms, Packed, Product, unpruned
 
@@ -40,10 +40,11 @@ class SquaredReLU(nn.Module):
 class SparseMlp(nn.Module):
     """fc1, activation, fc2 as one function; timm's `Mlp` by structure.
 
-    Parameters, their names and the other children are the dense module's own. With `Activation24`
-    the activation becomes squared ReLU, in dense phases too; `fc1` and `fc2` may be `SparseLinear`:
-    then all six products are sparse. With None both are, around a GELU, and four products are. With
-    `ActivationDropout24` the activation stays, and two products are sparse, in training alone.
+    Parameters, their names, the other children and methods are the dense module's own, of whose
+    class it stays (`swap.subclass_of`). With `Activation24` the activation becomes squared ReLU, in
+    dense phases too; `fc1` and `fc2` may be `SparseLinear`: then all six products are sparse. With
+    None both are, around a GELU, and four products are. With `ActivationDropout24` the activation
+    stays, and two products are sparse, in training alone.
 
     The children are not called where they are plain. Where one was replaced, adapted, parametrized,
     pruned or hooked, or drops out, the dense module's own forward runs and calls them; 2:4
@@ -71,9 +72,8 @@ class SparseMlp(nn.Module):
     ) -> SparseMlp:
         """The sparse MLP on the parameters (shared) of `dense`; `structure.why_not` says what it
         must be."""
-        mlp = with_class(dense, cls)
-        mlp.activation, mlp.product, mlp.phase = activation, product, phase
-        mlp.watch, mlp.dense_class = None, type(dense)
+        mlp = with_class(dense, subclass_of(cls, type(dense)))
+        mlp.activation, mlp.product, mlp.phase, mlp.watch = activation, product, phase, None
         if isinstance(activation, Activation24):
             mlp._modules["act"] = SquaredReLU()
         return mlp
@@ -81,7 +81,7 @@ class SparseMlp(nn.Module):
     def to_dense(self) -> nn.Module:
         """The dense module on the same parameters. It keeps the activation it was trained with."""
         mlp = with_class(self, self.dense_class)
-        for name in ("activation", "product", "phase", "watch", "dense_class"):
+        for name in ("activation", "product", "phase", "watch"):
             del mlp.__dict__[name]
         return mlp
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -24,6 +25,26 @@ def with_class(module: nn.Module, cls: type[M]) -> M:
         new.__dict__[name] = copy.copy(value) if isinstance(value, (dict, set, list)) else value
     new.__dict__.pop("_compiled_call_impl", None)
     return new
+
+
+@cache
+def subclass_of(sparse: type[M], dense: type[nn.Module]) -> type[M]:
+    """`sparse`, with the methods and properties that `dense` has beside: models call them, and ask
+    `isinstance(module, dense)`. Its `dense_class` is `dense`."""
+
+    def reduce(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
+        # No name of a module is that of this class, so copies and pickles make it again.
+        state = nn.Module.__reduce_ex__(module, protocol)[2]
+        return _blank, (sparse, dense), state
+
+    members = {"__module__": sparse.__module__, "__reduce_ex__": reduce, "dense_class": dense}
+    made: Any = type(sparse.__name__, (sparse, dense), members)
+    return made
+
+
+def _blank(sparse: type[M], dense: type[nn.Module]) -> M:
+    cls = subclass_of(sparse, dense)
+    return cls.__new__(cls)
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

@@ -72,6 +72,7 @@ def test_mlps_that_were_one_function_stay_one_in_16_bits():
     report = st.quantize(net, torch.bfloat16)
     assert report.fused == "1 MLP: GELU at the end of fc1's product."
     assert isinstance(net.mlp, PackedMlp)
+    assert isinstance(net.mlp, Mlp), "models ask for its class, and call its methods"
     with OpCalls() as calls:
         found = outputs(net, torch.bfloat16)
     assert calls.names == ["matmul24", "matmul24"]

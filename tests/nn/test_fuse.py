@@ -61,7 +61,7 @@ def step(net: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
 def test_a_fused_mlp_computes_what_its_layers_did(selection, approximate):
     net, report = sparse(with_gelu(Mlp(8, 16), approximate), selection=selection)
     masked, none = sparse(with_gelu(Mlp(8, 16), approximate), "masked", selection=selection)
-    assert type(net.mlp) is SparseMlp
+    assert isinstance(net.mlp, SparseMlp)
     assert report.fused == (
         "1 MLP: fc1, GELU and fc2 as one function, until one of them is changed."
     )

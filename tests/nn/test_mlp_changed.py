@@ -52,7 +52,7 @@ CHANGES = {
 def fused(kind: str) -> Any:
     net: Any = nn.Sequential(seeded(Mlp(8, 16)))
     st.sparsify(net, st.Sparsity(activation=KINDS[kind]), engine="native")
-    assert type(net[0]) is SparseMlp
+    assert isinstance(net[0], SparseMlp)
     return net[0]
 
 

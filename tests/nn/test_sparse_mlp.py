@@ -136,6 +136,35 @@ def test_the_state_dict_is_that_of_the_dense_mlp_both_ways():
     assert torch.equal(dense.fc2.weight, other.fc2.weight)
 
 
+class Named(Mlp):
+    """An MLP with a method that its forward and other code call, and a property."""
+
+    def hidden(self, x):
+        return self.act(self.fc1(x))
+
+    @property
+    def width(self):
+        return self.fc1.out_features
+
+    def forward(self, x):
+        return self.fc2(self.hidden(x))
+
+
+@pytest.mark.parametrize(
+    "copied", [lambda m: m, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
+def test_it_stays_of_the_class_of_the_dense_mlp_with_its_methods(copied):
+    dense, x = seeded(Named()), normal(3, 8)
+    mlp = copied(SparseMlp.from_dense(dense, None, MASKED, Phase(Schedule())))
+    assert isinstance(mlp, SparseMlp)
+    assert isinstance(mlp, Named)
+    assert mlp.width == 16
+    assert torch.equal(mlp.hidden(x), dense.hidden(x))
+    set_sparse(mlp, False)
+    assert torch.equal(mlp(x), dense(x))
+    assert type(mlp.to_dense()) is Named
+
+
 def test_copies_compute_the_same():
     mlp, x = sparse_mlp(), normal(3, 8)
     for other in (copy.deepcopy(mlp), pickle.loads(pickle.dumps(mlp))):

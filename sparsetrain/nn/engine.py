@@ -91,6 +91,12 @@ class Engines:
     ) -> tuple[Engine, str]:
         """Of products in 8 bits; on a CPU they run in plain PyTorch. The user asked for this
         format, so the gain of its products is reported and decides nothing."""
+        obstacle = "" if self.gpu is None else why_not_native(self.gpu, self.library)
+        if self.gpu is not None and obstacle:
+            raise ValueError(
+                f"format={format}: {name} would run on {sm(self.gpu)}: {obstacle}; leave the "
+                "format away, or run on a CPU"
+            )
         if self.asked not in ("auto", "native"):
             raise ValueError(
                 f"engine={self.asked!r}: {name} has format={format}, which engine='native' "
@@ -98,12 +104,6 @@ class Engines:
             )
         if self.gpu is None:
             return "native", "native: fp8, its definition in plain PyTorch"
-        obstacle = why_not_native(self.gpu, self.library)
-        if obstacle:
-            raise ValueError(
-                f"format={format}: {name} would run on {sm(self.gpu)}: {obstacle}; leave the "
-                "format away, or run on a CPU"
-            )
         # No times of products by block are known.
         gain = None if format.scaling == "block" else self._gain(part, shape, tokens)
         why = sm(self.gpu) if gain is None else f"{gain[0]}, {gain[2]}, without quantizing"
@@ -149,7 +149,7 @@ def find_engines(engine: Engine | Literal["auto"], on_cpu: bool = False) -> Engi
         if engine == "aten":
             raise ValueError(
                 'engine="aten": there is no CUDA device, and PyTorch has these products on compute'
-                ' capability 8.x alone; use engine="masked"'
+                ' capability 8.x alone; use engine="auto"'
             )
         return Engines(engine, None, native.load())
     library, gpu = native.require(), _capability()
@@ -159,8 +159,7 @@ def find_engines(engine: Engine | Literal["auto"], on_cpu: bool = False) -> Engi
     elif engine == "aten" and gpu[0] != 8:
         why = f"PyTorch's 2:4 products refuse {sm(gpu)}, they are for compute capability 8.x"
     if why:
-        instead = "aten" if gpu[0] == 8 else "masked" if obstacle else "native"
-        raise ValueError(f'engine="{engine}": {why}; use engine="{instead}"')
+        raise ValueError(f'engine="{engine}": {why}; use engine="auto"')
     if obstacle or engine == "aten":
         return Engines(engine, gpu, library)
     table = load_table()

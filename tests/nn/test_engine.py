@@ -11,7 +11,7 @@ from sparsetrain import native
 from sparsetrain.methods import SSTE, Activation24
 from sparsetrain.native import Library, Machine
 from sparsetrain.nn import Sparsity, sparse_linears, sparsify
-from sparsetrain.products import ATEN, MASKED
+from sparsetrain.products import ATEN, FP8, MASKED
 from sparsetrain.select import ROW
 
 NO_LIBRARY = Library(reason="no nvcc", fix="install it")
@@ -113,10 +113,10 @@ def test_of_gpus_that_differ_the_current_one_counts(place, monkeypatch):
 @pytest.mark.parametrize(
     ("gpu", "engine", "message"),
     [
-        ((8, 0), "native", r'need compute capability 9.0, and this is sm_80; use engine="aten"'),
-        ((12, 0), "native", r'and this is sm_120; use engine="masked"'),
-        ((9, 0), "aten", r'refuse sm_90, .* capability 8.x; use engine="native"'),
-        ((12, 0), "aten", r'refuse sm_120, .* capability 8.x; use engine="masked"'),
+        ((8, 0), "native", r'need compute capability 9.0, and this is sm_80; use engine="auto"'),
+        ((12, 0), "native", r'and this is sm_120; use engine="auto"'),
+        ((9, 0), "aten", r'refuse sm_90, .* capability 8.x; use engine="auto"'),
+        ((12, 0), "aten", r'refuse sm_120, .* capability 8.x; use engine="auto"'),
         ((8, 0), "aten", r"1 has 100×128, and 100 features are not .* 64; use engine=\"auto\""),
     ],
 )
@@ -130,14 +130,15 @@ def test_an_engine_that_cannot_run_is_an_error_that_changes_nothing(place, gpu, 
 
 def test_native_without_a_library_is_an_error_on_a_gpu(place):
     place.library = NO_LIBRARY
-    with pytest.raises(ValueError, match=r'engine="native": no nvcc; install it; use engine="mas'):
+    with pytest.raises(ValueError, match=r'native": no nvcc; install it; use engine="auto"$'):
         sparsify(two_layers(), Sparsity(), "native")
 
 
 def test_on_a_cpu_aten_is_an_error_and_native_is_its_definition(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=r'engine="aten": there is no CUDA device'):
-        sparsify(two_layers(), Sparsity(), "aten")
+    # `masked` would multiply, but not in fp8.
+    with pytest.raises(ValueError, match=r'aten": there is no CUDA device.*; use engine="auto"$'):
+        sparsify(two_layers(), Sparsity(format=FP8()), "aten")
     assert engines(two_layers(), "native")["0"] == "native: asked for"
 
 

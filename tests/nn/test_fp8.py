@@ -212,9 +212,10 @@ def test_another_engine_and_a_gpu_are_refused_in_one_line():
         without.of_part("fc", st.Part(format=st.FP8()), (64, 64))
     with pytest.raises(ValueError, match=r"^format=FP8\(.*fc would run on sm_90: "):
         without.of_part("fc", st.Part(format=st.FP8("block")), (64, 64))
-    other = Engines("auto", (8, 0), Library())
-    with pytest.raises(ValueError, match=r"^format=FP8\(.*fc would run on sm_80: native pr"):
-        other.of_part("fc", st.Part(format=st.FP8()), (64, 64))
+    for engine in ("auto", "masked", "aten"):
+        other = Engines(engine, (8, 0), Library())
+        with pytest.raises(ValueError, match=r"^format=FP8\(.*fc would run on sm_80: native pr"):
+            other.of_part("fc", st.Part(format=st.FP8()), (64, 64))
 
 
 @pytest.mark.slow

@@ -64,12 +64,12 @@ class StaticFp8Linear(nn.Module):
 
 def make_static_fp8(model: nn.Module, include: tuple[str, ...], sharing: Sharing) -> None:
     """Put StaticFp8Linear in place of the linear layers, in bfloat16, that a glob names."""
-    _replace(model, include, lambda linear: StaticFp8Linear(linear, sharing))
+    replace_linears(model, include, lambda linear: StaticFp8Linear(linear, sharing))
 
 
 def make_fp8(model: nn.Module, include: tuple[str, ...]) -> None:
     """Put Fp8Linear in place of the linear layers that a glob of `include` names."""
-    _replace(model, include, Fp8Linear.from_dense)
+    replace_linears(model, include, Fp8Linear.from_dense)
 
 
 def is_named(layer: nn.Module, path: str, include: tuple[str, ...]) -> TypeGuard[nn.Linear]:
@@ -77,9 +77,10 @@ def is_named(layer: nn.Module, path: str, include: tuple[str, ...]) -> TypeGuard
     return type(layer) is nn.Linear and any(fnmatch(path, glob) for glob in include)
 
 
-def _replace(
+def replace_linears(
     model: nn.Module, include: tuple[str, ...], new: Callable[[nn.Linear], nn.Module]
 ) -> None:
+    """Put new(layer) in place of the linear layers that a glob of `include` names."""
     for name, parent in list(model.named_modules()):
         for child, layer in list(parent.named_children()):
             path = f"{name}.{child}" if name else child

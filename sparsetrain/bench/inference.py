@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import sparsetrain as st
 from sparsetrain.bench.dense_fp8 import make_static_fp8
+from sparsetrain.bench.dense_int8 import make_static_int8
 from sparsetrain.bench.gauges import Gauges
 from sparsetrain.bench.refusal import first_line
 from sparsetrain.bench.rounds import TOTAL, Parts, measure_parts, three_times
@@ -144,6 +145,8 @@ def _start(
         engines = engine_counts(st.quantize(model, variant.packed))
     if variant.dense_fp8 is not None:
         make_static_fp8(model, INFERENCE, variant.dense_fp8)
+    if variant.dense_int8:
+        make_static_int8(model, INFERENCE)
     step = InferenceStep(compiled(model, variant, setting.mode), images)
     for _ in range(_FIRST):
         step.run()

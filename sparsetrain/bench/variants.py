@@ -58,12 +58,14 @@ class Variant:
 @dataclass(frozen=True)
 class InferenceVariant:
     """A way to run a model without gradients, compiled, in bfloat16. packed: the dtype that its 2:4
-    weights are packed in; dense_fp8: what of a dense operand in fp8 shares a scale."""
+    weights are packed in; dense_fp8: what of a dense operand in fp8 shares a scale; dense_int8:
+    dense, in int8 by row."""
 
     name: str
     what: str
     packed: torch.dtype | None = None
     dense_fp8: Sharing | None = None
+    dense_int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,11 @@ INFERENCE_VARIANTS = {
             "dense-fp8-tensor",
             "the same with one scale for a weight, and one for an input",
             dense_fp8="tensor",
+        ),
+        InferenceVariant(
+            "dense-int8",
+            "dense, in int8 through torch._int_mm, a scale for each row of weight and input",
+            dense_int8=True,
         ),
         InferenceVariant("fp8-24", "2:4 weights, fp8 (st.quantize)", torch.float8_e4m3fn),
         InferenceVariant("int8-24", "2:4 weights, int8 (st.quantize)", torch.int8),

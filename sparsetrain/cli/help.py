@@ -177,7 +177,7 @@ is installed.
 mode=inference times forwards of packed models: models= vit_b, vit_l, vit_h and
 sam_h (Segment Anything's encoder, 8 images of 1024 pixels); variants= bf16-24,
 fp8-24 and int8-24 (2:4, st.quantize), dense-fp8 and dense-fp8-tensor (by row
-and by tensor), dense (bfloat16, compiled as all are).
+and by tensor), dense-int8 (by row), dense (bfloat16, compiled as all are).
 
 Kernels, products and MLPs against their peers: scripts/bench of a checkout."""
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from sparsetrain.bench import inference
 from sparsetrain.bench.dense_fp8 import StaticFp8Linear, make_static_fp8
+from sparsetrain.bench.dense_int8 import StaticInt8Linear
 from sparsetrain.bench.gauges import Gauges
 from sparsetrain.bench.inference import bench_inference
 from sparsetrain.bench.inference_report import LEGEND, inference_lines
@@ -64,11 +65,12 @@ def test_every_variant_runs_and_is_near_the_weights_it_was_made_of(uncompiled):
     assert 0 < errors["bf16-24"] < 0.02
     for name in ("dense-fp8", "dense-fp8-tensor", "fp8-24"):
         assert 0.02 < errors[name] < 0.2
-    assert 0.005 < errors["int8-24"] < 0.05
+    for name in ("dense-int8", "int8-24"):
+        assert 0.005 < errors[name] < 0.05
     engines = {row.variant.name: row.engines for row in result.rows}
     assert engines["fp8-24"] == engines["int8-24"] == engines["bf16-24"] == {"native": 8}
     assert engines["dense-fp8"] == {}
-    assert [result.speed_up(row) for row in result.rows] == [1, 2, 1, 1, 2, 2]
+    assert [result.speed_up(row) for row in result.rows] == [1, 2, 1, 1, 1, 2, 2]
     assert result.flops > 0
 
 
@@ -119,6 +121,18 @@ def test_a_dense_layer_in_fp8_is_near_and_adds_its_bias(sharing):
         y, found = linear(x).float() - 3, StaticFp8Linear(linear, sharing)(x).float() - 3
     assert found.shape == (2, 20, 48)
     assert 0.01 < (found - y).norm() / y.norm() < 0.06
+
+
+def test_a_dense_layer_in_int8_is_near_and_a_row_of_zeros_gives_its_bias():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(64, 48).bfloat16()
+    x = torch.randn(2, 20, 64, dtype=torch.bfloat16)
+    x[0, 3] = 0
+    with torch.no_grad():
+        y, found = linear(x), StaticInt8Linear(linear)(x)
+    assert (found.shape, found.dtype) == (y.shape, y.dtype)
+    assert torch.equal(found[0, 3], linear.bias)
+    assert 0.002 < (found.float() - y.float()).norm() / y.float().norm() < 0.02
 
 
 def test_the_command_shows_a_table_and_writes_json_and_picture(

@@ -14,7 +14,7 @@ from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.look import look
 from sparsetrain.nn.masks import phased_layers
 from sparsetrain.nn.mlp import SparseMlp
-from sparsetrain.nn.optimizers import held_by, learns, skipped, trains
+from sparsetrain.nn.optimizers import held_by, learns, refuse_shared, skipped, trains
 from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.sharded import wrapped
 from sparsetrain.nn.state import load_sparse_state, sparse_state
@@ -40,12 +40,14 @@ class Attached:
         self._told: dict[Phase, int] = {}  # the step at which `progress` was told last
         self._layers: dict[Optimizer, list[Layer]] = {}
         self._held: dict[Optimizer, set[int]] = {}
-        self._joined: list[Layer] = []
+        self._joined: list[Layer] = []  # watched from the next step on
+        self._patched: set[nn.Module] = set()
+        first_step.patched(self._names, self._patched)
         self._unheld: list[SparseLinear] = []  # watched with the first optimizer's
         self._held_checked = False
         self._sharded = wrapped(model)
         self._reshard()
-        self._check_apart()
+        refuse_shared(phased_layers(model), optimizers, self._names)
         for held in optimizers:
             self._find(held)
         self._take_unheld()
@@ -121,19 +123,9 @@ class Attached:
             self._enter(optimizer, phase.step)
         first_step.stop(new)  # an attachment before this one may have begun
         if later:
-            self._joined += new  # watched from the next step on: this one's forward is over
+            self._joined += new  # this one's forward is over
         elif self._checks and not phase.checked:
             first_step.begin(m for m in new if m.phase.sparse)
-
-    def _check_apart(self) -> None:
-        """Refuse a weight that two optimizers hold: whose steps its phase counts is not known."""
-        held = [held_by(optimizer) for optimizer in self.optimizers]
-        for layer in phased_layers(self.model):
-            if sum(id(trains(layer)) in ids for ids in held) > 1:
-                raise ValueError(
-                    f"optimizer: two that were given hold the weight of {self._names[layer]}: give "
-                    "the one that steps it now, and attach the other when it takes over"
-                )
 
     def _take_unheld(self) -> None:
         """Have what no optimizer holds follow the phase of what the first one holds. Where all is
@@ -205,19 +197,22 @@ class Attached:
         lost = first_step.let_go(_linears(layers), self._held[optimizer])
         watched = first_step.idle(layers)
         unheld = self._unheld_of(optimizer)
-        if watched or first_step.idle(unheld):
+        waiting = watched or first_step.idle(unheld)
+        if waiting or lost or not self._held_checked:
+            self._held_checked = True
+            first_step.check_held(self._names)
+        if waiting:
             first_step.look([*layers, *unheld], self._names)
         if watched:
             layers[0].phase.checked = layers[0].phase.sparse and not first_step.idle(layers)
-        if watched or lost or not self._held_checked:
-            self._held_checked = True
-            first_step.check_held(self._names)
         look(optimizer, _linears(layers), scale)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         layers = self._own(optimizer)
         if layers and not skipped(optimizer):
             self._reshard()
+            if layers[0].phase is self.phase:  # of hundreds, in the backward, one looks
+                self._joined += first_step.patched(self._names, self._patched)
             self._enter(optimizer, layers[0].phase.step + 1)
 
     def _enter(self, optimizer: Optimizer, step: int) -> None:
@@ -227,10 +222,10 @@ class Attached:
         if begins:
             self._start(optimizer, layers)
         self.masks.choose(optimizer, _linears(layers), first=step == 0)
-        joined = [m for m in self._joined if m in layers]
-        self._joined = [m for m in self._joined if m not in layers]
+        first = [*layers, *self._unheld_of(optimizer)]
+        joined = [m for m in self._joined if m in first]
+        self._joined = [m for m in self._joined if m not in first]
         if self._checks and phase.sparse:
-            first = [*layers, *self._unheld_of(optimizer)]
             first_step.begin(first if begins and not phase.checked else joined)
 
     def _start(self, optimizer: Optimizer, layers: list[Layer]) -> None:

@@ -55,6 +55,16 @@ def idle(layers: Iterable[nn.Module]) -> list[Layer]:
     return [m for m in layers if isinstance(m, Layer) and m.watch is not None]
 
 
+def patched(modules: Iterable[nn.Module], known: set[nn.Module]) -> list[Layer]:
+    """Layers in modules on whose instance a forward was put since, which may read weights past
+    their layers: they are to be watched again. known: where there was one before; it grows. Of each
+    module once, so that who puts a new one there in every step still trains compiled."""
+    new = [m for m in modules if "forward" in m.__dict__ and m not in known]
+    known.update(new)
+    inside = {part: None for module in new for part in module.modules()}
+    return [m for m in inside if isinstance(m, Layer) and m.watch is None]
+
+
 def look(layers: Collection[Layer], names: Mapping[nn.Module, str]) -> None:
     """What the backward of a step has shown of the layers of its optimizer.
 
@@ -106,7 +116,11 @@ def _complaint(past: list[Layer], beside: list[Layer], names: Mapping[nn.Module,
     mlps = [layer for layer in past if isinstance(layer, SparseMlp)]
     lines = []
     for layers, what in (
-        (linears, "read their weight without calling them, so they train dense"),
+        (
+            linears,
+            "read their weight without calling them, or a forward put on the instance does, so "
+            "they train dense",
+        ),
         (beside, "read the dense weight beside the sparse product"),
         (mlps, "(or a forward put on the instance) computes them, so their activations are dense"),
     ):
@@ -144,7 +158,9 @@ def check_held(names: Mapping[nn.Module, str]) -> None:
                 f"{names[layer]}.weight is computed (by a parametrization or a hook), so "
                 f"{what} cannot reach it: remove that, or exclude the layer"
             )
-        trains = weight is not None and weight.requires_grad and weight.grad is not None
+        # Another loop may have zeroed the gradient that its backward gave.
+        seen = layer.watch is not None and layer.watch.total is not None
+        trains = weight is not None and weight.requires_grad and (seen or weight.grad is not None)
         if trains and layer not in layer.phase.held:
             raise RuntimeError(
                 f"{names[layer]}.weight trains, and no attached optimizer holds it: give its "

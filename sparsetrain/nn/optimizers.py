@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -40,6 +40,19 @@ def learns(layer: nn.Module) -> bool:
     """Whether that takes gradients."""
     weight = trains(layer)
     return weight is not None and weight.requires_grad
+
+
+def refuse_shared(
+    layers: Iterable[nn.Module], optimizers: Iterable[Optimizer], names: Mapping[nn.Module, str]
+) -> None:
+    """Refuse a weight that two optimizers hold: whose steps its phase counts is not known."""
+    held = [held_by(optimizer) for optimizer in optimizers]
+    for layer in layers:
+        if sum(id(trains(layer)) in ids for ids in held) > 1:
+            raise ValueError(
+                f"optimizer: two that were given hold the weight of {names[layer]}: give "
+                "the one that steps it now, and attach the other when it takes over"
+            )
 
 
 def skipped(optimizer: Optimizer) -> bool:

@@ -208,6 +208,20 @@ def test_a_weight_that_no_attached_optimizer_holds_is_an_error():
         step(model, other)
 
 
+@pytest.mark.parametrize("warmup", [0.0, 0.5])
+def test_a_missing_optimizer_is_told_although_another_loop_zeroes_its_gradients(warmup):
+    model = sparse(nn.Linear(16, 16), nn.Linear(16, 16), schedule=Schedule(dense_warmup=warmup))
+    first, last = (torch.optim.SGD(layer.parameters(), 0.1) for layer in model)
+    attached: Any = st.attach(model, first, total_steps=8)
+    step(model[0], first)
+    while not attached.phase.sparse:
+        step(model[1], last)
+        step(model[0], first)
+    step(model[1], last)
+    with pytest.raises(RuntimeError, match=r"1\.weight trains, and no attached optimizer holds it"):
+        step(model[0], first)
+
+
 def test_a_weight_that_a_parametrization_computes_follows_the_schedule():
     model = sparse(schedule=Schedule(dense_tail=0.5))
     nn.utils.parametrizations.weight_norm(model[0])

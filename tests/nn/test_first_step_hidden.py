@@ -43,6 +43,35 @@ def step(model, optimizer):
     optimizer.zero_grad()
 
 
+def reads(layer):
+    return lambda x: F.linear(x, layer.weight)
+
+
+@pytest.mark.parametrize("where", ["layer", "parent"])
+def test_a_forward_put_on_an_instance_after_the_first_step_is_watched(where):
+    model: Any = nn.Sequential(nn.Sequential(nn.Linear(16, 16)), nn.Linear(16, 16))
+    optimizer = attached(model)
+    for _ in range(2):
+        step(model, optimizer)
+    layer = model[0][0]
+    patched = layer if where == "layer" else model[0]
+    patched.forward = reads(layer)
+    step(model, optimizer)
+    with pytest.raises(RuntimeError, match=r"0\.0: Sequential read .* put on the instance"):
+        step(model, optimizer)
+
+
+def test_a_forward_put_on_an_instance_that_calls_the_layer_is_watched_once():
+    model: Any = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
+    optimizer = attached(model)
+    watched = []
+    for _ in range(4):
+        step(model, optimizer)
+        model[0].forward = type(model[0]).forward.__get__(model[0])
+        watched.append([layer.watch is not None for layer in model])
+    assert watched == [[False, False], [True, False], [False, False], [False, False]]
+
+
 def test_an_evaluation_before_the_first_step_hides_nothing():
     model = Head()
     optimizer = attached(model)

@@ -213,3 +213,17 @@ def test_a_lightning_cli_makes_a_sparsity_of_the_documents_config(package, tmp_p
     )
     assert sparsify.phase == "dense_tail"
     assert "mlp" in st.sparse_state(run.model)
+
+
+@pytest.mark.slow  # importing peft takes seconds
+def test_merged_adapters_give_the_outputs_that_were_trained_or_stay_sparse():
+    peft = pytest.importorskip("peft")
+    names: dict[str, Any] = {}
+    exec(section("Adapters of PEFT", "python"), names)
+    assert not [m for m in names["merged"].modules() if isinstance(m, st.SparseLinear)]
+
+    model: Any = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16))
+    st.sparsify(model, st.Sparsity())
+    config = peft.LoraConfig(r=4, target_modules=["0", "2"], init_lora_weights=False)
+    merged = peft.get_peft_model(model, config).merge_and_unload()
+    assert st.density(merged) == 0.5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from sparsetrain.cli.hydra_parts import check_hydra
@@ -16,10 +15,11 @@ from sparsetrain.cli.known import (
     odd_keys,
     parameters,
 )
-from sparsetrain.cli.overrides import NO_DEMO, check_form, parsed, split_word, stored_recipes, take
+from sparsetrain.cli.overrides import parsed, split_word
 from sparsetrain.cli.ranges import check_value, check_values, shown
-from sparsetrain.cli.synonyms import key_for, option_for
-from sparsetrain.recipe import compose, data_folder, nearest, recipe_names
+from sparsetrain.cli.synonyms import key_for
+from sparsetrain.cli.words import check_words, options_of, plain
+from sparsetrain.recipe import compose, nearest
 from sparsetrain.targets import check_targets
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ def check(words: list[str], allowed: Collection[str] = ()) -> DictConfig:
 
     Returns the composed config, of a sweep that of its first run.
     """
-    _check_words(words)
-    plain = list(_first_of_sweeps(words))
-    whole = _composed(plain)
+    check_words(words)
+    first = list(_first_of_sweeps(words))
+    whole = _composed(first)
     check_hydra(words, whole)
     choices = dict(whole.hydra.runtime.choices)
     config = _without_hydra(whole)
-    _check_composed(config, choices, plain, allowed)
+    _check_composed(config, choices, first, allowed)
     for key, value in _swept_values(words):
         check_value(key, value)
     return config
@@ -50,73 +50,6 @@ def check_ranges(config: DictConfig) -> None:
     check_values(_getter(config))
 
 
-def _check_words(words: list[str]) -> None:
-    value, _ = take(words, "recipe")
-    known = sorted({*recipe_names(), *stored_recipes()})
-    if not value:
-        raise ValueError(f"recipe= is missing: {_instead_of_recipe(words, known)}")
-    for name in value.split(","):
-        if name not in known:
-            raise ValueError(f"recipe={name!r} is unknown: {nearest(name, known)}")
-        if take(words, "hydra.searchpath")[0] is None:  # else options are in other folders too
-            _check_defaults(name, known)
-    check_form(words)
-    for word in words:
-        _check_group(word)
-
-
-def _instead_of_recipe(words: list[str], known: list[str]) -> str:
-    """What to write where a command has no recipe=: a recipe may stand there without its key."""
-    bare = [word for word in words if "=" not in word and word != "recipe"]
-    for word in bare:
-        if word in known or word.endswith((".yaml", ".yml")):
-            return f"write recipe={word}"
-    for word in bare:
-        if near := get_close_matches(word, known, n=1):
-            return f"write recipe={near[0]} instead of {word}"
-    return f"choose one of {', '.join(recipe_names())}"
-
-
-def _check_defaults(name: str, known: list[str]) -> None:
-    """Raise ValueError for an option of a group, or a recipe, that a recipe builds on and that does
-    not exist. Hydra's own error lists its search path."""
-    if name not in stored_recipes():  # one of the package, which nothing composed yet
-        return
-    entries = _plain(stored_recipes()[name]).get("defaults", [])
-    where = f"recipe={name}: defaults"
-    if not isinstance(entries, list):
-        raise ValueError(f"{where}: give a list, as - override /model: vit_b")
-    for entry in entries:
-        if isinstance(entry, str) and entry not in ("_self_", *known):
-            raise ValueError(f"{where}: {entry!r} is no recipe: {nearest(entry, known)}")
-        for key, value in entry.items() if isinstance(entry, dict) else ():
-            group = str(key).removeprefix("override ").lstrip("/").partition("@")[0]
-            if group not in groups():
-                raise ValueError(f"{where}: {key!r} is no group: {nearest(group, groups())}")
-            if isinstance(value, str) and value not in _options(group):
-                fix = nearest(value, _options(group))
-                raise ValueError(f"{where}: {key}: {value!r} is unknown: {fix}")
-
-
-def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (data_folder("configs") / group).glob("*.yaml"))
-
-
-def _check_group(word: str) -> None:
-    key, value = split_word(word)
-    if key not in groups() or word == NO_DEMO:
-        return
-    options = _options(key)
-    for name in value.strip("[]").split(","):
-        if name not in options and (other := option_for(key, name.lower())):
-            raise ValueError(f"{word} is no option of {key}: write {other}")
-        if name in ("", "null"):
-            part = f"; {key}.NAME=null leaves out one part of it" if key in PARTS else ""
-            raise ValueError(f"{word}: the group cannot be left out, {nearest('', options)}{part}")
-        if name not in options:
-            raise ValueError(f"{key}={name!r} is unknown: {nearest(name, options)}")
-
-
 def _composed(words: list[str]) -> DictConfig:
     """The config with Hydra's part of it. Raises ValueError for a key that it does not have."""
     from hydra.errors import ConfigCompositionException
@@ -126,7 +59,7 @@ def _composed(words: list[str]) -> DictConfig:
     except ConfigCompositionException:
         chosen = [word for word in words if split_word(word)[0] in ("recipe", *groups())]
         before = compose(chosen, hydras=True)
-        choices, keys = dict(before.hydra.runtime.choices), sorted(keys_of(_plain(before)))
+        choices, keys = dict(before.hydra.runtime.choices), sorted(keys_of(plain(before)))
         for word in words:
             key, _ = split_word(word)
             added = word[0] in "+~" or key.partition(".")[0] == "hydra"
@@ -139,7 +72,7 @@ def _composed(words: list[str]) -> DictConfig:
 def _check_composed(
     config: DictConfig, choices: dict[str, str], words: list[str], allowed: Collection[str]
 ) -> None:
-    values = _plain(config)
+    values = plain(config)
     check_targets(values, FILES, allowed)
     _check_parts(values, choices)
     given = {split_word(word)[0] for word in words}
@@ -187,7 +120,7 @@ def _options_with(key: str, choices: dict[str, str]) -> list[str]:
     group = key.partition(".")[0]
     if group not in groups():
         return []
-    options = [option for option in _options(group) if option != choices.get(group)]
+    options = [option for option in options_of(group) if option != choices.get(group)]
     having = [option for option in options if key in keys_of(base_config({group: option}))]
     return [f"{group}={option}" for option in having]
 
@@ -235,15 +168,6 @@ def _getter(config: DictConfig) -> Callable[[str], Any]:
         return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
     return get
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    """The config as it is written, without Hydra's part."""
-    from omegaconf import OmegaConf
-
-    values = OmegaConf.to_container(config)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items() if key != "hydra"}
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

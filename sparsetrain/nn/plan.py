@@ -82,7 +82,7 @@ def _packed(model: nn.Module, sparsity: Sparsity) -> dict[str, str]:
 
 
 def _check_globs(linears: dict[str, nn.Linear], sparsity: Sparsity) -> None:
-    for part in sparsity.rules:
+    for part in (sparsity, *sparsity.parts.values()):
         for kind in ("include", "exclude"):
             for glob in getattr(part, kind):
                 if not any(fnmatchcase(name, glob) for name in linears):
@@ -92,13 +92,20 @@ def _check_globs(linears: dict[str, nn.Linear], sparsity: Sparsity) -> None:
 
 def _part_of(name: str, sparsity: Sparsity) -> Part | str:
     """The first part that names a layer, or why it stays dense."""
-    why = "not named by include"
-    for part in sparsity.rules:
-        if _globbed(name, part.exclude):
-            why = "excluded"
-        elif _globbed(name, part.include):
+    why = _left_out(name, sparsity)
+    for part in () if why else sparsity.rules:
+        own = _left_out(name, part)
+        if not own:
             return "its part is dense" if part.dense else part
+        why = own if why != "excluded" else why
     return why
+
+
+def _left_out(name: str, part: Part) -> str:
+    """Why a part does not hold for a layer; empty where it does."""
+    if _globbed(name, part.exclude):
+        return "excluded"
+    return "" if _globbed(name, part.include) else "not named by include"
 
 
 def _globbed(name: str, globs: Iterable[str]) -> bool:

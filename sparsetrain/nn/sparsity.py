@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from sparsetrain.methods import SSTE, STE, ActivationDropout24, ActivationMethod
@@ -119,7 +119,8 @@ class Sparsity(Part):
     """Which layers of a model become sparse, how, and when.
 
     One rule, given by the fields of `Part`; or `parts`, several by name, of which the first whose
-    globs name a layer holds for it. Raises ValueError for fields of `Part` beside parts.
+    globs name a layer holds for it, of those that include and exclude here leave. Raises ValueError
+    for other fields of `Part` beside parts.
     schedule: phases and mask updates, for `attach` and the callback `SparsifyModel`.
     """
 
@@ -130,7 +131,7 @@ class Sparsity(Part):
         super().__post_init__()
         if not isinstance(self.schedule, Schedule):
             raise ValueError(f"schedule={self.schedule!r}: give an instance, as Schedule()")
-        default, what = Part(), [each.name for each in fields(Part)]
+        default, what = Part(), ("weight", "activation", "pattern", "selection", "format")
         given = [name for name in what if getattr(self, name) != getattr(default, name)]
         if self.parts and given:
             raise ValueError(

@@ -37,7 +37,8 @@ def assert_trains(*words: str) -> None:
     # An MLP with sparse activations is a row beside its own.
     named = [n for n, m in network.named_modules() if isinstance(m, nn.Linear)]
     globs = [glob for part in spec.rules if part.weight is not None for glob in part.include]
-    sparse = [name for name in named if any(fnmatch(name, glob) for glob in globs)]
+    bounded = [name for name in named if any(fnmatch(name, glob) for glob in spec.include)]
+    sparse = [name for name in bounded if any(fnmatch(name, glob) for glob in globs)]
     assert len(report.converted) == len(sparse) + (spec.activation is not None)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     if report.converted:

@@ -96,8 +96,6 @@ def test_the_mixed_recipe_is_in_every_layer_what_its_part_says():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("include", ("*mlp*",)),
-        ("exclude", ("head",)),
         ("weight", st.SRSTE()),
         ("activation", st.Activation24()),
         ("pattern", st.Block(4, 4, 0.5)),
@@ -109,3 +107,17 @@ def test_what_no_part_would_take_is_refused_beside_parts(name, value):
     words: Any = {name: value}
     with pytest.raises(ValueError, match=rf"^{name}=.* beside parts: .* give it to those of mlp"):
         st.Sparsity(parts={"mlp": st.Part(("*",))}, **words)
+
+
+def test_include_and_exclude_beside_parts_bound_all_of_them():
+    layers = model()
+    parts = {"rest": st.Part(("*",), ("other",)), "other": st.Part(weight=st.SRSTE(decay=0.1))}
+    report = st.sparsify(layers, st.Sparsity(("mlp", "other", "attn"), ("attn",), parts=parts))
+    assert {row.name: row.runs for row in report.converted} == {
+        "mlp": "2:4 weight, exact, STE",
+        "other": "2:4 weight, exact, SR-STE 0.1",
+    }
+    reasons = {row.name: row.reason for row in report.skipped}
+    assert reasons == {"attn": "excluded", "head": "not named by include"}
+    with pytest.raises(ValueError, match="include: 'hed' matches no linear layer"):
+        st.sparsify(model(), st.Sparsity(("hed",), parts=parts))

@@ -335,5 +335,5 @@ def test_a_wrong_value_ends_the_command_in_one_line(tmp_path):
 
 
 def test_a_recipe_of_the_package_is_checked_before_hydra_was_given_it(monkeypatch):
-    monkeypatch.setattr("sparsetrain.cli.check.stored_recipes", dict)
+    monkeypatch.setattr("sparsetrain.cli.words.stored_recipes", dict)
     assert check([TINY]).model.name == "vit_tiny_patch16_224"

@@ -226,10 +226,11 @@ class SparseLinear(nn.Linear):
         return f"{super().extra_repr()}, {what}, engine={self.product}{state}"
 
     def expect_step(self) -> None:
-        """Warn where a method trains without the part of it that lives in the optimizer step."""
+        """Warn where a method or a schedule lacks what happens in the optimizer step."""
         if torch.compiler.is_compiling() or self in self.phase.held or not self.training:
             return
-        what, missing = self.method.in_step
+        method, phase = self.method.in_step, self.phase.in_step
+        what, missing = method if method[0] else phase
         replica = getattr(self, "_is_replica", False)  # of nn.DataParallel
         if what and torch.is_grad_enabled() and self.weight.requires_grad and not replica:
             warnings.warn(

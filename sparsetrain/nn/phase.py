@@ -63,6 +63,14 @@ class Phase:
         return len(self.held) > 0
 
     @property
+    def in_step(self) -> tuple[str, str]:
+        """What of the schedule only an attached optimizer brings about, and what is without; empty
+        where it is attached, or has no dense phase."""
+        if self.attached or not (self.schedule.dense_warmup or self.schedule.dense_tail):
+            return "", ""
+        return "the schedule", "its dense phases never come"
+
+    @property
     def sparse(self) -> bool:
         """Whether the next step trains sparse."""
         return self._sparse

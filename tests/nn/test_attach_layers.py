@@ -237,3 +237,13 @@ def test_a_parameter_that_takes_the_place_of_a_held_one_is_told(steps):
     model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
     with pytest.raises(RuntimeError, match=r"layers\.0\.weight trains, and no attached optimizer"):
         train(model, optimizer)
+
+
+def test_a_block_that_was_added_without_its_optimizer_warns_that_its_schedule_is_not_followed():
+    model, schedule = nn.Sequential(nn.Linear(16, 16)), st.Schedule(dense_warmup=0.5)
+    st.sparsify(model, st.Sparsity(schedule=schedule))
+    st.attach(model, torch.optim.SGD(model.parameters(), 0.1), total_steps=8)
+    block = nn.Sequential(nn.Linear(16, 16))
+    st.sparsify(block, st.Sparsity(schedule=schedule))
+    with pytest.warns(UserWarning, match="the schedule is not attached .* dense phases never come"):
+        model.append(block)(torch.randn(4, 16))

@@ -29,7 +29,7 @@ def read(text, **changed):
 def test_both_rules_become_selections():
     assert read(ALL24) == st.Sparsity(
         include=("*mlp*",),
-        weight=st.SRSTE(),
+        weight=st.SRSTE(decay=2e-4),
         selection=st.Selection("exact"),
         activation=st.Activation24(st.Selection("row")),
         schedule=st.Schedule(dense_warmup=0.05, mask_every=40),

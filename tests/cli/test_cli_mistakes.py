@@ -56,7 +56,7 @@ VALUES = {
     "optimizer.betas=[0.9]": "optimizer.betas=[0.9]: give 2 in a list",
     "optimizer.weight_decay=-0.1": "optimizer.weight_decay=-0.1: give a number ≥ 0",
     "optimizer.layer_decay=0": "optimizer.layer_decay=0: give a number in (0, 1] or null",
-    "optimizer.warmup_epochs=31": "warmup_epochs=31 and trainer.max_epochs=20: the run ends in its",
+    "optimizer.warmup_epochs=31": "warmup_epochs=31 and trainer.max_epochs=30: the run ends in its",
     "optimizer.min_lr=1": "optimizer.min_lr=1 and optimizer.lr=0.003: lr is the peak; lower",
     "sparsity.weight.decay=-1": "sparsity.weight.decay=-1: give a number ≥ 0",
     "sparsity.weight.mvue=1": "sparsity.weight.mvue=1: give true, false",

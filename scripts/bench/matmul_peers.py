@@ -100,8 +100,8 @@ def fastest(
     clock: Clock,
     rest: Callable[[Tensor], Tensor] | None = None,
 ) -> Contender:
-    """The fastest of cuSPARSELt's algorithms whose result is right. call: that of an algorithm;
-    rest: as in Contender. Raises ValueError where there is none."""
+    """The fastest of cuSPARSELt's algorithms whose result is right. call: makes the call of
+    an algorithm; rest: as in Contender. Raises ValueError if no algorithm gives a right result."""
     times: list[tuple[float, int]] = []
     refused = 0
     for algorithm in range(_ALGORITHMS):

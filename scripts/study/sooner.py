@@ -45,7 +45,7 @@ def is_twin(other: Row, row: Row, twin: str | None) -> bool:
 
 
 def reached(row: Row, top1: float) -> float | None:
-    """Seconds at the first validation with so much top-1; None where there is none."""
+    """Seconds until the first validation with at least `top1`; None if no validation has it."""
     pairs = zip(row["curve_seconds"], row["curve"], strict=True)
     return next((seconds for seconds, value in pairs if value >= top1), None)
 

@@ -36,7 +36,7 @@ def make_torchao_fp8(model: nn.Module, include: tuple[str, ...]) -> None:
 
 
 def load_torchao(module: str) -> Any:
-    """A module of torchao's. Raises ValueError, with what to install, where there is none."""
+    """Import a module of torchao. Raises ValueError, with what to install, if it is missing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside torchao

@@ -91,7 +91,7 @@ def save_pretrained(
     patterns = patterns or dict.fromkeys(half_zero(plain))
     if format != "dense" and not patterns:
         raise ValueError(
-            f"format={format}: the model has no sparse layer, and no weight of which half is zero: "
+            f"format={format}: the model has no sparse layer, and no weight with half of it zero: "
             "prune or train it sparse before, or use format='dense'"
         )
     if format == "bsr" and block is None and any(map(_own_block, patterns.values())):

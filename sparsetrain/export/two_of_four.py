@@ -94,7 +94,7 @@ def half_zero(model: nn.Module) -> list[str]:
 
 
 def out_in(model: nn.Module, name: str) -> Tensor:
-    """The weight of a layer as [out, in, …], as which Conv1D does not keep it."""
+    """The weight of a layer as [out, in, …]. Conv1D stores its weight as [in, out]."""
     weight = model.get_submodule(name).get_parameter("weight").detach()
     return weight.T if name in conv1d_layers(model) else weight
 

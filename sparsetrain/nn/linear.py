@@ -39,11 +39,11 @@ class SparseLinear(nn.Linear):
         mask is chosen; product: what multiplies it.
     phase: whether it runs sparse now; the layers of one optimizer share it.
     mask: bits [O, ceil(I/8)] that `update_mask` chose, or None to choose from the weight in every
-        forward. `attach` chooses masks where `keeps_mask` is true. Evaluation chooses anew, so
-        that averaged or loaded weights have masks of their own, unless the masks are frozen; masks
-        of other patterns than 2:4 stay. Loading a state dict drops it, and the scores. A copy has
-        it only where masks are frozen: it will hold other weights, an average of them, and would
-        keep it while the model chooses others.
+        forward. `attach` chooses masks where `keeps_mask` is true. Evaluation chooses the mask
+        again, so averaged or loaded weights have masks of their own, unless the masks are frozen;
+        masks of other patterns than 2:4 stay. Loading a state dict drops it, and the scores. A copy
+        has it only where masks are frozen: it will hold other weights, an average of them, and
+        would keep it while the model chooses others.
     scale: float32 [1], β of S-STE, else None. scores: what a method chooses masks by, None for
         magnitudes. flipped: mask bits that changed at the last choice (int64 scalar), or None where
         none was counted.

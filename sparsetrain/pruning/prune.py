@@ -68,9 +68,9 @@ def prune(
 
     transformers' Conv1D layers become nn.Linear; their weights lie in state dicts as before.
     Raises ValueError, and changes nothing, where `sparsify` would, for options that do not go
-    together, for weights that are not finite, and where no batch reaches a layer. One that is
+    together, for weights that are not finite, and where no batch reaches a layer. An error that is
     raised later, for inputs that are not finite or a damp that is too small, leaves a dense model
-    of which some layers are pruned: load its weights again.
+    with some layers pruned: load its weights again.
     """
     _check_model(model)
     sparsity = Sparsity(selection=ROW) if sparsity is None else sparsity

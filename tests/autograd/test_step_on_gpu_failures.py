@@ -90,7 +90,7 @@ def runs_out_of_memory(run: Run, data: Batch, size: int) -> bool:
 
 
 def eventually(holds: Callable[[], bool], seconds: float = 10) -> bool:
-    """Autograd's thread lets go of a failed graph only after the error has reached this one."""
+    """The thread of autograd may free a failed graph after this thread has caught the error."""
     end = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > end:

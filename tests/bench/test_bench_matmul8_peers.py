@@ -40,7 +40,7 @@ def dense(monkeypatch):
 
 @pytest.fixture
 def cusparselt(monkeypatch):
-    """Four algorithms, of which the last is wrong; scales of A's rows, none of b's columns."""
+    """Four algorithms; the last gives a wrong result. It scales rows of A, not columns of b."""
 
     def sparse_mm(a, b, *, alpha, out_dtype, transpose_result, alg_id):
         if alg_id > 3:

@@ -110,12 +110,18 @@ def begin(run: Run, gpu: int, args: argparse.Namespace, gpus: int) -> Job:
     if args.commit:
         command += ["--commit", args.commit]
     limits = thread_limits(gpus * args.jobs)
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu), **limits}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": visible(gpu), **limits}
     with (folder / "output.log").open("w") as log:
         process = subprocess.Popen(
             command, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True
         )
     return Job(run, gpu, process, folder)
+
+
+def visible(gpu: int) -> str:
+    """What CUDA_VISIBLE_DEVICES calls the GPU of that number, so that a study stays on its own."""
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return names[gpu] if names else str(gpu)
 
 
 def result(job: Job) -> Row | None:

@@ -147,3 +147,10 @@ def test_a_recipe_that_says_something_else_has_another_digest(tmp_path):
     assert recipe_digest("r", tmp_path) == first
     network.write_text("depth: 8\n")
     assert recipe_digest("r", tmp_path) != first
+
+
+def test_a_study_stays_on_the_gpus_that_it_was_given(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert [launch.visible(gpu) for gpu in range(2)] == ["2", "3"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [launch.visible(gpu) for gpu in range(2)] == ["0", "1"]

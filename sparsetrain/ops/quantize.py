@@ -27,31 +27,46 @@ _SCHEMA = (
     " -> (Tensor q, Tensor scales)"
 )
 _op = register(f"quantize{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
-_op_itself = torch.ops.sparsetrain.quantize.default
 # The kernel for CUDA calls this one by tensor, and for float64.
-register(f"_quantize_reference{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
+_plain = register(f"_quantize_reference{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
+
+JOINED = 2048
+"""Values of a row up to which Inductor quantizes it. Rows of 3072 it reads twice, at half of the
+speed of the op (docs/kernels/fp8.md, "A training step")."""
 
 
 @torch.compiler.assume_constant_result
-def join_in_inductor() -> bool:
-    """Called in code that is compiled: has inductor see `quantize` by row as plain operations.
+def _join_in_inductor() -> bool:
+    """Called in code that is compiled: has Inductor see `_quantize_reference` as plain operations.
 
-    It makes them one kernel with what makes x, such as LayerNorm, and quantizes x before it is
-    rounded to 16 bits, with quotients that may be two ulp off. Dynamo still sees an op: with its
-    plain operations inside an autograd function dynamic sizes fail (torch 2.11).
+    Dynamo still sees an op: with its plain operations inside an autograd function dynamic sizes
+    fail (torch 2.11).
     """
     from torch._inductor import decomposition
 
-    if _op_itself not in decomposition.decompositions:
-        decomposition.register_decomposition([_op_itself])(_plain)
+    op = torch.ops.sparsetrain._quantize_reference.default
+    if op not in decomposition.decompositions:
+        decomposition.register_decomposition([op])(_by_row)
         decomposition.fast_random_decomps.cache_clear()  # a copy of the table
     return True
 
 
-def _plain(
+def _by_row(
     x: Tensor, dtype: torch.dtype, scaling: Scaling = "row", power_of_two: bool = False
 ) -> tuple[Tensor, Tensor]:
-    return reference(x, dtype, scaling, power_of_two) if scaling == "row" else NotImplemented
+    return reference(x, dtype, scaling, power_of_two)
+
+
+def quantize_joined(x: Tensor, dtype: torch.dtype, power_of_two: bool) -> tuple[Tensor, Tensor]:
+    """`quantize` by row, in code that is compiled: one kernel with what makes x, such as LayerNorm.
+
+    That quantizes x before it is rounded to 16 bits, with quotients that may be two ulp off. Rows
+    wider than JOINED are left to the op.
+    """
+    if x.shape[1] > JOINED:
+        return _op(x, dtype, "row", power_of_two)
+    _join_in_inductor()
+    return _plain(x, dtype, "row", power_of_two)
 
 
 def quantize(

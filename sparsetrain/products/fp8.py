@@ -22,7 +22,7 @@ from sparsetrain.ops import (
     squared_relu24_backward_quantize,
     squared_relu24_quantize,
 )
-from sparsetrain.ops.quantize import join_in_inductor
+from sparsetrain.ops.quantize import quantize_joined
 from sparsetrain.ops.quantize_both24 import Scaled24
 from sparsetrain.reference.gelu import Approximate
 from sparsetrain.reference.quantize import SCALINGS, Scaling
@@ -84,9 +84,9 @@ class FP8:
         return narrow24(values, meta, E4M3, self.power_of_two)
 
     def rows(self, x_NK: Tensor) -> Rows8:
-        """The rows of a dense operand; compiled by inductor in the kernel that makes them."""
+        """The rows of a dense operand; compiled by Inductor in the kernel that makes them."""
         if torch.compiler.is_compiling():
-            join_in_inductor()
+            return Rows8(*quantize_joined(x_NK, E4M3, self.power_of_two))
         return Rows8(*quantize(x_NK, E4M3, "row", self.power_of_two))
 
     def gelu(self, z_NK: Tensor, approximate: Approximate) -> Rows8:

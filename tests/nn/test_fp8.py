@@ -103,15 +103,16 @@ def test_rows_of_2_of_4_activations_are_made_in_fp8_and_give_what_narrowing_them
 
 
 @pytest.mark.slow  # inductor compiles C++
-def test_inductor_quantizes_rows_in_the_kernel_that_makes_them():
+@pytest.mark.parametrize("features", [64, 2048, 2304])
+def test_inductor_quantizes_rows_in_the_kernel_that_makes_them_but_wide_ones(features):
     def normed(x):
-        y = nn.functional.layer_norm(x, (64,))
+        y = nn.functional.layer_norm(x, (features,))
         return y, *st.FP8().rows(y)
 
-    x = torch.randn(50, 64)
+    x = torch.randn(50, features)
     got, code = run_and_get_code(torch.compile(normed), x)
     assert sum(text.count("async_compile.cpp_pybinding") for text in code) == 1
-    assert not any("sparsetrain.quantize" in text for text in code)
+    assert any("sparsetrain.quantize" in text for text in code) == (features > 2048)
     for one, other in zip(got, normed(x), strict=True):
         torch.testing.assert_close(one.float(), other.float(), rtol=1e-6, atol=1e-6)
 

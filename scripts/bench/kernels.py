@@ -1,0 +1,141 @@
+"""What a training step of `bench step` spends the GPU's time on, kernel by kernel.
+
+    python -m scripts.bench.kernels models=vit_l variants=all+attn,fp8
+    python -m scripts.bench.kernels models=vit_l variants=all+attn,fp8 json=kernels.json
+
+For each variant: ms of a step from the first kernel's start to the last one's end, in which any
+kernel ran, and of each kernel, with its launches; the mean of four traced steps. words: models,
+variants and batch as of `bench step`; json=FILE for every kernel.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scripts.bench.command import run
+from sparsetrain.bench.environment import environment
+from sparsetrain.bench.json_file import write_json
+from sparsetrain.bench.step_rows import MODELS, Vit
+from sparsetrain.bench.train_step import TrainStep
+from sparsetrain.bench.variants import (
+    PEER_VARIANTS,
+    VARIANTS,
+    Variant,
+    compiled,
+    many_graphs,
+    prepare,
+)
+from sparsetrain.cli.bench_words import (
+    cuda_device,
+    library_words,
+    read_count,
+    read_names,
+    read_options,
+    read_path,
+)
+from sparsetrain.cli.console import console
+from sparsetrain.lightning.network import build_network
+
+_UNTRACED, _TRACED, _SHOWN, _WIDTH = 6, 4, 40, 100
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Of a step: milliseconds and launches."""
+
+    name: str
+    ms: float
+    launches: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Milliseconds of a step: from first to last kernel, in which any ran, and of each."""
+
+    span: float
+    busy: float
+    kernels: tuple[Kernel, ...]
+
+
+def main(words: list[str]) -> None:
+    """Trace every variant of every model, one after the other."""
+    options = read_options(words, ("models", "variants", "batch", "json"))
+    vits = [MODELS[name] for name in read_names("models", options, tuple(MODELS))]
+    names = read_names("variants", options, tuple(VARIANTS), tuple(PEER_VARIANTS))
+    batch, file = read_count("batch", options), read_path("json", options)
+    device = cuda_device()
+    found: dict[str, dict[str, Profile]] = {}
+    for vit in vits:
+        for name in names:
+            variant = {**VARIANTS, **PEER_VARIANTS}[name]
+            profile = trace(vit, variant, batch or vit.batch, device)
+            found.setdefault(vit.name, {})[name] = profile
+            show(f"{vit.name} {name}", profile)
+            if file is not None:
+                write(file, words, found)
+
+
+def trace(vit: Vit, variant: Variant, batch: int, device: torch.device) -> Profile:
+    """Make the variant, train some steps, and trace the next ones."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    with many_graphs():
+        with device:
+            model = build_network(vit.timm, vit.pixels, vit.classes)
+            images: Tensor = torch.randn(batch, 3, vit.pixels, vit.pixels)
+            labels = torch.randint(vit.classes, (batch,))
+        prepare(model, variant, "auto", images)
+        step = TrainStep(model, compiled(model, variant), images, labels)
+        for _ in range(_UNTRACED):
+            step.run()
+        torch.cuda.synchronize(device)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            for _ in range(_TRACED):
+                step.run()
+            torch.cuda.synchronize(device)
+    return profile_of(profiler.events() or (), _TRACED)
+
+
+def profile_of(events: Iterable[Any], steps: int) -> Profile:
+    """What the profiler's events on the GPU say of a step; times of events are in µs."""
+    kernels = [event for event in events if event.device_type.name == "CUDA"]
+    spans = sorted((event.time_range.start, event.time_range.end) for event in kernels)
+    busy, until, scale = 0.0, spans[0][0], 1000 * steps
+    for start, end in spans:
+        busy += max(0.0, end - max(start, until))
+        until = max(until, end)
+    times, launches = Counter[str](), Counter[str]()
+    for event in kernels:
+        times[event.name] += event.time_range.end - event.time_range.start
+        launches[event.name] += 1
+    rows = (Kernel(name, time / scale, launches[name] / steps) for name, time in times.items())
+    longest = sorted(rows, key=lambda kernel: -kernel.ms)
+    return Profile((until - spans[0][0]) / scale, busy / scale, tuple(longest))
+
+
+def show(title: str, profile: Profile) -> None:
+    console.print(f"\n{title}: {profile.span:.1f} ms, kernels in {profile.busy:.1f}")
+    for kernel in profile.kernels[:_SHOWN]:
+        line = f"{kernel.ms:8.3f} {kernel.launches:6.0f}  {kernel.name[:_WIDTH]}"
+        console.print(line, markup=False, highlight=False)
+
+
+def write(file: Path, words: list[str], found: dict[str, dict[str, Profile]]) -> None:
+    command = " ".join(["python -m scripts.bench.kernels", *words])
+    about = environment(command, library_words())
+    models = {
+        vit: {name: asdict(profile) for name, profile in profiles.items()}
+        for vit, profiles in found.items()
+    }
+    write_json(file, {"about": about, "models": models})
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

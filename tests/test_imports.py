@@ -210,7 +210,7 @@ def test_a_lightning_without_rich_is_enough():
             assert name.split(".")[0] != "rich", f"{module} imports rich before a bar is drawn"
 
 
-def test_help_and_tab_completion_do_not_wait_for_torch():
+def test_help_and_tab_completion_wait_neither_for_torch_nor_for_hydra():
     program = """
 import os, sys
 from sparsetrain.cli.main import main
@@ -218,9 +218,24 @@ os.environ["COMP_LINE"] = "sparsetrain fit recipe=vit_tiny_24 sparsity=weig"
 for words in (["--help"], ["fit", "--help"], ["export", "--help"], ["complete", "query"]):
     sys.argv = ["sparsetrain", *words]
     main()
-print("torch" in sys.modules)
+os.environ["COMP_LINE"] = "sparsetrain fit recipe=vit_tiny_24 see"
+main()
+print({"torch", "hydra"} & {*sys.modules})
 """
-    assert run(program).splitlines()[-2:] == ["sparsity=weights24", "False"]
+    assert run(program).split()[-3:] == ["sparsity=weights24", "seed=", "set()"]
+
+
+def test_a_report_waits_neither_for_torch_nor_for_a_lightning(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n0,2.0\n1,1.0\n")
+    program = f"""
+import sys
+from sparsetrain.cli.main import main
+sys.argv = ["sparsetrain", "report", {str(tmp_path)!r}]
+main()
+print({{"torch", "pytorch_lightning", "hydra"}} & {{*sys.modules}})
+"""
+    assert run(program).splitlines()[-1] == "set()"
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_every_public_name_is_there():

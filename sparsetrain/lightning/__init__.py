@@ -1,7 +1,7 @@
 """Training with Lightning: the module, the callbacks, data in `lightning.data`.
 
-The classifier and the network import timm and torchmetrics on first use, so callbacks need only a
-Lightning.
+Names are imported when they are asked for: callbacks need only a Lightning, the classifier and the
+network timm and torchmetrics, `lightning.report` none of them.
 """
 
 from __future__ import annotations
@@ -9,23 +9,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from sparsetrain.lightning.callbacks import (
-    EMA,
-    MaskSnapshots,
-    SaveLast,
-    SaveOnInterrupt,
-    SparsifyModel,
-    SparsityMonitor,
-    StepSeed,
-    StopOnNonFinite,
-)
-from sparsetrain.lightning.checkpoint import AtomicCheckpointIO, read_checkpoint
-from sparsetrain.lightning.loggers import wandb_logger
-from sparsetrain.lightning.progress import progress
-
 if TYPE_CHECKING:
+    from sparsetrain.lightning.callbacks import (
+        EMA,
+        MaskSnapshots,
+        SaveLast,
+        SaveOnInterrupt,
+        SparsifyModel,
+        SparsityMonitor,
+        StepSeed,
+        StopOnNonFinite,
+    )
+    from sparsetrain.lightning.checkpoint import AtomicCheckpointIO, read_checkpoint
     from sparsetrain.lightning.classifier import AdamW, Classifier, Mix
+    from sparsetrain.lightning.loggers import wandb_logger
     from sparsetrain.lightning.network import build_network
+    from sparsetrain.lightning.progress_bar import progress
 
 __all__ = [
     "EMA",
@@ -46,7 +45,24 @@ __all__ = [
     "wandb_logger",
 ]
 
-_HOMES = {"classifier": ("AdamW", "Classifier", "Mix"), "network": ("build_network",)}
+_HOMES = {
+    "callbacks": (
+        "EMA",
+        "MaskSnapshots",
+        "SaveLast",
+        "SaveOnInterrupt",
+        "SparsifyModel",
+        "SparsityMonitor",
+        "StepSeed",
+        "StopOnNonFinite",
+    ),
+    "checkpoint": ("AtomicCheckpointIO", "read_checkpoint"),
+    "classifier": ("AdamW", "Classifier", "Mix"),
+    "loggers": ("wandb_logger",),
+    "network": ("build_network",),
+    "progress_bar": ("progress",),
+}
+"""The part that each name is imported from."""
 
 
 def __getattr__(name: str) -> object:
@@ -55,3 +71,7 @@ def __getattr__(name: str) -> object:
             value = globals()[name] = getattr(import_module(f"{__name__}.{part}"), name)
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

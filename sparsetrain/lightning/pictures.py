@@ -40,14 +40,14 @@ def map_picture(rows: Sequence[str], steps: Sequence[float], values: np.ndarray)
 
 def mask_picture(pair: MaskPair) -> Image.Image:
     """The mask before, after, and what changed, side by side."""
-    codes = (pair.before.int(), pair.after.int(), change_codes(pair.before, pair.after))
+    codes = (pair.before.astype(int), pair.after.astype(int), change_codes(pair.before, pair.after))
     palettes = ((_PAPER, KEPT), (_PAPER, KEPT), (_PAPER, STAYED, NEW, DROPPED))
     rows, columns = pair.before.shape
     zoom = max(1, 256 // max(rows, columns))
     size = (columns * zoom, rows * zoom)
     picture = Image.new("RGB", (3 * size[0] + 2 * _ROW, size[1]), _PAPER)
     for i, (code, palette) in enumerate(zip(codes, palettes, strict=True)):
-        pixels = np.array(palette, np.uint8)[code.numpy()]
+        pixels = np.array(palette, np.uint8)[code]
         part = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
         picture.paste(part, (i * (size[0] + _ROW), 0))
     return picture

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 from cli_helpers import ROOT, call, environment
+from omegaconf import OmegaConf
+
+from sparsetrain.recipe import compose
 
 SPARSITIES = sorted(
     f"sparsity={path.stem}" for path in (ROOT / "configs" / "sparsity").glob("*.yaml")
@@ -72,6 +75,15 @@ def test_a_query_is_answered_with_the_words_that_go_on(line, words, monkeypatch)
     ended = call("complete", "query")
     assert ended.status == 0, ended.err
     assert set(words) <= set(ended.out.split())
+
+
+def test_the_first_keys_are_those_of_the_composed_config(monkeypatch):
+    nodes = compose(["recipe=vit_tiny_24"]).items_ex(resolve=False)
+    keys = {f"{key}{'.' if OmegaConf.is_dict(node) else '='}" for key, node in nodes}
+    monkeypatch.setenv("COMP_LINE", "sparsetrain fit ")
+    offered = {*call("complete", "query").out.split()}
+    groups = {f"{path.name}=" for path in (ROOT / "configs").iterdir() if path.is_dir()}
+    assert offered == keys | groups | {"recipe="}
 
 
 @pytest.mark.parametrize("word", ["recipe=nope trainer.m", "nonsense tra", "seed=1 wib", "lr=[1 m"])

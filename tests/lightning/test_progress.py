@@ -9,7 +9,7 @@ from lightning_helpers import CHATTER, Stranger, vectors
 from rich.console import Console
 
 from sparsetrain.lightning import progress
-from sparsetrain.lightning.progress import Bar, EpochLines, duration
+from sparsetrain.lightning.progress_bar import Bar, EpochLines, duration
 
 pytestmark = CHATTER
 

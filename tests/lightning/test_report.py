@@ -11,8 +11,8 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from sparsetrain.lightning.report import (
@@ -73,7 +73,7 @@ def rows_of_colours(png: bytes) -> list[list[tuple[int, ...] | None]]:
 
 
 def full_run(name: str = "name") -> Run:
-    mask = torch.tensor([[True, False], [False, True]])
+    mask = np.array([[True, False], [False, True]])
     return Run(
         title=name,
         label=name,
@@ -200,13 +200,13 @@ def test_two_levels_show_what_each_keeps_and_the_density_is_drawn():
 
 
 def test_change_codes_tell_the_four_cases_apart():
-    before = torch.tensor([[True, True, False, False]])
-    after = torch.tensor([[True, False, True, False]])
+    before = np.array([[True, True, False, False]])
+    after = np.array([[True, False, True, False]])
     assert change_codes(before, after).tolist() == [[1, 3, 2, 0]]
 
 
 def test_the_png_has_one_pixel_per_weight_and_pruned_is_transparent():
-    codes = torch.tensor([[0, 1], [2, 3], [1, 0]], dtype=torch.uint8)
+    codes = np.array([[0, 1], [2, 3], [1, 0]], np.uint8)
     assert rows_of_colours(codes_png(codes, (STAYED, NEW, DROPPED))) == [
         [None, STAYED],
         [NEW, DROPPED],
@@ -215,7 +215,7 @@ def test_the_png_has_one_pixel_per_weight_and_pruned_is_transparent():
 
 
 def test_masks_that_are_views_are_drawn_as_they_read():
-    mask = torch.zeros(4, 6, dtype=torch.bool)
+    mask = np.zeros((4, 6), bool)
     mask[1, 2] = True
     pair = MaskPair("w", mask.T[:3], mask.T[:3])
     before = render_report([Run("x", "x", masks=(pair,))]).split("base64,")[1].split('"')[0]
@@ -224,15 +224,15 @@ def test_masks_that_are_views_are_drawn_as_they_read():
 
 
 def test_mask_legend_counts_what_changed():
-    before = torch.tensor([[True, True, False, False], [True, True, False, False]])
-    after = torch.tensor([[True, False, True, False], [True, True, False, False]])
+    before = np.array([[True, True, False, False], [True, True, False, False]])
+    after = np.array([[True, False, True, False], [True, True, False, False]])
     page = render_report([Run("x", "x", masks=(MaskPair("w", before, after),))])
     for text in ("kept in both (3)", "new (1)", "dropped (1)", "25.0% flipped", "50.0% kept"):
         assert text in page
 
 
 def test_a_map_of_blocks_says_that_it_is_one():
-    mask = torch.ones(2, 3, dtype=torch.bool)
+    mask = np.ones((2, 3), bool)
     pair = MaskPair("w", mask, mask, "blocks of 64×64")
     page = render_report([Run("x", "x", masks=(pair,))])
     assert '<span class="unit">2 × 3 blocks of 64×64</span>' in page
@@ -240,7 +240,7 @@ def test_a_map_of_blocks_says_that_it_is_one():
 
 @pytest.mark.parametrize("shape", [(1, 1), (64, 64), (64, 3), (5, 48)])
 def test_pictures_are_enlarged_by_whole_pixels_also_on_a_narrow_page(shape: tuple[int, int]):
-    mask = torch.ones(shape, dtype=torch.bool)
+    mask = np.ones(shape, bool)
     page = render_report([Run("x", "x", masks=(MaskPair("w", mask, mask),))])
     for width, height in re.findall(r"--w:(\d+)px;--h:(\d+)px", page):
         zoom = int(width) // shape[1]
@@ -252,11 +252,11 @@ def test_pictures_are_enlarged_by_whole_pixels_also_on_a_narrow_page(shape: tupl
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        (torch.ones(4, 4), torch.ones(4, 4), "before.*float32.*bool"),
-        (torch.ones(4, 4, dtype=torch.bool), torch.ones(4, dtype=torch.bool), r"after.*\[4\]"),
-        (*[torch.ones(65, 4, dtype=torch.bool)] * 2, r"mask\[:64, :64\]"),
-        (*[torch.ones(0, 4, dtype=torch.bool)] * 2, "1 to 64"),
-        (torch.ones(4, 4) > 0, torch.ones(4, 8) > 0, "same corner twice"),
+        (np.ones((4, 4)), np.ones((4, 4)), "before.*float64.*bool"),
+        (np.ones((4, 4), bool), np.ones(4, bool), r"after.*\[4\]"),
+        (*[np.ones((65, 4), bool)] * 2, r"mask\[:64, :64\]"),
+        (*[np.ones((0, 4), bool)] * 2, "1 to 64"),
+        (np.ones((4, 4), bool), np.ones((4, 8), bool), "same corner twice"),
     ],
 )
 def test_masks_that_make_no_picture_are_refused(before, after, message: str):
@@ -345,7 +345,7 @@ def test_a_real_csv_logger_file_reads_back_what_was_logged(tmp_path: Path):
     logger = loggers.CSVLogger(tmp_path, name="run", version=0)
     logger.log_metrics({"train/loss": 2.5, "epoch": 0}, step=49)
     logger.save()
-    logger.log_metrics({"val/top1": torch.tensor(0.25), "epoch": 0}, step=99)
+    logger.log_metrics({"val/top1": np.array(0.25), "epoch": 0}, step=99)
     logger.log_metrics({"train/loss": 1.5, "sparsity/kept_energy/blocks_0_fc1": 0.875}, step=99)
     logger.save()
     got = read_metrics(Path(logger.log_dir) / "metrics.csv")

@@ -18,7 +18,7 @@ from sparsetrain.lightning import (
     StepSeed,
     StopOnNonFinite,
 )
-from sparsetrain.lightning.progress import Bar, EpochLines
+from sparsetrain.lightning.progress_bar import Bar, EpochLines
 
 prototype = "ignore:Synchronization debug mode is a prototype:UserWarning"
 pytestmark = [pytest.mark.gpu, *CHATTER, pytest.mark.filterwarnings(prototype)]

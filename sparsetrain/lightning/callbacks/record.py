@@ -55,7 +55,7 @@ class KeepRecord(Callback):
         pairs = [] if snapshots is None else snapshots.before.items()
         units = {} if snapshots is None else snapshots.units(pl_module)
         masks = tuple(
-            MaskPair(_short(n), mask, after[n], units[n])
+            MaskPair(_short(n), mask.numpy(), after[n].numpy(), units[n])
             for n, mask in pairs
             if n in after and mask.shape == after[n].shape
         )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 Metrics = dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
 """Steps and values of each metric."""
@@ -62,16 +61,16 @@ class MaskPair:
     """
 
     name: str
-    before: Tensor
-    after: Tensor
+    before: np.ndarray
+    after: np.ndarray
     of: str = "values"
 
     def __post_init__(self) -> None:
         for which, mask in (("before", self.before), ("after", self.after)):
-            if mask.dtype != torch.bool or mask.ndim != 2:
+            if mask.dtype != np.bool_ or mask.ndim != 2:
                 raise ValueError(
                     f"{which} of mask {self.name!r} is {mask.dtype} {list(mask.shape)}; "
-                    "give a bool tensor [R, C]"
+                    "give a bool array [R, C]"
                 )
             if not all(1 <= side <= MASK_SIDE for side in mask.shape):
                 raise ValueError(

@@ -10,9 +10,8 @@ import io
 from collections.abc import Sequence
 from html import escape
 
-import torch
+import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from sparsetrain.lightning.report.data import MASK_SIDE, MaskPair
 
@@ -26,20 +25,19 @@ NEW: Colour = (38, 124, 222)
 DROPPED: Colour = (236, 126, 34)
 
 
-def change_codes(before_RC: Tensor, after_RC: Tensor) -> Tensor:
+def change_codes(before_RC: np.ndarray, after_RC: np.ndarray) -> np.ndarray:
     """Return [R, C] uint8: 0 pruned in both, 1 kept in both, 2 new, 3 dropped."""
-    codes = torch.zeros(before_RC.shape, dtype=torch.uint8)
-    before_RC, after_RC = before_RC.cpu(), after_RC.cpu()
+    codes = np.zeros(before_RC.shape, np.uint8)
     codes[before_RC & after_RC] = 1
     codes[~before_RC & after_RC] = 2
     codes[before_RC & ~after_RC] = 3
     return codes
 
 
-def codes_png(codes_RC: Tensor, colours: Sequence[Colour]) -> bytes:
+def codes_png(codes_RC: np.ndarray, colours: Sequence[Colour]) -> bytes:
     """A PNG of C × R pixels: code 0 is transparent, code i has `colours[i - 1]`."""
     rows, columns = codes_RC.shape
-    image = Image.frombytes("P", (columns, rows), bytes(codes_RC.flatten().tolist()))
+    image = Image.frombytes("P", (columns, rows), codes_RC.astype(np.uint8).tobytes())
     image.putpalette([0, 0, 0, *(channel for colour in colours for channel in colour)])
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", transparency=0)
@@ -50,11 +48,11 @@ def mask_figures(pair: MaskPair) -> str:
     """HTML: the mask before, after, and what changed, side by side with a legend."""
     codes_RC = change_codes(pair.before, pair.after)
     rows, columns = codes_RC.shape
-    stayed, new, dropped = ((codes_RC == code).sum().item() for code in (1, 2, 3))
-    changed = (new + dropped) / codes_RC.numel()
+    stayed, new, dropped = (int((codes_RC == code).sum()) for code in (1, 2, 3))
+    changed = (new + dropped) / codes_RC.size
     pictures = (
-        ("before", f"{_density(pair.before)} kept", pair.before.to(torch.uint8), (KEPT,)),
-        ("after", f"{_density(pair.after)} kept", pair.after.to(torch.uint8), (KEPT,)),
+        ("before", f"{_density(pair.before)} kept", pair.before, (KEPT,)),
+        ("after", f"{_density(pair.after)} kept", pair.after, (KEPT,)),
         ("change", f"{changed:.1%} flipped", codes_RC, (STAYED, NEW, DROPPED)),
     )
     keys = (("kept in both", STAYED, stayed), ("new", NEW, new), ("dropped", DROPPED, dropped))
@@ -73,12 +71,12 @@ def mask_figures(pair: MaskPair) -> str:
     )
 
 
-def _density(mask_RC: Tensor) -> str:
-    return f"{mask_RC.float().mean().item():.1%}"
+def _density(mask_RC: np.ndarray) -> str:
+    return f"{mask_RC.mean():.1%}"
 
 
 def _picture(
-    name: str, when: str, caption: str, codes_RC: Tensor, colours: Sequence[Colour]
+    name: str, when: str, caption: str, codes_RC: np.ndarray, colours: Sequence[Colour]
 ) -> str:
     rows, columns = codes_RC.shape
     # A multiple of three, so that a narrow page can show two thirds of it in whole pixels.

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sparsetrain.lightning.report.data import LayerRow, MaskPair, Run, Span
 from sparsetrain.lightning.report.metrics import read_metrics
@@ -114,13 +112,12 @@ def _pair_from_json(values: Mapping[str, Any]) -> MaskPair:
     return MaskPair(values["name"], before, after, str(values.get("of", "values")))
 
 
-def _bits_to_text(mask_RC: Tensor) -> str:
-    return base64.b64encode(np.packbits(mask_RC.cpu().numpy()).tobytes()).decode("ascii")
+def _bits_to_text(mask_RC: np.ndarray) -> str:
+    return base64.b64encode(np.packbits(mask_RC).tobytes()).decode("ascii")
 
 
-def _bits_from_text(text: str, rows: int, columns: int) -> Tensor:
+def _bits_from_text(text: str, rows: int, columns: int) -> np.ndarray:
     packed = np.frombuffer(base64.b64decode(text), np.uint8)
     if not 0 <= rows * columns <= 8 * len(packed):
         raise ValueError(f"a mask of {rows} × {columns} in {len(packed)} bytes")
-    bits = np.unpackbits(packed, count=rows * columns).astype(bool)
-    return torch.from_numpy(bits).reshape(rows, columns)
+    return np.unpackbits(packed, count=rows * columns).astype(bool).reshape(rows, columns)

@@ -7,7 +7,6 @@ and any reader of it then reads them: `NAME.weight.values`, `NAME.weight.crow_in
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -29,6 +28,7 @@ from sparsetrain.export.two_of_four import (
     lies_in_out,
     out_in,
 )
+from sparsetrain.export.whole_copy import whole_copy
 from sparsetrain.inference import packed_linears
 from sparsetrain.nn import SquaredReLU, densify, sparse_linears
 from sparsetrain.nn.given import check_module, unwrapped
@@ -85,7 +85,7 @@ def save_pretrained(
     if packed_linears(model):
         raise ValueError(f"format={format}: the model is packed (st.quantize): use format='packed'")
     patterns: dict[str, Pattern | None] = {n: m.pattern for n, m in sparse_linears(model).items()}
-    plain = densify(copy.deepcopy(model), apply_masks=True)
+    plain = densify(whole_copy(model), apply_masks=True)
     if dtype is not None:
         plain.to(dtype)
     patterns = patterns or dict.fromkeys(half_zero(plain))

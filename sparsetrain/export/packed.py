@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparsetrain.export.whole_copy import whole_copy
 from sparsetrain.inference import packed_linears, quantize
 from sparsetrain.inference.linear import short
 from sparsetrain.reference.pack24 import EIGHT_BITS, meta_order24
@@ -25,7 +25,7 @@ def packed_state(
     """
     layers = packed_linears(model)
     if not layers:
-        model = copy.deepcopy(model)
+        model = whole_copy(model)
         quantize(model, dtype or E4M3)
         layers = packed_linears(model)
     found = next(iter(layers.values())).values.dtype

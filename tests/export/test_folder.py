@@ -46,6 +46,38 @@ def test_weights_are_read_back_and_compute_the_same(tmp_path, form):
     assert torch.equal(other(x), y)
 
 
+def between_two_choices_of_masks(pattern) -> Any:
+    """Masks of the first step, which are no more those of the largest weights."""
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64)).bfloat16()
+    st.sparsify(model, st.Sparsity(pattern=pattern, schedule=st.Schedule(mask_every=9)))
+    optimizer = torch.optim.SGD(model.parameters())
+    st.attach(model, optimizer)
+    chosen = model[0].mask.clone()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.randn(128, 64))
+    model[0].update_mask()
+    assert not torch.equal(model[0].mask, chosen), "else this proves nothing"
+    model[0].mask.copy_(chosen)
+    return model.eval()
+
+
+@pytest.mark.parametrize("form", ["dense", "csr", "packed"])
+def test_masks_that_last_several_steps_are_written_as_they_are(tmp_path, form):
+    model = between_two_choices_of_masks(st.VNM(16, 2, 8))
+    dtype = torch.bfloat16 if form == "packed" else None
+    st.save_pretrained(model, tmp_path / "out", form, dtype=dtype)
+    other = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64)).bfloat16().eval()
+    if form == "packed":
+        st.load_packed(other, tmp_path / "out")
+    else:
+        weights = st.load_weights(tmp_path / "out")
+        other.load_state_dict({name: tensor.to_dense() for name, tensor in weights.items()})
+        assert torch.equal(other.get_parameter("0.weight"), model[0].used_weight())
+    x = torch.randn(3, 64, dtype=torch.bfloat16)
+    torch.testing.assert_close(other(x), model(x))
+
+
 @pytest.mark.parametrize("form", ["csr", "bsr"])
 def test_a_plain_model_that_loads_weights_as_they_are_runs_the_products_of_torch_sparse(
     tmp_path, form

@@ -1,18 +1,18 @@
-"""What a training step of `bench step` spends the GPU's time on, kernel by kernel.
+"""What a step of `bench step` spends the GPU's time on, kernel by kernel.
 
     python -m scripts.bench.kernels models=vit_l variants=all+attn,fp8
-    python -m scripts.bench.kernels models=vit_l variants=all+attn,fp8 json=kernels.json
+    python -m scripts.bench.kernels mode=inference models=vit_h variants=fp8-24 json=kernels.json
 
 For each variant: ms of a step from the first kernel's start to the last one's end, in which any
-kernel ran, and of each kernel, with its launches; the mean of four traced steps. words: models,
-variants and batch as of `bench step`; json=FILE for every kernel.
+kernel ran, and of each kernel, with its launches; the mean of four traced steps. words: mode,
+models, variants and batch as of `bench step`; json=FILE for every kernel.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,20 @@ from torch import Tensor
 
 from scripts.bench.command import run
 from sparsetrain.bench.environment import environment
+from sparsetrain.bench.inference import InferenceStep, prepare_inference, prune_for_inference
 from sparsetrain.bench.json_file import write_json
-from sparsetrain.bench.step_rows import MODELS, Vit
+from sparsetrain.bench.step_rows import Vit
 from sparsetrain.bench.train_step import TrainStep
 from sparsetrain.bench.variants import (
-    PEER_VARIANTS,
-    VARIANTS,
+    InferenceVariant,
     Variant,
     compiled,
     many_graphs,
     prepare,
 )
+from sparsetrain.cli.bench_step import KINDS
 from sparsetrain.cli.bench_words import (
+    check_name,
     cuda_device,
     library_words,
     read_count,
@@ -66,33 +68,31 @@ class Profile:
 
 def main(words: list[str]) -> None:
     """Trace every variant of every model, one after the other."""
-    options = read_options(words, ("models", "variants", "batch", "json"))
-    vits = [MODELS[name] for name in read_names("models", options, tuple(MODELS))]
-    names = read_names("variants", options, tuple(VARIANTS), tuple(PEER_VARIANTS))
+    options = read_options(words, ("mode", "models", "variants", "batch", "json"))
+    mode = options.get("mode", "train")
+    check_name("mode", mode, tuple(KINDS))
+    kind = KINDS[mode]
+    vits = [kind.models[name] for name in read_names("models", options, tuple(kind.models))]
+    names = read_names("variants", options, tuple(kind.variants), tuple(kind.peers))
     batch, file = read_count("batch", options), read_path("json", options)
     device = cuda_device()
     found: dict[str, dict[str, Profile]] = {}
     for vit in vits:
         for name in names:
-            variant = {**VARIANTS, **PEER_VARIANTS}[name]
-            profile = trace(vit, variant, batch or vit.batch, device)
+            variant = {**kind.variants, **kind.peers}[name]
+            profile = trace(replace(vit, batch=batch or vit.batch), variant, device)
             found.setdefault(vit.name, {})[name] = profile
             show(f"{vit.name} {name}", profile)
             if file is not None:
                 write(file, words, found)
 
 
-def trace(vit: Vit, variant: Variant, batch: int, device: torch.device) -> Profile:
-    """Make the variant, train some steps, and trace the next ones."""
+def trace(vit: Vit, variant: Variant | InferenceVariant, device: torch.device) -> Profile:
+    """Make the variant, run some steps, and trace the next ones."""
     torch.compiler.reset()
     torch.manual_seed(0)
     with many_graphs():
-        with device:
-            model = build_network(vit.timm, vit.pixels, vit.classes)
-            images: Tensor = torch.randn(batch, 3, vit.pixels, vit.pixels)
-            labels = torch.randint(vit.classes, (batch,))
-        prepare(model, variant, "auto", images)
-        step = TrainStep(model, compiled(model, variant), images, labels)
+        step = make_step(vit, variant, device)
         for _ in range(_UNTRACED):
             step.run()
         torch.cuda.synchronize(device)
@@ -101,6 +101,25 @@ def trace(vit: Vit, variant: Variant, batch: int, device: torch.device) -> Profi
                 step.run()
             torch.cuda.synchronize(device)
     return profile_of(profiler.events() or (), _TRACED)
+
+
+def make_step(
+    vit: Vit, variant: Variant | InferenceVariant, device: torch.device
+) -> TrainStep | InferenceStep:
+    """The step that `bench step` times."""
+    with device:
+        model = build_network(vit.timm, vit.pixels, vit.classes)
+        images: Tensor = torch.randn(vit.batch, 3, vit.pixels, vit.pixels)
+        labels = torch.randint(vit.classes, (vit.batch,)) if vit.classes else None
+    if isinstance(variant, Variant):
+        assert labels is not None, "only models with classes train"
+        prepare(model, variant, "auto", images)
+        return TrainStep(model, compiled(model, variant), images, labels)
+    model.bfloat16().eval()
+    if variant.packed is not None:
+        prune_for_inference(model)
+    prepare_inference(model, variant)
+    return InferenceStep(compiled(model, variant), images.bfloat16())
 
 
 def profile_of(events: Iterable[Any], steps: int) -> Profile:

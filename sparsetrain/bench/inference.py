@@ -124,6 +124,25 @@ def bench_inference(
     return Result(vit, flops, peak_flops, tuple(rows), skipped, recompiled)
 
 
+def prune_for_inference(model: nn.Module) -> None:
+    """Zero what 2:4 masks along rows prune of the layers that are packed; they stay dense."""
+    st.prune(model, st.Magnitude(), _SPARSITY, engine="masked")
+    st.densify(model, apply_masks=True).eval()
+
+
+def prepare_inference(model: nn.Module, variant: InferenceVariant) -> dict[str, int]:
+    """Make a model the variant, in place; the engines of its packed layers. Weights that are packed
+    are pruned before."""
+    engines: dict[str, int] = {}
+    if variant.packed is not None:
+        engines = engine_counts(st.quantize(model, variant.packed))
+    if variant.dense_fp8 is not None:
+        make_static_fp8(model, INFERENCE, variant.dense_fp8)
+    if variant.dense_int8:
+        make_static_int8(model, INFERENCE)
+    return engines
+
+
 def _start(
     model: nn.Module,
     variant: InferenceVariant,
@@ -136,17 +155,10 @@ def _start(
     held, graphs, begun = gauges.held(), graphs_compiled(), time.perf_counter()
     model = copy.deepcopy(model)
     if variant.packed is not None:
-        st.prune(model, st.Magnitude(), _SPARSITY, engine="masked")
-        st.densify(model, apply_masks=True).eval()
+        prune_for_inference(model)
     with torch.inference_mode():
         expected = model(images).float()
-    engines: dict[str, int] = {}
-    if variant.packed is not None:
-        engines = engine_counts(st.quantize(model, variant.packed))
-    if variant.dense_fp8 is not None:
-        make_static_fp8(model, INFERENCE, variant.dense_fp8)
-    if variant.dense_int8:
-        make_static_int8(model, INFERENCE)
+    engines = prepare_inference(model, variant)
     step = InferenceStep(compiled(model, variant, setting.mode), images)
     for _ in range(_FIRST):
         step.run()

@@ -3,8 +3,14 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from scripts.bench.kernels import Kernel, main, profile_of
+from scripts.bench import kernels
+from scripts.bench.kernels import Kernel, main, make_step, profile_of
+from sparsetrain.bench.step_rows import Vit
+from sparsetrain.bench.variants import INFERENCE_VARIANTS, VARIANTS
+
+VIT = Vit("tiny", "vit_tiny_patch16_224", batch=2, pixels=32, classes=3)
 
 
 def event(name, start, end, device="CUDA"):
@@ -28,3 +34,12 @@ def test_two_steps_are_counted_as_one_and_overlaps_once():
 def test_a_word_that_it_does_not_know_is_named():
     with pytest.raises(ValueError, match="model= is no option"):
         main(["model=vit_l"])
+
+
+@pytest.mark.parametrize("variant", [VARIANTS["all"], INFERENCE_VARIANTS["bf16-24"]])
+def test_the_step_that_is_traced_is_a_step_of_the_variant(monkeypatch, variant):
+    monkeypatch.setattr(kernels, "compiled", lambda model, variant: model)
+    step = make_step(VIT, variant, torch.device("cpu"))
+    step.run()
+    result = step.out if variant in INFERENCE_VARIANTS.values() else step.loss
+    assert result.isfinite().all()

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparsetrain.lightning.data.batch_crop import BOX_DRAWS, crop_each, draw_boxes
+from sparsetrain.lightning.data.batch_crop import BOX_DRAWS, crop_each, crop_resize, draw_boxes
 from sparsetrain.lightning.data.batch_layers import (
     LAYER_DRAWS,
     RandAugment,
     change_layer,
     draw_layer,
 )
-from sparsetrain.lightning.data.batch_ops import crop_resize
 from sparsetrain.lightning.data.draws import AUGMENT_STREAM, NOISE_STREAM, normal, uniform, upload
 from sparsetrain.lightning.data.transforms import Augment
 
@@ -98,23 +97,23 @@ class BatchAugment:
     def _crop(self, images: Tensor | Sequence[Tensor], draws: Tensor) -> Tensor:
         """uint8 [B, 3, img_size, img_size], which nothing else refers to."""
         flip = draws[:, -1] < self.augment.hflip
-        sizes = torch.tensor([image.shape[-2:] for image in images])
+        bicubic = draws[:, -2] < self.bicubic
+        if isinstance(images, Tensor) and self.augment.scale is None:
+            rows = upload(flip.nonzero()[:, 0], self.device)
+            x = images.clone()
+            x[rows] = x[rows].flip(3)
+            return x
+        one_size = isinstance(images, Tensor)
+        shapes = [images.shape] if one_size else [image.shape for image in images]
+        sizes = torch.tensor([shape[-2:] for shape in shapes]).expand(len(images), 2)
         box = torch.cat((torch.zeros_like(sizes), sizes), dim=1)
         if self.augment.scale is not None:
             low, high = self.augment.scale
-            box = draw_boxes(draws, sizes, (low, high), 3 / 4, whole=True)
-        bicubic = draws[:, -2] < self.bicubic
-        if isinstance(images, Tensor) and self.augment.scale is None:
-            x = images.clone()
-        elif isinstance(images, Tensor):
-            box, mirrored, cubic = (upload(t, self.device) for t in (box, flip, bicubic))
-            x = crop_resize(images.float(), box, mirrored, self.img_size, cubic)
-            return x.to(torch.uint8)
-        else:
-            x = crop_each(images, box, self.img_size, bicubic)
-        rows = upload(flip.nonzero()[:, 0], self.device)
-        x[rows] = x[rows].flip(3)
-        return x
+            box = draw_boxes(draws, sizes, (low, high), 3 / 4, whole=True).long()
+        if one_size:
+            x = crop_resize(images.float(), box, flip, self.img_size, bicubic)
+            return x.to(torch.uint8, memory_format=torch.contiguous_format)
+        return crop_each(images, box, flip, self.img_size, bicubic)
 
     def _erase(self, x: Tensor, draws: Tensor, epoch: int, index_B: Tensor) -> None:
         """Fill a random box of some samples, in place."""

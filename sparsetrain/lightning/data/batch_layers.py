@@ -93,11 +93,13 @@ def change_layer(x: Tensor, drawn: Drawn, fill_C: Tensor) -> None:
 
     drawn: on the CPU. fill_C: the colour of places that a moved image leaves empty.
     """
-    numbers = torch.stack(drawn, dim=1)
-    for operations, change in _CHANGES:
-        rows = torch.isin(drawn.op, torch.tensor(operations, dtype=torch.float32)).nonzero()[:, 0]
-        if len(rows):
-            at, these = upload(rows, x.device), upload(numbers[rows], x.device)
+    which_B = _WHICH[drawn.op.long()]
+    order_B = which_B.argsort(stable=True)
+    counts = which_B.bincount(minlength=len(_CHANGES) + 1).tolist()
+    rows = upload(order_B, x.device).split(counts)
+    numbers = upload(torch.stack(drawn, dim=1)[order_B], x.device).split(counts)
+    for (_, change), at, these in zip(_CHANGES, rows[:-1], numbers[:-1], strict=True):
+        if len(at):
             x[at] = change(x[at].float(), Drawn(*these.unbind(1)), fill_C).to(torch.uint8)
 
 
@@ -168,6 +170,11 @@ _CHANGES: tuple[tuple[tuple[int, ...], Callable[[Tensor, Drawn, Tensor], Tensor]
     ((BRIGHTNESS,), _brightness),
     ((SHARPNESS,), _sharpness),
 )
+_NUMBERS = {op: number for number, (ops, _) in enumerate(_CHANGES) for op in ops}
+_WHICH = torch.tensor(
+    [_NUMBERS.get(op, len(_CHANGES)) for op in range(BICUBIC + OPERATIONS)] + [len(_CHANGES)]
+)
+"""Which change an operation is; len(_CHANGES) is none, as is the last one, for -1."""
 
 
 def _matrices(op: Tensor, signed: Tensor, size: int) -> Tensor:

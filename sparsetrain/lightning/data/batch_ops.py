@@ -11,43 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def crop_resize(
-    x_BCHW: Tensor, box_B4: Tensor, flip_B: Tensor, size: int, bicubic_B: Tensor
-) -> Tensor:
-    """Cut out a box, resize it to [size, size] with antialiasing, and mirror it where asked.
-
-    box_B4: top, left, height, width in pixels. bicubic_B: bicubic (True) or bilinear (False).
-    Two products with a matrix for each sample, rounded after each as Pillow does.
-    """
-    top, left, height, width = box_B4.unbind(1)
-    down_BSH = _resize_matrix(top, height, x_BCHW.shape[2], size, bicubic_B)
-    along_BSW = _resize_matrix(left, width, x_BCHW.shape[3], size, bicubic_B)
-    along_BSW = torch.where(flip_B[:, None, None], along_BSW.flip(1), along_BSW)
-    x = _whole(torch.einsum("bchw,bsw->bchs", x_BCHW, along_BSW))
-    return _whole(torch.einsum("bchs,bth->bcts", x, down_BSH))
-
-
-def _resize_matrix(
-    start_B: Tensor, length_B: Tensor, pixels: int, size: int, bicubic_B: Tensor
-) -> Tensor:
-    """Weights [B, size, pixels] that resize `length` pixels from `start` on to `size`."""
-    steps = torch.arange(size, device=start_B.device, dtype=torch.float32)
-    place = torch.arange(pixels, device=start_B.device, dtype=torch.float32)
-    scale_B = length_B / size
-    wide_B = scale_B.clamp(min=1)  # shrinking widens the filter
-    center_BS = start_B[:, None] + (steps + 0.5) * scale_B[:, None]
-    d = ((place + 0.5 - center_BS[..., None]) / wide_B[:, None, None]).abs()
-    linear = (1 - d).clamp(min=0)
-    # Keys' kernel with a = -1/2
-    near, far = (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2
-    cubic = torch.where(d < 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
-    weight = torch.where(bicubic_B[:, None, None], cubic, linear)
-    end_B = start_B + length_B
-    inside = (place >= start_B[:, None]) & (place < end_B[:, None])
-    weight = weight * inside[:, None]
-    return weight / weight.sum(-1, keepdim=True)
-
-
 def affine(x_BCHW: Tensor, matrix_B6: Tensor, fill_C: Tensor, mode: str) -> Tensor:
     """Read each output pixel (x, y) at (a x + b y + c, d x + e y + f); `fill` outside the image.
 
@@ -63,7 +26,7 @@ def affine(x_BCHW: Tensor, matrix_B6: Tensor, fill_C: Tensor, mode: str) -> Tens
     a, b, c, d, e, f = (value.view(B, 1, 1) for value in matrix_B6.unbind(1))
     from_x, from_y = a * x + b * y + c, d * x + e * y + f
     grid = torch.stack((2 * from_x / W - 1, 2 * from_y / H - 1), dim=-1)
-    out = _whole(F.grid_sample(x_BCHW, grid, mode, padding_mode="border", align_corners=False))
+    out = whole(F.grid_sample(x_BCHW, grid, mode, padding_mode="border", align_corners=False))
     inside = (from_x >= 0) & (from_x < W) & (from_y >= 0) & (from_y < H)
     return torch.where(inside[:, None], out, fill_C.view(1, -1, 1, 1))
 
@@ -88,7 +51,7 @@ def smooth(x_BCHW: Tensor) -> Tensor:
     out = x_BCHW.clone()
     if min(x_BCHW.shape[2:]) > 2:
         inner = F.conv2d(x_BCHW, (kernel / 13).expand(C, 1, 3, 3), groups=C)
-        out[:, :, 1:-1, 1:-1] = _whole(inner)
+        out[:, :, 1:-1, 1:-1] = whole(inner)
     return out
 
 
@@ -127,7 +90,7 @@ def equalize_table(counts_BCV: Tensor) -> Tensor:
     return torch.where(step > 0, spread.clamp(0, 255), value).float()
 
 
-def _whole(x: Tensor) -> Tensor:
+def whole(x: Tensor) -> Tensor:
     return x.add_(0.5).floor_().clamp_(0, 255)
 
 

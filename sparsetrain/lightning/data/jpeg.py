@@ -6,6 +6,7 @@ there by Pillow: other formats, JPEGs that are not RGB (grey, CMYK) and ones tha
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +38,8 @@ class Part(NamedTuple):
     where: str
 
 
-class Parts(NamedTuple):
+@dataclass(frozen=True)
+class Parts:
     """A batch of them; `data` one after the other."""
 
     data: Tensor
@@ -48,6 +50,10 @@ class Parts(NamedTuple):
     epoch: int
     index: Tensor
     where: list[str]
+
+    def pin_memory(self) -> "Parts":
+        """What DataLoader calls: it would look at each number of a tuple or a list."""
+        return replace(self, data=self.data.pin_memory())
 
 
 class JpegParts(Dataset[tuple[int, Part]]):

@@ -64,6 +64,8 @@ def fit(config: DictConfig) -> None:
     saved = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
     pl.seed_everything(config.seed, verbose=False)
     torch.set_float32_matmul_precision(config.matmul_precision)
+    if config.cpu_threads is not None:
+        torch.set_num_threads(config.cpu_threads)
 
     data = instantiate(config.data, _convert_="all")
     data.setup("fit")

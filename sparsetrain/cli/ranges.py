@@ -128,6 +128,7 @@ CHECKS: dict[str, Check] = {
     "engine": OneOf(("auto", "masked", "native", "aten")),
     "matmul_precision": OneOf(("highest", "high", "medium")),
     "compile": OneOf(COMPILE),
+    "cpu_threads": Number(1, whole=True, null=True),
     "mix.label_smoothing": Number(0, 1, below=True),
     "mix.mixup": NOT_NEGATIVE,
     "mix.cutmix": NOT_NEGATIVE,

@@ -66,7 +66,7 @@ class Run:
 def call(*words: str) -> Ended:
     """Run a command in this process, and put back what it changes of it."""
     argv, handler = sys.argv, signal.getsignal(signal.SIGINT)
-    precision = torch.get_float32_matmul_precision()
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     out, err = io.StringIO(), io.StringIO()
     sys.argv = ["sparsetrain", *words]
     status = 0
@@ -79,6 +79,7 @@ def call(*words: str) -> Ended:
         sys.argv = argv
         signal.signal(signal.SIGINT, handler)
         torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(threads)
         GlobalHydra.instance().clear()
     return Ended(status, out.getvalue(), err.getvalue())
 

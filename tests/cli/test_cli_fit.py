@@ -81,6 +81,13 @@ def test_a_recipe_for_imagenet_alone_runs_on_digits_under_a_banner(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_small_recipe_multiplies_in_one_thread(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    assert fit(tmp_path, *SHORT).status == 0
+    assert given[0] == 1
+
+
 def test_a_dense_run_says_that_every_layer_is_dense(tmp_path):
     ended = fit(tmp_path, "sparsity=dense", *SHORT)
     assert "every layer dense" in ended.out

@@ -34,6 +34,7 @@ VALUES = {
     "checkpoint=": "checkpoint= is empty: give a file",
     "engine=fast": "engine=fast: give auto, masked, native, aten",
     "matmul_precision=low": "matmul_precision=low: give highest, high, medium",
+    "cpu_threads=0": "cpu_threads=0: give a whole number ≥ 1 or null",
     "compile=max": "compile=max: give auto, true, false",
     "mix.prob=7": "mix.prob=7: give a number in [0, 1]",
     "mix.label_smoothing=2": "mix.label_smoothing=2: give a number in [0, 1)",

@@ -27,7 +27,7 @@ from sparsetrain.lightning.report import (
 from sparsetrain.lightning.report import record as record_module
 from sparsetrain.lightning.report.masks import DROPPED, KEPT, NEW, STAYED, change_codes, codes_png
 
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "wbr"}
 HOSTILE = "</title></script><script>alert('x')</script>&\""
 
 
@@ -179,7 +179,7 @@ def test_layers_that_stay_dense_are_below_the_others_with_their_reason():
     page = render_report([Run("x", "x", layers=rows, shares="2:4: 50% & more")])
     places = [page.index(t) for t in (">fc1<", "1 layers stay dense", ">head<", "10 output")]
     assert places == sorted(places)
-    assert "1 of 2 layers converted. 2:4: 50% &amp; more</p>" in page
+    assert "1 of 2 layers converted; 2:4: 50% &amp; more</p>" in page
 
 
 def test_an_unmeasured_number_is_a_dash_and_nan_is_not_hidden():
@@ -194,6 +194,18 @@ def test_two_levels_show_what_each_keeps_and_the_density_is_drawn():
     page = render_report([Run("x", "x", layers=(row,))])
     assert ">62% → 54%</span>" in page
     assert 'style="--share:12.5%">12.5%</td>' in page
+
+
+def test_layers_that_stay_dense_have_a_column_for_the_reason():
+    page = render_report([full_run()])
+    assert "<tr><th>layer</th><th>shape</th><th>why</th></tr>" in page
+
+
+def test_a_comparison_names_each_run_once_and_breaks_long_keys_after_their_dots():
+    runs = [Run(f"{name}: a model", name, config={"a": {"b": name}}) for name in ("x", "y")]
+    page = render_report(runs)
+    assert "<summary>x: a model</summary>" in page
+    assert '<th scope="row">a.<wbr>b</th>' in page
 
 
 # --- masks

@@ -183,6 +183,21 @@ def test_a_sentence_answers_whether_it_is_as_good_and_faster():
     assert verdicts([dense, run("again")])[0].startswith("again: 1.00× the images/s, the same best")
 
 
+def test_a_run_whose_products_are_dense_is_not_called_faster_for_its_sparsity():
+    masked = LayerRow("fc1", (4, 8), "2:4 weight", "masked: the model runs on a CPU", 0.5)
+    native = LayerRow("fc2", (8, 4), "2:4 weight", "native", 0.5)
+    dense, here = run("dense", DENSE), run("here", (masked, *DENSE), speed=120.0)
+    assert verdicts([dense, here])[0].endswith(
+        "(against dense). Its products run dense, so that sparsity makes nothing faster here."
+    )
+    assert verdicts([dense, run("there", (masked, native))])[0].endswith("(against dense).")
+
+
+def test_what_differs_is_written_as_the_command_line_does():
+    one, two = (run(name, config={"mvue": mvue}) for name, mvue in (("a", True), ("b", None)))
+    assert differences([one, two]) == [("mvue", ("true", "null"))]
+
+
 def test_only_what_differs_is_listed():
     config = {"lr": 0.1, "sparsity": {"weight": None}, "run_dir": "x"}
     one = run("a", config=config, facts=(("seed", "0"),))

@@ -16,6 +16,8 @@ _SAME_ANYWAY = ("run_dir", "callbacks", "logger", "checkpoint")
 _TOLD = ("commit", "hardware", "versions")
 """Facts without which speeds do not compare."""
 
+_DENSE_PRODUCTS = " Its products run dense, so that sparsity makes nothing faster here."
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -77,14 +79,16 @@ def table(runs: Sequence[Run]) -> list[Row]:
 
 
 def verdicts(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each run but the baseline: is it as good, is it faster?"""
+    """A sentence for each run but the baseline: is it as good, is it faster? One more where all of
+    its sparse layers multiply dense, so that a difference in speed has other causes."""
     base = runs[baseline(runs)]
     sentences = []
     for run in runs:
         parts = (_speed(run, base), _quality(run, base), _memory(run, base))
         said = ", ".join(part for part in parts if part)
         if run is not base and said:
-            sentences.append(f"{run.label}: {said} (against {base.label}).")
+            also = _DENSE_PRODUCTS * _multiplies_dense(run)
+            sentences.append(f"{run.label}: {said} (against {base.label}).{also}")
     return sentences
 
 
@@ -106,7 +110,19 @@ def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             if isinstance(value, dict) and value:
                 yield from _flat(value, f"{prefix}{key}.")
             else:
-                yield f"{prefix}{key}", "null" if value is None else str(value)
+                yield f"{prefix}{key}", _shown(value)
+
+
+def _shown(value: Any) -> str:
+    """As the command line writes it."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def _multiplies_dense(run: Run) -> bool:
+    """Whether a run has sparse layers, and all of them are masked."""
+    engines = [row.engine for row in run.layers if not row.reason]
+    return bool(engines) and all(engine.startswith("masked") for engine in engines)
 
 
 def _target(runs: Sequence[Run]) -> float | None:

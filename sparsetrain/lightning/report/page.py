@@ -61,7 +61,7 @@ def _many(runs: Sequence[Run]) -> str:
     charts = charts_of_many(runs)
     said = "".join(f"<p>{escape(sentence)}</p>" for sentence in compare.verdicts(runs))
     alone = (
-        f"<details><summary>{escape(run.label)}: {escape(run.title)}</summary>"
+        f"<details><summary>{escape(_named(run))}</summary>"
         f"{facts(_with_state(run))}{layers(run.layers, run.shares)}</details>"
         for run in runs
     )
@@ -75,6 +75,11 @@ def _many(runs: Sequence[Run]) -> str:
         section("Each run", "".join(alone)),
     )
     return _page(title, body, charts, [])
+
+
+def _named(run: Run) -> str:
+    """The title, behind the label unless it begins with it."""
+    return run.title if run.title.startswith(run.label) else f"{run.label}: {run.title}"
 
 
 def _page(title: str, body: Sequence[str], charts: list[Any], maps: list[Any]) -> str:

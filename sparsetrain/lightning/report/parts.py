@@ -13,6 +13,7 @@ from sparsetrain.lightning.report.compare import Row
 from sparsetrain.lightning.report.data import LayerRow, Run
 
 _HEAD = ("layer", "shape", "runs", "engine", "density", "kept energy", "flip rate")
+_DENSE_HEAD = ("layer", "shape", "why")
 
 
 def section(title: str, content: str) -> str:
@@ -60,8 +61,8 @@ def difference_table(runs: Sequence[Run], rows: Sequence[tuple[str, tuple[str, .
     if not rows:
         return ""
     body = "".join(
-        f'<tr><th scope="row">{escape(key)}</th>'
-        + "".join(f"<td>{escape(value)}</td>" for value in values)
+        f'<tr><th scope="row">{_breakable(key)}</th>'
+        + "".join(f"<td>{_breakable(value)}</td>" for value in values)
         + "</tr>"
         for key, values in rows
     )
@@ -71,27 +72,33 @@ def difference_table(runs: Sequence[Run], rows: Sequence[tuple[str, tuple[str, .
     )
 
 
+def _breakable(name: str) -> str:
+    """A narrow column breaks it after its dots."""
+    return escape(name).replace(".", ".<wbr>")
+
+
 def layers(rows: Sequence[LayerRow], shares: str) -> str:
     """The converted layers in order, then the skipped ones with their reason."""
     if not rows:
         return ""
     converted = [row for row in rows if not row.reason]
     skipped = [row for row in rows if row.reason]
-    head = "".join(f"<th>{name}</th>" for name in _HEAD)
-    return f"<p>{len(converted)} of {len(rows)} layers converted. {escape(shares)}</p>" + "".join(
+    said = f"{len(converted)} of {len(rows)} layers converted" + f"; {shares}" * bool(shares)
+    return f"<p>{escape(said)}</p>" + "".join(
         (
-            _layer_table(head, map(_converted, converted)) if converted else "",
+            _layer_table("layers", _HEAD, map(_converted, converted)) if converted else "",
             f"<details><summary>{len(skipped)} layers stay dense</summary>"
-            f"{_layer_table(head, map(_skipped, skipped))}</details>"
+            f"{_layer_table('dense', _DENSE_HEAD, map(_skipped, skipped))}</details>"
             if skipped
             else "",
         )
     )
 
 
-def _layer_table(head: str, rows: Iterable[str]) -> str:
+def _layer_table(kind: str, names: Sequence[str], rows: Iterable[str]) -> str:
+    head = "".join(f"<th>{name}</th>" for name in names)
     return (
-        f'<div class="scroll"><table class="layers"><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -143,13 +150,12 @@ def _share(fraction: float | None) -> str:
 
 
 def _skipped(row: LayerRow) -> str:
-    reason = f'<td colspan="{len(_HEAD) - 2}">{escape(row.reason)}</td>'
-    return f'<tr class="skipped">{_name_and_shape(row)}{reason}</tr>'
+    return f'<tr class="skipped">{_name_and_shape(row)}<td>{escape(row.reason)}</td></tr>'
 
 
 def _name_and_shape(row: LayerRow) -> str:
     shape = escape(" × ".join(map(str, row.shape)))
-    return f'<th scope="row">{escape(row.name)}</th><td class="number">{shape}</td>'
+    return f'<th scope="row">{_breakable(row.name)}</th><td class="number">{shape}</td>'
 
 
 def _percent(fraction: float | None) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sparsetrain.errors import installed
 from sparsetrain.export.config import write_config
+from sparsetrain.export.options import check_options
 from sparsetrain.export.packed import packed_state
 from sparsetrain.export.parts import PARTS, from_parts, to_parts
 from sparsetrain.export.read import HEADER, WEIGHTS, read_folder
@@ -77,8 +78,7 @@ def save_pretrained(
         raise ValueError(f"format={format!r}: choose one of {', '.join(FORMATS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"folder={folder} is not an empty folder: give another name")
-    if block is not None and format != "bsr":
-        raise ValueError(f"block={block} with format={format}: blocks are of bsr; leave it away")
+    check_options(format, block, dtype, config)
     if format == "packed":
         state, header = packed_state(model, dtype)
         return _save(folder, *_untied(state), state, header, model, None, config)

@@ -29,6 +29,8 @@ def check_tensorrt(model: nn.Module, include: tuple[str, ...] = ()) -> tuple[str
         the model has no sparse layers.
     Raises ValueError naming the first layer that does not, and where there is nothing to check.
     """
+    if isinstance(include, str):
+        raise ValueError(f"include={include!r}: give a tuple of names, as ({include!r},)")
     weights = _weights(model, include)
     for name, weight in weights.items():
         along_input = weight.flatten(2).transpose(1, 2) if weight.ndim > 2 else weight

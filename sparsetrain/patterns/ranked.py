@@ -11,7 +11,8 @@ from torch import Tensor
 
 def check_density(density: Any) -> None:
     """Raise ValueError unless 0 < density <= 1."""
-    if not (isinstance(density, int | float) and 0 < density <= 1):
+    number = isinstance(density, int | float) and not isinstance(density, bool)
+    if not (number and 0 < density <= 1):
         raise ValueError(
             f"density={density!r}: give the share of values kept, above 0 and at most 1"
         )

@@ -75,6 +75,11 @@ def prune(
     _check_model(model)
     sparsity = Sparsity(selection=ROW) if sparsity is None else sparsity
     _check_method(method, sparsity)
+    for name, flag in (("refit", refit), ("sequential", sequential)):
+        if not isinstance(flag, bool):
+            raise ValueError(f"{name}={flag!r}: give True or False")
+    if not callable(forward):
+        raise ValueError(f"forward={forward!r}: give a function that takes the model and a batch")
     if not isinstance(finished, FinishedLayers | None):
         raise ValueError(f"finished={finished!r}: give FinishedLayers({finished!r})")
     reads: Reads = "gram" if refit else method.reads

@@ -144,6 +144,23 @@ def test_a_folder_that_is_in_use_and_unknown_formats_are_refused(tmp_path):
         st.save_pretrained(block_model(), tmp_path / "out", form)
 
 
+@pytest.mark.parametrize(
+    ("form", "option", "line"),
+    [
+        ("bsr", {"block": 8}, r"block=8: give rows and columns, as \(64, 64\)"),
+        ("bsr", {"block": (0, 8)}, r"block=\(0, 8\): give rows and columns"),
+        ("csr", {"block": (8, 8)}, "format=csr: blocks are of bsr"),
+        ("dense", {"dtype": "bfloat16"}, "dtype='bfloat16': give a floating-point one"),
+        ("dense", {"dtype": torch.int8}, r"dtype=torch\.int8: give a floating-point one"),
+        ("dense", {"config": "vit"}, "config='vit': give what config.json is to hold, as a dict"),
+    ],
+)
+def test_an_option_that_is_none_is_answered_with_what_to_give(tmp_path, form, option, line):
+    with pytest.raises(ValueError, match=line):
+        st.save_pretrained(block_model(), tmp_path / "out", form, **option)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("form", ["coo", "csr", "bsr", "semi_structured"])
 def test_a_model_without_zeros_is_not_written_as_a_sparse_one(tmp_path, form):
     with pytest.raises(ValueError, match=f"format={form}: the model has no sparse layer, and no"):
@@ -225,6 +242,8 @@ def test_tensorrt_takes_weights_that_are_two_of_four_along_input_channels():
         st.check_tensorrt(block_model())
     with pytest.raises(ValueError, match="no sparse layer, and none whose weight is half zero"):
         st.check_tensorrt(fresh())
+    with pytest.raises(ValueError, match=r"include='02': give a tuple of names, as \('02',\)"):
+        st.check_tensorrt(model, include="02")  # pyright: ignore
 
 
 def test_tensorrt_looks_at_convolutions_along_their_input_channels():

@@ -62,6 +62,8 @@ def layers_that_are_roots():
         model(IMAGES)
     with pytest.raises(ValueError, match=r"blocks\.0\.proj was itself given to fully_shard"):
         st.densify(model)
+    with pytest.raises(ValueError, match=r" is sharded: load the whole state dict, and sparse_st"):
+        st.save_pretrained(model, "never-written")
     assert isinstance(model.blocks[0].mlp, st.SparseMlp)
     fully_shard(model.blocks[0].mlp.fc1)
     # Its own hooks gather it, so it has to be called.

@@ -25,7 +25,7 @@ def test_at_least_one_is_kept_and_what_is_beyond_is_counted():
     assert pattern.holds(torch.zeros(3, 3))
 
 
-@pytest.mark.parametrize("density", [0, -0.1, 1.1])
+@pytest.mark.parametrize("density", [0, -0.1, 1.1, True])
 def test_a_density_that_is_no_share_is_refused(density):
     with pytest.raises(ValueError, match=f"density={density}: give the share"):
         Unstructured(density)

@@ -281,6 +281,10 @@ def test_what_does_not_go_together_is_refused_in_a_line_that_says_what_does():
         st.prune(model, st.Magnitude(), st.NM(2, 4))  # pyright: ignore
     with pytest.raises(ValueError, match=r"weight=None prunes nothing"):
         st.prune(model, st.Magnitude(), st.Sparsity(weight=None))
+    with pytest.raises(ValueError, match=r"^refit='no': give True or False"):
+        st.prune(model, st.Magnitude(), refit="no", calibration=batches())  # pyright: ignore
+    with pytest.raises(ValueError, match=r"^forward=3: give a function that takes the model and"):
+        st.prune(model, st.Wanda(), calibration=batches(), forward=3)  # pyright: ignore
     with pytest.raises(ValueError, match=r"finished='out': give FinishedLayers\('out'\)"):
         st.prune(model, st.Magnitude(), finished="out")  # pyright: ignore
     with pytest.raises(ValueError, match=r"S-STE multiplies by other values"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,10 @@ def prune_checkpoint(words: list[str]) -> None:
     node = asked.node(include, exclude)
     sparsity = instantiate_sparsity(OmegaConf.create({"sparsity": node}))
     calibration, name = _calibration(asked, trained, allowed)
-    finished = FinishedLayers(out.parent / f".{out.name}.layers", name) if calibration else None
+    finished = None
+    if calibration:
+        of = f"{name} {_digest(calibration)}"
+        finished = FinishedLayers(out.parent / f".{out.name}.layers", of)
     model: Any = nn.Module()
     # What it evaluates as: a run that ended sparse has weights that nothing multiplied by.
     model.network = densify(trained.network, apply_masks=True)
@@ -137,6 +141,13 @@ def _calibration(
         for part in order[: asked.images].split(data.batch_size)
     ]
     return batches, f"{sum(map(len, batches))} training images of {data.name}"
+
+
+def _digest(batches: list[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for batch in batches:
+        digest.update(batch.numpy().data)
+    return digest.hexdigest()
 
 
 @contextmanager

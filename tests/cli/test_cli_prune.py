@@ -144,6 +144,8 @@ def test_an_interrupted_command_goes_on(trained, tmp_path, monkeypatch):
     monkeypatch.undo()
     other = call("prune", f"checkpoint={trained.last}", f"out={out}", "method=wanda")
     assert "holds layers of another pruning" in other.complaint
+    other = call("prune", f"checkpoint={trained.last}", f"out={out}", *words, "data.seed=1")
+    assert "holds layers of another pruning" in other.complaint, "as many other images"
     pruned(trained, out, *words)
     states = [torch.load(path, weights_only=True)["state_dict"] for path in (whole, out)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -177,7 +177,7 @@ def test_layers_that_stay_dense_are_below_the_others_with_their_reason():
         LayerRow("fc1", (3072, 768), "2:4 weights", "masked", 0.5, 0.823, 0.0),
     )
     page = render_report([Run("x", "x", layers=rows, shares="2:4: 50% & more")])
-    places = [page.index(t) for t in (">fc1<", "1 layers stay dense", ">head<", "10 output")]
+    places = [page.index(t) for t in (">fc1<", "1 layer stays dense", ">head<", "10 output")]
     assert places == sorted(places)
     assert "1 of 2 layers converted; 2:4: 50% &amp; more</p>" in page
 

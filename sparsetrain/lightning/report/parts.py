@@ -87,12 +87,16 @@ def layers(rows: Sequence[LayerRow], shares: str) -> str:
     return f"<p>{escape(said)}</p>" + "".join(
         (
             _layer_table("layers", _HEAD, map(_converted, converted)) if converted else "",
-            f"<details><summary>{len(skipped)} layers stay dense</summary>"
+            f"<details><summary>{_stay(len(skipped))} dense</summary>"
             f"{_layer_table('dense', _DENSE_HEAD, map(_skipped, skipped))}</details>"
             if skipped
             else "",
         )
     )
+
+
+def _stay(layers: int) -> str:
+    return "1 layer stays" if layers == 1 else f"{layers} layers stay"
 
 
 def _layer_table(kind: str, names: Sequence[str], rows: Iterable[str]) -> str:

@@ -4,7 +4,6 @@ Every random number is a function of (seed, epoch, index), see draws.py. The ord
 transform for single images: crop and flip, RandAugment, normalisation, erasing.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -17,10 +16,16 @@ from sparsetrain.lightning.data.batch_layers import (
     change_layer,
     draw_layer,
 )
-from sparsetrain.lightning.data.draws import AUGMENT_STREAM, NOISE_STREAM, normal, uniform, upload
+from sparsetrain.lightning.data.draws import (
+    AUGMENT_STREAM,
+    seeds,
+    uniform,
+    upload,
+)
 from sparsetrain.lightning.data.transforms import Augment
 
 CROP_DRAWS = ERASE_DRAWS = BOX_DRAWS + 2
+NOISE_DRAWS = 2
 
 
 class BatchAugment:
@@ -80,10 +85,9 @@ class BatchAugment:
         `augment.scale` a batch has the size of the result already. index_B: int64 [B] on the CPU,
         the samples' numbers in the set."""
         layers = 0 if self.policy is None else self.policy.layers
-        count = CROP_DRAWS + ERASE_DRAWS + layers * LAYER_DRAWS
-        draws = uniform(self.seed, epoch, index_B, count, AUGMENT_STREAM)
-        sizes = [CROP_DRAWS, ERASE_DRAWS, *[LAYER_DRAWS] * layers]
-        crop, erase, *each_layer = draws.split(sizes, dim=1)
+        sizes = [CROP_DRAWS, ERASE_DRAWS, *[LAYER_DRAWS] * layers, NOISE_DRAWS]
+        draws = uniform(self.seed, epoch, index_B, sum(sizes), AUGMENT_STREAM)
+        crop, erase, *each_layer, noise = draws.split(sizes, dim=1)
         x = self._crop(images, crop) if self.crop else images
         assert isinstance(x, Tensor)
         for layer in each_layer:
@@ -91,7 +95,7 @@ class BatchAugment:
             change_layer(x, draw_layer(layer, self.policy, self.bicubic), self.fill_C)
         x = torch.addcmul(self.shift_C11, x.float(), self.scale_C11)
         if self.augment.reprob > 0:
-            self._erase(x, erase, epoch, index_B)
+            self._erase(x, erase, noise)
         return x
 
     def _crop(self, images: Tensor | Sequence[Tensor], draws: Tensor) -> Tensor:
@@ -115,7 +119,7 @@ class BatchAugment:
             return x.to(torch.uint8, memory_format=torch.contiguous_format)
         return crop_each(images, box, flip, self.img_size, bicubic)
 
-    def _erase(self, x: Tensor, draws: Tensor, epoch: int, index_B: Tensor) -> None:
+    def _erase(self, x: Tensor, draws: Tensor, noise: Tensor) -> None:
         """Fill a random box of some samples, in place."""
         B, C, H, W = x.shape
         rows = (draws[:, -1] < self.augment.reprob).nonzero()[:, 0]
@@ -128,17 +132,17 @@ class BatchAugment:
         along = (z >= left) & (z < left + width)
         erased = down[:, None, :, None] & along[:, None, None, :]
         at = upload(rows, self.device)
-        x[at] = torch.where(erased, self._filling(epoch, index_B[rows], (C, H, W)), x[at])
+        x[at] = torch.where(erased, self._filling(noise[rows], (C, H, W)), x[at])
 
-    def _filling(self, epoch: int, index_N: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    def _filling(self, draws_N2: Tensor, shape: tuple[int, int, int]) -> Tensor:
         """What boxes are filled with: 0, or normal numbers for each sample's colour or pixels."""
         C, H, W = shape
         if self.augment.remode == "const":
             return torch.zeros((), device=self.device)
         if self.augment.remode == "rand":
             H = W = 1
-        count = math.prod((C, H, W))
-        index = upload(index_N, self.device)
-        draws = uniform(self.seed, epoch, index, count + count % 2, NOISE_STREAM)
-        noise = torch.cat(normal(*draws.chunk(2, dim=1)), dim=1)
-        return noise[:, :count].view(-1, C, H, W)
+        noise = torch.empty(len(draws_N2), C, H, W, device=self.device)
+        generator = torch.Generator(self.device)
+        for sample, seed in zip(noise, seeds(draws_N2), strict=True):
+            sample.normal_(generator=generator.manual_seed(seed))
+        return noise

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsetrain.reference.philox import philox4x32, uniform24
 
-AUGMENT_STREAM, NOISE_STREAM = 2, 3
+AUGMENT_STREAM = 2
 _LOW32 = 0xFFFFFFFF
 
 
@@ -21,6 +21,12 @@ def uniform(seed: int, epoch: int, index_B: Tensor, count: int, stream: int) -> 
     key = tuple(torch.tensor(word, device=device) for word in (seed & _LOW32, seed >> 32 & _LOW32))
     words = philox4x32((index_B[:, None], place_P[None], epoch_, stream_), (key[0], key[1]))
     return uniform24(torch.stack(words, dim=-1).flatten(1)[:, :count])
+
+
+def seeds(draws_B2: Tensor) -> list[int]:
+    """A whole number of 48 bits for each two numbers of `uniform`, for a generator of its own."""
+    high_B, low_B = (draws_B2 * 2**24).long().unbind(1)
+    return (high_B << 24 | low_B).tolist()
 
 
 def upload(values: Tensor, device: torch.device) -> Tensor:

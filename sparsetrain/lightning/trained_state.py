@@ -9,7 +9,15 @@ import torch
 
 from sparsetrain.file_format import CHECKPOINT_KEY, FORMAT, check_format
 from sparsetrain.lightning.flavour import pl
-from sparsetrain.nn import Attached, load_sparse_state, phased_layers, sparse_state
+from sparsetrain.nn import (
+    Attached,
+    SparseLinear,
+    load_sparse_state,
+    phased_layers,
+    sparse_linears,
+    sparse_state,
+)
+from sparsetrain.patterns import NM
 from sparsetrain.plain import plain
 from sparsetrain.schedule import Phase
 from sparsetrain.upgrade import upgraded_layers
@@ -30,6 +38,7 @@ class TrainedState:
         self._settled = False  # what the checkpoint says, or does not say, is dealt with
         self._end = torch.full((), -1).share_memory_()
         self._ended_here = False
+        self._masks_left = False  # in processes that are no more
 
     def forget(self) -> None:
         """Drop what was read from a checkpoint and not restored."""
@@ -52,12 +61,19 @@ class TrainedState:
         """Give the model what was read; warn, once, where its checkpoint holds none."""
         if self._read is not None:
             load_sparse_state(model, upgraded_layers(self._read, trainer.global_step))
-            self._read, self._settled = None, True
+            self._read, self._settled, self._masks_left = None, True, False
         elif trainer.ckpt_path is not None and not self._settled and phased_layers(model):
             self._settled = True
             warnings.warn(
                 f"ckpt_path={trainer.ckpt_path} holds no masks and no phase (a dense run's, or "
                 "saved with weights only): masks are chosen anew from its weights",
+                stacklevel=3,
+            )
+        elif self._masks_left:
+            self._masks_left = False
+            warnings.warn(
+                "the masks stayed in the processes that trained (ddp_spawn, ddp_notebook), and "
+                "others are chosen from the weights: give ckpt_path= of a checkpoint that has them",
                 stacklevel=3,
             )
 
@@ -73,3 +89,9 @@ class TrainedState:
             return
         for phase in {layer.phase for layer in phased_layers(model)}:
             phase.name = phase.trained = _PHASES[number]
+        self._masks_left = any(map(_evaluated_as_trained, sparse_linears(model).values()))
+
+
+def _evaluated_as_trained(layer: SparseLinear) -> bool:
+    """Whether an evaluation takes the masks of training; else it chooses them from the weights."""
+    return not isinstance(layer.pattern, NM) or layer.phase.schedule.freeze_at is not None

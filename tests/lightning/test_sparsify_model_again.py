@@ -153,11 +153,8 @@ class SaysSparse(Module):
         self.log("sparse", float(layer.sparse))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("tail", "sparse"), [(0.4, 0.0), (0.0, 1.0)])
-def test_what_spawned_processes_trained_is_tested_in_the_phase_it_ended_in(tmp_path, tail, sparse):
-    callback = SparsifyModel(st.Sparsity(("*",), schedule=st.Schedule(dense_tail=tail)))
-    spawning = pl.Trainer(
+def spawner(callback, folder):
+    return pl.Trainer(
         accelerator="cpu",
         strategy="ddp_spawn",
         devices=1,
@@ -167,12 +164,28 @@ def test_what_spawned_processes_trained_is_tested_in_the_phase_it_ended_in(tmp_p
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        default_root_dir=tmp_path,
+        default_root_dir=folder,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tail", "sparse"), [(0.4, 0.0), (0.0, 1.0)])
+def test_what_spawned_processes_trained_is_tested_in_the_phase_it_ended_in(tmp_path, tail, sparse):
+    callback = SparsifyModel(st.Sparsity(("*",), schedule=st.Schedule(dense_tail=tail)))
+    spawning = spawner(callback, tmp_path)
     module, data = SaysSparse(), DataLoader(TensorDataset(torch.randn(8, 8)), batch_size=2)
     spawning.fit(module, data)
     (metrics,) = spawning.test(module, data, verbose=False)
     assert metrics["sparse"] == sparse
+
+
+@pytest.mark.slow
+def test_masks_that_stayed_in_spawned_processes_are_told_where_others_are_evaluated(tmp_path):
+    callback = SparsifyModel(st.Sparsity(pattern=st.Block(4, 4, 0.5)))
+    module, data = SaysSparse(), DataLoader(TensorDataset(torch.randn(8, 8)), batch_size=2)
+    spawner(callback, tmp_path).fit(module, data)
+    with pytest.warns(UserWarning, match="the masks stayed in the processes that trained"):
+        trainer(callback, tmp_path).test(module, data, verbose=False)
 
 
 def test_a_second_fit_of_a_trainer_goes_on_where_the_first_one_ended(tmp_path):

@@ -162,6 +162,10 @@ class Attached:
         phase = self._phases.get(optimizer)
         return [m for m in self._unheld if m.phase is phase and m not in m.phase.held]
 
+    def _masked(self, optimizer: Optimizer) -> list[SparseLinear]:
+        """Those whose masks follow its steps: its own, and what nobody holds with the first's."""
+        return [*_linears(self._own(optimizer)), *self._unheld_of(optimizer)]
+
     def _before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
@@ -171,11 +175,12 @@ class Attached:
             self._find(optimizer)
             self._take_unheld()
         layers = self._own(optimizer)
-        self.masks.choose(optimizer, [m for m in _linears(layers) if _lost_mask(m)], first=True)
+        lost = [m for m in self._masked(optimizer) if _lost_mask(m)]
+        self.masks.choose(optimizer, lost, first=True)
         if layers and layers[0].phase.step == 0:
             # The weights may have been loaded, or made the same on all ranks, since.
             self._start(optimizer, layers)
-            self.masks.choose(optimizer, _linears(layers), first=True)
+            self.masks.choose(optimizer, self._masked(optimizer), first=True)
         self.masks.before_step(_linears(layers))
         # Set by a GradScaler on optimizers that unscale in their own kernel.
         scale = getattr(optimizer, "grad_scale", None)
@@ -221,7 +226,7 @@ class Attached:
         begins = phase.enter(step)
         if begins:
             self._start(optimizer, layers)
-        self.masks.choose(optimizer, _linears(layers), first=step == 0)
+        self.masks.choose(optimizer, self._masked(optimizer), first=step == 0)
         first = [*layers, *self._unheld_of(optimizer)]
         joined = [m for m in self._joined if m in first]
         self._joined = [m for m in self._joined if m not in first]

@@ -61,7 +61,7 @@ def _see(layer: SparseLinear, scale: Tensor | None) -> None:
 def update_mask(optimizer: Optimizer, layer: SparseLinear) -> None:
     """Choose the mask of a layer; a method that resets what changed has weights and the optimizer's
     state of it zeroed."""
-    if not layer.method.resets:
+    if not layer.method.resets or not layer.weight.requires_grad:
         layer.update_mask()
         return
     # By magnitude, as after a dense phase, it grows nothing that was zero.

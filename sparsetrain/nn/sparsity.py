@@ -131,6 +131,9 @@ class Sparsity(Part):
         super().__post_init__()
         if not isinstance(self.schedule, Schedule):
             raise ValueError(f"schedule={self.schedule!r}: give an instance, as Schedule()")
+        parts: Any = self.parts
+        if not isinstance(parts, Mapping) or not all(isinstance(p, Part) for p in parts.values()):
+            raise ValueError(f"parts={parts!r}: give a dict of them by name, as {{'mlp': Part()}}")
         default, what = Part(), ("weight", "activation", "pattern", "selection", "format")
         given = [name for name in what if getattr(self, name) != getattr(default, name)]
         if self.parts and given:
@@ -141,8 +144,8 @@ class Sparsity(Part):
         if self.schedule.ramp and all(isinstance(part.pattern, Fixed) for part in self.rules):
             fixed = ", ".join(sorted({str(part.pattern) for part in self.rules}))
             raise ValueError(
-                f"schedule.ramp={self.schedule.ramp}: the density of {fixed} cannot fall (two of "
-                "four is always half): set ramp=0, or give a pattern that has one to choose (Block)"
+                f"schedule.ramp={self.schedule.ramp}: the density of {fixed} cannot fall (n "
+                "of m are kept): set ramp=0, or give a pattern that has one to choose (Block)"
             )
 
     @property

@@ -128,6 +128,23 @@ def test_layers_that_join_after_masks_froze_have_frozen_masks():
     assert torch.equal(model.layers[0].mask, mask)
 
 
+@pytest.mark.parametrize("method", [st.STE(), st.RigL()], ids=str)
+def test_masks_of_frozen_layers_last_as_long_as_those_of_the_others(method):
+    model = sparse(
+        pattern=st.Unstructured(0.1), weight=method, schedule=st.Schedule(mask_every=3, ramp=1.0)
+    )
+    model.layers[0].requires_grad_(False)
+    before = model.layers[0].weight.clone()
+    optimizer = sgd(model)
+    st.attach(model, optimizer, total_steps=9)
+    for _ in range(9):
+        frozen, trains = (layer.used_weight() != 0 for layer in model.layers)
+        assert frozen.sum() == trains.sum()
+        train(model, optimizer)
+    assert model.layers[0].mask is not None, "else every forward chooses it"
+    assert torch.equal(model.layers[0].weight, before)
+
+
 def test_a_longer_run_is_resumed_in_the_phase_that_its_schedule_says():
     schedule = st.Schedule(dense_tail=0.5)
     model = sparse(schedule=schedule)

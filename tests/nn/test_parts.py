@@ -109,6 +109,12 @@ def test_what_no_part_would_take_is_refused_beside_parts(name, value):
         st.Sparsity(parts={"mlp": st.Part(("*",))}, **words)
 
 
+@pytest.mark.parametrize("parts", [[st.Part()], {"mlp": {"include": ("*",)}}], ids=str)
+def test_parts_that_are_none_are_answered_with_what_to_give(parts):
+    with pytest.raises(ValueError, match=r"^parts=.*: give a dict of them by name, as {'mlp': Pa"):
+        st.Sparsity(parts=parts)
+
+
 def test_include_and_exclude_beside_parts_bound_all_of_them():
     layers = model()
     parts = {"rest": st.Part(("*",), ("other",)), "other": st.Part(weight=st.SRSTE(decay=0.1))}

@@ -6,6 +6,7 @@ layers can never be complete, and a sparse run that trains dense is the failure 
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -97,6 +98,8 @@ def look(layers: Collection[Layer], names: Mapping[nn.Module, str]) -> None:
     stop(seen)
     _waiting.difference_update(layers)
     _waiting.update(unknown)
+    if seen and _waiting:
+        gc.collect()  # of a model that was thrown away with a cycle of references in it
     _set_stance()
     if past or beside:  # watched on: whoever goes on in spite of it is told again
         raise RuntimeError(_complaint(past, beside, names))

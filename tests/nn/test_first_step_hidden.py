@@ -177,6 +177,31 @@ def test_a_model_that_is_thrown_away_before_its_first_step_leaves_compiling_as_i
     assert graphs
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # dynamo
+def test_a_model_in_a_cycle_that_is_thrown_away_does_not_keep_the_next_one_from_compiling():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    gc.disable()
+    try:
+        model = nn.Sequential(nn.Linear(16, 16))
+        attached(model)
+        model.register_forward_hook(lambda module, inputs, output, own=model: None)
+        del model
+        model = nn.Sequential(nn.Linear(16, 16))
+        optimizer = attached(model)
+        compiled = torch.compile(model, backend=backend)
+        for _ in range(2):
+            compiled(torch.randn(8, 16)).square().mean().backward()
+            optimizer.step()
+    finally:
+        gc.enable()
+    assert graphs
+
+
 def test_a_layer_that_torch_compile_took_by_itself_stays_dense():
     model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
     compiled: Any = torch.compile(model[0])

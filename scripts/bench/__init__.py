@@ -6,6 +6,7 @@
     python -m scripts.bench.mlp         an MLP and its backward, against dense and the peers
     python -m scripts.bench.curve       COO, CSR, BSR and 2:4 over density, on a CPU or a GPU
     python -m scripts.bench.fit         whole runs of `fit`, recipe against recipe
+    python -m scripts.bench.kernels     a step of `bench step`, kernel by kernel
 
 Run them in the root of a checkout. Each has a --help. Clocks, rounds, energy and the variants of a
 model are those of sparsetrain/bench, which times whole steps and tunes products.
@@ -20,6 +21,7 @@ matmul8.py matmul8_peers.py                             the same in fp8 and int8
 choice.py matmul_auto.py             what should run a product; random ones against dense
 images.py photos.py augment.py       the data: from files to augmented batches
 curve.py curve_picture.py            speed over density; its picture
+gpu_trace.py          a step from the profiler's events
 roofline.py           products under their roofline, as a picture
 mlp_measure.py mlp_step.py mlp_rows.py mlp_report.py mlp_peers.py   one MLP after the other
 """

@@ -22,10 +22,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from scripts.bench.gpu_trace import profile_of
 from sparsetrain.lightning.flavour import Callback, pl
 
 EVERY = 50
@@ -58,7 +59,7 @@ class Trace(Callback):
         elif trainer.global_step == TRACED.stop and self.profiler is not None:
             torch.cuda.synchronize()
             self.profiler.stop()
-            Path(self.file).write_text(json.dumps(summary(self.profiler)))
+            Path(self.file).write_text(json.dumps(summary(self.profiler.events())))
             self.profiler = None
         elif trainer.global_step == PROFILED.start:
             self.python.enable()
@@ -69,25 +70,12 @@ class Trace(Callback):
             Path(self.file).with_suffix(".txt").write_text(text.getvalue())
 
 
-def summary(profiler: Any) -> dict[str, Any]:
+def summary(events: Iterable[Any]) -> dict[str, Any]:
     """Milliseconds a step: from the first kernel to the last, in which any kernel ran, and of each
     of the longest kernels."""
-    kernels = [e for e in profiler.events() if e.device_type.name == "CUDA"]
-    spans = sorted((e.time_range.start, e.time_range.end) for e in kernels)
-    busy, until = 0.0, spans[0][0]
-    for start, end in spans:
-        busy += max(0.0, end - max(start, until))
-        until = max(until, end)
-    by_name: dict[str, float] = defaultdict(float)
-    for event in kernels:
-        by_name[event.name[:70]] += event.time_range.end - event.time_range.start
-    longest = sorted(by_name.items(), key=lambda item: -item[1])[:25]
-    scale = 1000 * len(TRACED)
-    return {
-        "ms": (until - spans[0][0]) / scale,
-        "busy_ms": busy / scale,
-        "kernels": {name: time / scale for name, time in longest},
-    }
+    profile = profile_of(events, len(TRACED))
+    kernels = {kernel.name: kernel.ms for kernel in profile.kernels[:25]}
+    return {"ms": profile.span, "busy_ms": profile.busy, "kernels": kernels}
 
 
 def main() -> None:

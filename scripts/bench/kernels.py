@@ -10,16 +10,14 @@ models, variants and batch as of `bench step`; json=FILE for every kernel.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from scripts.bench.command import run
+from scripts.bench.gpu_trace import Profile, profile_of
 from sparsetrain.bench.environment import environment
 from sparsetrain.bench.inference import InferenceStep, prepare_inference, prune_for_inference
 from sparsetrain.bench.json_file import write_json
@@ -46,24 +44,6 @@ from sparsetrain.cli.console import console
 from sparsetrain.lightning.network import build_network
 
 _UNTRACED, _TRACED, _SHOWN, _WIDTH = 6, 4, 40, 100
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """Of a step: milliseconds and launches."""
-
-    name: str
-    ms: float
-    launches: float
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Milliseconds of a step: from first to last kernel, in which any ran, and of each."""
-
-    span: float
-    busy: float
-    kernels: tuple[Kernel, ...]
 
 
 def main(words: list[str]) -> None:
@@ -120,23 +100,6 @@ def make_step(
         prune_for_inference(model)
     prepare_inference(model, variant)
     return InferenceStep(compiled(model, variant), images.bfloat16())
-
-
-def profile_of(events: Iterable[Any], steps: int) -> Profile:
-    """What the profiler's events on the GPU say of a step; times of events are in µs."""
-    kernels = [event for event in events if event.device_type.name == "CUDA"]
-    spans = sorted((event.time_range.start, event.time_range.end) for event in kernels)
-    busy, until, scale = 0.0, spans[0][0], 1000 * steps
-    for start, end in spans:
-        busy += max(0.0, end - max(start, until))
-        until = max(until, end)
-    times, launches = Counter[str](), Counter[str]()
-    for event in kernels:
-        times[event.name] += event.time_range.end - event.time_range.start
-        launches[event.name] += 1
-    rows = (Kernel(name, time / scale, launches[name] / steps) for name, time in times.items())
-    longest = sorted(rows, key=lambda kernel: -kernel.ms)
-    return Profile((until - spans[0][0]) / scale, busy / scale, tuple(longest))
 
 
 def show(title: str, profile: Profile) -> None:

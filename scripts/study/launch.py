@@ -120,8 +120,8 @@ def begin(run: Run, gpu: int, args: argparse.Namespace, gpus: int) -> Job:
 
 def visible(gpu: int) -> str:
     """What CUDA_VISIBLE_DEVICES calls the GPU of that number, so that a study stays on its own."""
-    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return names[gpu] if names else str(gpu)
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return str(gpu) if given is None else given.split(",")[gpu]
 
 
 def result(job: Job) -> Row | None:

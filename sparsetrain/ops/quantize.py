@@ -28,33 +28,39 @@ _SCHEMA = (
 )
 _op = register(f"quantize{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
 # The kernel for CUDA calls this one by tensor, and for float64.
-_plain = register(f"_quantize_reference{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
+register(f"_quantize_reference{_SCHEMA}", check=_check, fake=_fake, kernel=reference)
+
+
+def _by_row(x: Tensor, dtype: torch.dtype, power_of_two: bool) -> tuple[Tensor, Tensor]:
+    return reference(x, dtype, "row", power_of_two)
+
+
+_joined = register(
+    "_quantize_joined(Tensor x, ScalarType dtype, bool power_of_two) -> (Tensor q, Tensor scales)",
+    check=lambda x, dtype, power_of_two: _check(x, dtype, "row", power_of_two),
+    fake=lambda x, dtype, power_of_two: _fake(x, dtype, "row", power_of_two),
+    kernel=lambda x, dtype, power_of_two: _op(x, dtype, "row", power_of_two),
+)
 
 JOINED = 2048
-"""Values of a row up to which Inductor quantizes it. Rows of 3072 it reads twice, at half of the
-speed of the op (docs/kernels/fp8.md, "A training step")."""
+"""Values of a row up to which Inductor quantizes it. Its kernel for rows of 3072 ran at half of the
+memory's speed (docs/kernels/fp8.md, "A training step")."""
 
 
 @torch.compiler.assume_constant_result
 def _join_in_inductor() -> bool:
-    """Called in code that is compiled: has Inductor see `_quantize_reference` as plain operations.
+    """Called in code that is compiled: has Inductor see `_quantize_joined` as plain operations.
 
-    Dynamo still sees an op: with its plain operations inside an autograd function dynamic sizes
-    fail (torch 2.11).
+    Other backends run it, and so the kernel of `quantize`. Dynamo sees an op in any case: with its
+    plain operations inside an autograd function dynamic sizes fail (torch 2.11).
     """
     from torch._inductor import decomposition
 
-    op = torch.ops.sparsetrain._quantize_reference.default
+    op = torch.ops.sparsetrain._quantize_joined.default
     if op not in decomposition.decompositions:
         decomposition.register_decomposition([op])(_by_row)
         decomposition.fast_random_decomps.cache_clear()  # a copy of the table
     return True
-
-
-def _by_row(
-    x: Tensor, dtype: torch.dtype, scaling: Scaling = "row", power_of_two: bool = False
-) -> tuple[Tensor, Tensor]:
-    return reference(x, dtype, scaling, power_of_two)
 
 
 def quantize_joined(x: Tensor, dtype: torch.dtype, power_of_two: bool) -> tuple[Tensor, Tensor]:
@@ -66,7 +72,7 @@ def quantize_joined(x: Tensor, dtype: torch.dtype, power_of_two: bool) -> tuple[
     if x.shape[1] > JOINED:
         return _op(x, dtype, "row", power_of_two)
     _join_in_inductor()
-    return _plain(x, dtype, "row", power_of_two)
+    return _joined(x, dtype, power_of_two)
 
 
 def quantize(

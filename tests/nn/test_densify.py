@@ -103,7 +103,7 @@ def test_densify_of_a_weight_that_is_computed_since_is_refused_and_changes_nothi
 
 
 def tied():
-    """Two layers, of which the second has the weight of the first."""
+    """Two layers that share one weight."""
     model = seeded(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)))
     model[1].weight = model[0].weight
     return model

@@ -1,5 +1,7 @@
 """Sparsity(format=FP8()): layers train in fp8 on a CPU, and what cannot is refused in one line."""
 
+import sys
+
 import pytest
 import torch
 from op_calls import OpCalls
@@ -115,6 +117,17 @@ def test_inductor_quantizes_rows_in_the_kernel_that_makes_them_but_wide_ones(fea
     assert any("sparsetrain.quantize" in text for text in code) == (features > 2048)
     for one, other in zip(got, normed(x), strict=True):
         torch.testing.assert_close(one.float(), other.float(), rtol=1e-6, atol=1e-6)
+
+
+def test_other_backends_than_inductor_quantize_by_the_op(monkeypatch):
+    module = sys.modules["sparsetrain.ops.quantize"]
+    calls, op = [], module._op
+    monkeypatch.setattr(module, "_op", lambda *given: calls.append(given) or op(*given))
+    x = torch.randn(50, 64)
+    got = torch.compile(lambda x: tuple(st.FP8().rows(x)), backend="aot_eager")(x)
+    assert calls, "else its kernel would not run on a GPU"
+    for one, other in zip(got, st.FP8().rows(x), strict=True):
+        assert torch.equal(one.float(), other.float())
 
 
 def test_outputs_are_near_those_in_16_bits_and_the_state_dict_is_the_dense_models():

@@ -1,7 +1,8 @@
 """`Augment` for whole batches on the device: the distribution of `transforms.train_transform`.
 
-Every random number is a function of (seed, epoch, index), see draws.py. The order is that of the
-transform for single images: crop and flip, RandAugment, normalisation, erasing.
+Every random number is a function of (seed, epoch, index), see draws.py; the noise of erased boxes
+is another one on a GPU than on the CPU. The order is that of the transform for single images: crop
+and flip, RandAugment, normalisation, erasing.
 """
 
 from collections.abc import Sequence
@@ -16,12 +17,7 @@ from sparsetrain.lightning.data.batch_layers import (
     change_layer,
     draw_layer,
 )
-from sparsetrain.lightning.data.draws import (
-    AUGMENT_STREAM,
-    seeds,
-    uniform,
-    upload,
-)
+from sparsetrain.lightning.data.draws import AUGMENT_STREAM, seeds, uniform, upload
 from sparsetrain.lightning.data.transforms import Augment
 
 CROP_DRAWS = ERASE_DRAWS = BOX_DRAWS + 2

@@ -5,9 +5,10 @@
 
 Trains so many steps of each recipe as `python -m sparsetrain fit` does, callbacks and logging
 included; dense warm-up and tail are off. Images/s are of the steps between two logs, the median of
-those after the first. × is over the first recipe. In the last round some steps are traced: how much
-of their time the GPU worked, and the kernels that take the most. What `fit` says goes to
-RECIPE.log beside the JSON, also of a run that is cut. Further words go to `fit`.
+those after the first in which nothing was traced. × is over the first recipe. In the last round
+some steps are traced: how much of their time the GPU worked, and the kernels that take the most;
+and the main thread's Python is profiled, into RECIPE.txt beside the JSON. What `fit` says goes to
+RECIPE.log, also of a run that is cut. Further words go to `fit`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import csv
 import io
 import json
 import pstats
+import shutil
 import statistics
 import subprocess
 import sys
@@ -37,6 +39,9 @@ TRACED = range(130, 140)
 
 PROFILED = range(160, 190)
 """The steps whose Python is profiled."""
+
+UNDISTURBED = (1, 4, 5)
+"""The logs of steps after the first in which there is neither."""
 
 
 class Trace(Callback):
@@ -83,7 +88,7 @@ def main() -> None:
     parser.add_argument("recipes", help="names, with commas between them")
     parser.add_argument("words", nargs="*", help="of fit")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path)
     args = parser.parse_intermixed_args()
@@ -136,7 +141,11 @@ def measure(recipe: str, args: argparse.Namespace, traced: bool) -> tuple[list[f
         with (Path(folder) / "metrics.csv").open() as rows:
             column = [row["perf/images_per_s"] for row in csv.DictReader(rows)]
         rates = [float(value) for value in column if value]
-        return rates[1:], json.loads(file.read_text()) if file.exists() else None
+        if not traced:
+            return rates[1:], None
+        if args.json:
+            shutil.copy(file.with_suffix(".txt"), args.json.parent / f"{recipe}.txt")
+        return [rates[log] for log in UNDISTURBED], json.loads(file.read_text())
 
 
 if __name__ == "__main__":

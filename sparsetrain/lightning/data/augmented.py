@@ -99,14 +99,16 @@ class AugmentedData(ImageData):
             return super().train_loader(sampler)
         if word == "decode":
             samples, collate = JpegParts(self.splits.train.source, self.decode), together
-            finish = DecodedAndAugmented(self.on_device(self.augment))
+            augment = self.on_device(self.augment)
+            finish = DecodedAndAugmented(augment)
         else:
             host, there = shared_out(self.augment)
             steps = to_pixels(host, self.img_size, self.mean, self.std)
             source = self.splits.train.source
             images = SeededImages(source, chain(self.decode_for_crops, *steps), self.seed)
             samples, collate = Keyed(images), None
-            finish = Augmented(self.on_device(there, crop=False))
+            augment = self.on_device(there, crop=False)
+            finish = Augmented(augment)
         loader = DataLoader(
             samples,
             batch_size=self.batch_size,
@@ -115,7 +117,8 @@ class AugmentedData(ImageData):
             collate_fn=collate,
             **self.options(),
         )
-        return DeviceLoader(loader, finish, self.device, word)
+        group = augment.batches_at_once(self.batch_size)
+        return DeviceLoader(loader, finish, group, self.device, word)
 
     def _shortest(self) -> int:
         """The shorter edge of a training image, in pixels, that leaves the smallest crop as large

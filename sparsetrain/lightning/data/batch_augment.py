@@ -1,8 +1,8 @@
 """`Augment` for whole batches on the device: the distribution of `transforms.train_transform`.
 
-Every random number is a function of (seed, epoch, index), see draws.py; the noise of erased boxes
-is another one on a GPU than on the CPU. The order is that of the transform for single images: crop
-and flip, RandAugment, normalisation, erasing.
+Every random number is a function of (seed, epoch, index), see draws.py, and no image depends on
+the others of its batch. The order is that of the transform for single images: crop and flip,
+RandAugment, normalisation, erasing.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,15 @@ from sparsetrain.lightning.data.batch_layers import (
     change_layer,
     draw_layer,
 )
-from sparsetrain.lightning.data.draws import AUGMENT_STREAM, seeds, uniform, upload
+from sparsetrain.lightning.data.draws import AUGMENT_STREAM, uniform, upload
 from sparsetrain.lightning.data.transforms import Augment
 
 CROP_DRAWS = ERASE_DRAWS = BOX_DRAWS + 2
-NOISE_DRAWS = 2
+NOISE_DRAWS = 1
+NOISE = 2**22
+"""Normal numbers that the noise of erased boxes is taken from."""
+CHUNK_PIXELS = 4 * 256 * 224**2
+"""Augmented at once: enough that launching kernels costs little; about 1.5 GiB while it runs."""
 
 
 class BatchAugment:
@@ -74,6 +78,11 @@ class BatchAugment:
         self.fill_C = (255 * mean_C).round().clamp(max=255).to(device)
         self.scale_C11 = (1 / (255 * std_C)).view(-1, 1, 1).to(device)
         self.shift_C11 = (-mean_C / std_C).view(-1, 1, 1).to(device)
+        self.noise: Tensor | None = None
+
+    def batches_at_once(self, batch_size: int) -> int:
+        """How many batches are augmented together."""
+        return max(1, CHUNK_PIXELS // (batch_size * self.img_size**2))
 
     @torch.no_grad()
     def __call__(self, images: Tensor | Sequence[Tensor], epoch: int, index_B: Tensor) -> Tensor:
@@ -91,7 +100,7 @@ class BatchAugment:
             change_layer(x, draw_layer(layer, self.policy, self.bicubic), self.fill_C)
         x = torch.addcmul(self.shift_C11, x.float(), self.scale_C11)
         if self.augment.reprob > 0:
-            self._erase(x, erase, noise)
+            self._erase(x, erase, noise[:, 0])
         return x
 
     def _crop(self, images: Tensor | Sequence[Tensor], draws: Tensor) -> Tensor:
@@ -130,15 +139,18 @@ class BatchAugment:
         at = upload(rows, self.device)
         x[at] = torch.where(erased, self._filling(noise[rows], (C, H, W)), x[at])
 
-    def _filling(self, draws_N2: Tensor, shape: tuple[int, int, int]) -> Tensor:
-        """What boxes are filled with: 0, or normal numbers for each sample's colour or pixels."""
+    def _filling(self, draws_N: Tensor, shape: tuple[int, int, int]) -> Tensor:
+        """What boxes are filled with: 0, or normal numbers for each sample's colour or pixels, from
+        a random place of the same ones."""
         C, H, W = shape
         if self.augment.remode == "const":
             return torch.zeros((), device=self.device)
         if self.augment.remode == "rand":
             H = W = 1
-        noise = torch.empty(len(draws_N2), C, H, W, device=self.device)
-        generator = torch.Generator(self.device)
-        for sample, seed in zip(noise, seeds(draws_N2), strict=True):
-            sample.normal_(generator=generator.manual_seed(seed))
-        return noise
+        if self.noise is None:
+            # drawn on the CPU, so that a GPU has the same
+            generator = torch.Generator().manual_seed(self.seed)
+            self.noise = torch.randn(NOISE, generator=generator).to(self.device)
+        windows = self.noise.unfold(0, C * H * W, 1)
+        at_N = upload((draws_N * len(windows)).long(), self.device)
+        return windows[at_N].view(-1, C, H, W)

@@ -27,8 +27,6 @@ Prepare = Callable[[Any], Image.Image]
 
 PART = 512
 """Images that are decoded together."""
-CHUNK_PIXELS = 8192 * 32 * 32
-"""Augmented at once: enough that launching kernels costs little; about 1 GiB while it runs."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +109,7 @@ class CachedTrainLoader(Resumable):
         self.sampler = sampler
         self.augment = augment
         self.batch_size = sampler.batch_size
-        pixels = self.batch_size * augment.img_size**2
-        self.chunk = min(max(1, CHUNK_PIXELS // pixels), sampler.batches)
+        self.chunk = min(augment.batches_at_once(self.batch_size), sampler.batches)
 
     def __len__(self) -> int:
         """Batches of a whole epoch, also in one that is resumed, as Lightning wants it."""

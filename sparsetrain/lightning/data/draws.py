@@ -23,12 +23,6 @@ def uniform(seed: int, epoch: int, index_B: Tensor, count: int, stream: int) -> 
     return uniform24(torch.stack(words, dim=-1).flatten(1)[:, :count])
 
 
-def seeds(draws_B2: Tensor) -> list[int]:
-    """A whole number of 48 bits for each two numbers of `uniform`, for a generator of its own."""
-    high_B, low_B = (draws_B2 * 2**24).long().unbind(1)
-    return (high_B << 24 | low_B).tolist()
-
-
 def upload(values: Tensor, device: torch.device) -> Tensor:
     """Values of the CPU on a device; on CUDA neither side waits."""
     if device.type != "cuda":

@@ -110,23 +110,27 @@ class DecodedAndAugmented:
     def __init__(self, augment: BatchAugment) -> None:
         self.augment = augment
 
-    def __call__(self, parts: Parts) -> tuple[Tensor, Tensor]:
+    def __call__(self, parts: Sequence[Parts]) -> tuple[Tensor, Tensor]:
         images = decoded_on(parts, self.augment.device)
-        augmented = self.augment(images, parts.epoch, parts.index)
-        return augmented, upload(parts.labels, self.augment.device)
+        index = torch.cat([part.index for part in parts])
+        augmented = self.augment(images, parts[0].epoch, index)
+        return augmented, upload(torch.cat([part.labels for part in parts]), self.augment.device)
 
 
-def decoded_on(parts: Parts, device: torch.device) -> list[Tensor]:
-    """The upright images of a batch, uint8 [3, h, w] each, on the device.
+def decoded_on(parts: Sequence[Parts], device: torch.device) -> list[Tensor]:
+    """The upright images of some batches, uint8 [3, h, w] each, on the device.
 
     Raises ValueError naming a JPEG that torchvision cannot decode.
     """
-    data = parts.data.split(parts.lengths)
-    jpegs = [number for number, (height, _) in enumerate(parts.sizes) if height == 0]
+    data = [image for part in parts for image in part.data.split(part.lengths)]
+    sizes = [size for part in parts for size in part.sizes]
+    turns = [turn for part in parts for turn in part.turns]
+    where = [name for part in parts for name in part.where]
+    jpegs = [number for number, (height, _) in enumerate(sizes) if height == 0]
     images: list[Any] = [None] * len(data)
-    for number, image in zip(jpegs, _decode(data, jpegs, parts.where, device), strict=True):
-        images[number] = upright(image, parts.turns[number])
-    for number, (height, width) in enumerate(parts.sizes):
+    for number, image in zip(jpegs, _decode(data, jpegs, where, device), strict=True):
+        images[number] = upright(image, turns[number])
+    for number, (height, width) in enumerate(sizes):
         if height:
             images[number] = upload(data[number].view(3, height, width), device)
     return images

@@ -1,16 +1,17 @@
-"""Training batches that the device finishes (`data.gpu`), one ahead of the step that needs them.
+"""Training batches that the device finishes (`data.gpu`), ahead of the step that needs them.
 
 augment    loading processes decode and crop; RandAugment, normalisation and erasing on the device
 decode     loading processes read files; the device decodes JPEGs (nvJPEG), crops and augments
 
-A sample's random numbers are functions of (seed, epoch, index) either way, and a batch is always
-augmented as a whole, so a resumed run repeats an uninterrupted one bit for bit.
+A sample's random numbers are functions of (seed, epoch, index) either way, and what becomes of it
+does not depend on the others, so a resumed run repeats an uninterrupted one bit for bit.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ Batch = tuple[Tensor, Tensor]
 Made = tuple[Tensor, Tensor, Any]
 
 AHEAD = 1
-"""Batches on the device beside the one that is trained on."""
+"""Groups of batches on the device beside the one that is trained on."""
 
 
 class DeviceLoader(Resumable):
@@ -36,15 +37,17 @@ class DeviceLoader(Resumable):
 
     Args:
         loader: gives what loading processes make, over an `EpochSampler`.
-        finish: makes a batch on the device of it. It runs in a thread and, on CUDA, on a stream of
-            its own, beside the training step.
+        finish: makes one batch on the device of several of these. It runs in a thread and, on
+            CUDA, on a stream of its own, beside the training step.
+        together: so many batches are finished at once, which costs the host little more than one.
         word: what `data.gpu` is; a checkpoint in the middle of an epoch is resumed with the same.
     """
 
     def __init__(
         self,
         loader: DataLoader,
-        finish: Callable[[Any], Batch],
+        finish: Callable[[Sequence[Any]], Batch],
+        together: int,
         device: torch.device,
         word: str,
     ) -> None:
@@ -52,6 +55,7 @@ class DeviceLoader(Resumable):
         self.loader = loader
         self.sampler = loader.sampler
         self.finish = finish
+        self.together = together
         self.device = device
         self.word = word
 
@@ -62,26 +66,28 @@ class DeviceLoader(Resumable):
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         made = deque()
         with ThreadPoolExecutor(1, "sparsetrain-data") as thread:
-            for part in self.loader:
-                made.append(thread.submit(self._make, part, stream))
+            parts = iter(self.loader)
+            while group := list(islice(parts, self.together)):
+                made.append(thread.submit(self._make, group, stream))
                 if len(made) > AHEAD:
-                    yield self._taken(*made.popleft().result())
+                    yield from self._taken(*made.popleft().result())
             while made:
-                yield self._taken(*made.popleft().result())
+                yield from self._taken(*made.popleft().result())
 
-    def _make(self, part: Any, stream: torch.cuda.Stream | None) -> Made:
+    def _make(self, group: Sequence[Any], stream: torch.cuda.Stream | None) -> Made:
         with torch.cuda.stream(stream):  # pyright: ignore[reportArgumentType] (None is no stream)
-            images, labels = self.finish(part)
+            images, labels = self.finish(group)
             return images, labels, None if stream is None else stream.record_event()
 
-    def _taken(self, images: Tensor, labels: Tensor, done: Any) -> Batch:
-        """A batch that the current stream may read: when it is done, and as long as it wants."""
+    def _taken(self, images: Tensor, labels: Tensor, done: Any) -> Iterator[Batch]:
+        """Batches that the current stream may read: when they are done, as long as it wants."""
         if done is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(done)
             images.record_stream(current)
             labels.record_stream(current)
-        return images, labels
+        size = self.sampler.batch_size
+        return zip(images.split(size), labels.split(size), strict=True)
 
 
 class Keyed(Dataset[tuple[Any, ...]]):
@@ -103,12 +109,12 @@ class Augmented:
     def __init__(self, augment: BatchAugment) -> None:
         self.augment = augment
 
-    def __call__(self, part: tuple[Tensor, Tensor, Tensor, Tensor]) -> Batch:
-        images, labels, epochs, index = part
+    def __call__(self, parts: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]) -> Batch:
         device = self.augment.device
-        there = images.to(device, non_blocking=True)
-        augmented = self.augment(there, int(epochs[0]), index)
-        return augmented, labels.to(device, non_blocking=True)
+        images, labels, epochs, index = zip(*parts, strict=True)
+        there = torch.cat([image.to(device, non_blocking=True) for image in images])
+        augmented = self.augment(there, int(epochs[0][0]), torch.cat(index))
+        return augmented, torch.cat([label.to(device, non_blocking=True) for label in labels])
 
 
 def shared_out(augment: Augment) -> tuple[Augment, Augment]:

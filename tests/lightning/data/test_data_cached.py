@@ -7,8 +7,7 @@ import torch
 from data_helpers import COMMON, encoded, write_parquet
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from sparsetrain.lightning.data import Augment, Digits, Parquet, Synthetic
-from sparsetrain.lightning.data import cached as cached_module
+from sparsetrain.lightning.data import Augment, Digits, Parquet, Synthetic, batch_augment
 from sparsetrain.lightning.data.batch_augment import (
     CROP_DRAWS,
     BatchAugment,
@@ -86,7 +85,7 @@ def fit(folder, module, resume=None):
 def test_a_run_resumed_after_any_step_sees_the_same_pixels(
     squares, tmp_path, monkeypatch, chunk_batches
 ):
-    monkeypatch.setattr(cached_module, "CHUNK_PIXELS", chunk_batches * 4 * 16 * 16)
+    monkeypatch.setattr(batch_augment, "CHUNK_PIXELS", chunk_batches * 4 * 16 * 16)
     saved = tmp_path / "saved"
     whole = fit(saved, data(squares))
     assert len(whole) == 18

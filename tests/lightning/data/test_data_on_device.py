@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from test_data_cached import fit, moments
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from sparsetrain.lightning.data import Augment, ImageNet
+from sparsetrain.lightning.data import Augment, ImageNet, batch_augment
 from sparsetrain.lightning.data.batch_augment import BatchAugment
 from sparsetrain.lightning.data.decode import ORIENTATION, UPRIGHT, Decode, Encoded
 from sparsetrain.lightning.data.jpeg import JpegParts, decoded_on, together, upright
@@ -57,7 +57,11 @@ def batches(module):
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_a_run_resumed_after_any_step_sees_the_same_pixels(photos, tmp_path, word):
+@pytest.mark.parametrize("at_once", [1, 4, 100])
+def test_a_run_resumed_after_any_step_sees_the_same_pixels(
+    photos, tmp_path, monkeypatch, word, at_once
+):
+    monkeypatch.setattr(batch_augment, "CHUNK_PIXELS", at_once * 4 * 16 * 16)
     saved = tmp_path / "saved"
     whole = fit(saved, data(photos, word))
     assert len(whole) == 18
@@ -136,7 +140,7 @@ class Listed:
 
 def on_device(*images: bytes):
     samples = JpegParts(Listed(*images), Decode())
-    return decoded_on(together([samples[(0, i)] for i in range(len(images))]), CPU)
+    return decoded_on([together([samples[(0, i)] for i in range(len(images))])], CPU)
 
 
 def photo(kind="JPEG", mode="RGB", **options) -> bytes:
@@ -236,12 +240,12 @@ def test_a_gpu_gives_the_batches_of_the_cpu_and_the_same_ones_again(photos, word
 def test_decoding_leaves_memory_alone_that_queued_kernels_are_still_to_read():
     device = torch.device("cuda")
     parts = together([JpegParts(Listed(photo(quality=95)), Decode())[(0, 0)]])
-    size = decoded_on(parts, device)[0].numel()
+    size = decoded_on([parts], device)[0].numel()
     for _ in range(20):
         freed = [torch.full((size,), 7, dtype=torch.uint8, device=device) for _ in range(64)]
         torch.cuda.synchronize()
         torch.cuda._sleep(20_000_000)  # cycles: 10 ms
         sums = [held.sum(dtype=torch.int64) for held in freed]
         del freed
-        decoded_on(parts, device)
+        decoded_on([parts], device)
         assert torch.stack(sums).tolist() == [7 * size] * 64

@@ -126,7 +126,7 @@ def measure(recipe: str, args: argparse.Namespace, traced: bool) -> tuple[list[f
             "logger=csv",
             f"hydra.run.dir={folder}",
         ]
-        if "dense" not in recipe:
+        if "dense" not in recipe and "sparsity=dense" not in args.words:
             words += ["sparsity.schedule.dense_warmup=0", "sparsity.schedule.dense_tail=0"]
         file = Path(folder) / "trace.json"
         if traced:

@@ -7,7 +7,6 @@ A sample's random numbers are functions of (seed, epoch, index) either way, and 
 does not depend on the others, so a resumed run repeats an uninterrupted one bit for bit.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,9 +27,6 @@ from sparsetrain.lightning.data.transforms import Augment
 Batch = tuple[Tensor, Tensor]
 Made = tuple[Tensor, Tensor, Any]
 
-AHEAD = 1
-"""Groups of batches on the device beside the one that is trained on."""
-
 
 class DeviceLoader(Resumable):
     """Batches (float32 [B, 3, H, W], int64 [B]) on the device.
@@ -38,7 +34,7 @@ class DeviceLoader(Resumable):
     Args:
         loader: gives what loading processes make, over an `EpochSampler`.
         finish: makes one batch on the device of several of these. It runs in a thread and, on
-            CUDA, on a stream of its own, beside the training step.
+            CUDA, on a stream of its own, while the batches before are trained on.
         together: so many batches are finished at once, which costs the host little more than one.
         word: what `data.gpu` is; a checkpoint in the middle of an epoch is resumed with the same.
     """
@@ -64,17 +60,21 @@ class DeviceLoader(Resumable):
 
     def __iter__(self) -> Iterator[Batch]:
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        made = deque()
-        with ThreadPoolExecutor(1, "sparsetrain-data") as thread:
-            parts = iter(self.loader)
-            while group := list(islice(parts, self.together)):
-                made.append(thread.submit(self._make, group, stream))
-                if len(made) > AHEAD:
-                    yield from self._taken(*made.popleft().result())
-            while made:
-                yield from self._taken(*made.popleft().result())
+        parts = iter(self.loader)
+        thread = ThreadPoolExecutor(1, "sparsetrain-data")
+        try:
+            coming = thread.submit(self._make, parts, stream)
+            while (made := coming.result()) is not None:
+                coming = thread.submit(self._make, parts, stream)
+                yield from self._taken(*made)
+        finally:
+            thread.shutdown(cancel_futures=True)
 
-    def _make(self, group: Sequence[Any], stream: torch.cuda.Stream | None) -> Made:
+    def _make(self, parts: Iterator[Any], stream: torch.cuda.Stream | None) -> Made | None:
+        """The next group of batches; None after the last one."""
+        group = list(islice(parts, self.together))
+        if not group:
+            return None
         with torch.cuda.stream(stream):  # pyright: ignore[reportArgumentType] (None is no stream)
             images, labels = self.finish(group)
             return images, labels, None if stream is None else stream.record_event()

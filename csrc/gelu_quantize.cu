@@ -26,7 +26,7 @@ std::tuple<Tensor, Tensor> gelu_quantize(const Tensor& z, const std::string& app
   check_matrix("z", z);
   Quantizing how{dtype, "row", power_of_two};
   check_quantizing(how);
-  bool one_pass = rows_are_vectors(z) && z.element_size() == 2 && dtype != ScalarType::Char;
+  bool one_pass = rows_are_vectors(z) && z.element_size() == 2;
   if (!one_pass || z.numel() == 0) return quantize_matrix(gelu(z, approximate), how);
 
   DeviceGuard guard(z.get_device_index());
@@ -35,8 +35,11 @@ std::tuple<Tensor, Tensor> gelu_quantize(const Tensor& z, const std::string& app
   To to{q.mutable_data_ptr(), static_cast<float*>(scales.mutable_data_ptr()), power_of_two};
   with_gelu(z.scalar_type(), approximate, [&](auto type, auto function) {
     using T = typename decltype(type)::type;
-    if constexpr (sizeof(T) == 2)
-      launch_rows<T, __nv_fp8_e4m3, true>(z, to, Rounded<decltype(function)>{function});
+    if constexpr (sizeof(T) == 2) {
+      Rounded<decltype(function)> map{function};
+      dtype == ScalarType::Char ? launch_rows<T, int8_t, true>(z, to, map)
+                                : launch_rows<T, __nv_fp8_e4m3, true>(z, to, map);
+    }
   });
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return {q, scales};

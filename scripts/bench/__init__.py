@@ -7,6 +7,8 @@
     python -m scripts.bench.curve       COO, CSR, BSR and 2:4 over density, on a CPU or a GPU
     python -m scripts.bench.fit         whole runs of `fit`, recipe against recipe
     python -m scripts.bench.kernels     a step of `bench step`, kernel by kernel
+    python -m scripts.bench.packed_mlp      the MLP of a packed model, part by part
+    python -m scripts.bench.grad_weight8    could gradients of 2:4 weights pay in fp8?
 
 Run them in the root of a checkout. Each has a --help. Clocks, rounds, energy and the variants of a
 model are those of sparsetrain/bench, which times whole steps and tunes products.

@@ -4,14 +4,18 @@
     python -m scripts.bench.packed_mlp shapes=25216x1024x4096 rounds=40
 
 Does GELU at the end of fc1's product cost less than in a kernel of its own (bfloat16)? Is
-quantizing as a part of the compiled graph faster than the op (fp8)?
+quantizing as a part of the compiled graph faster than the op (fp8)? And the whole MLP, compiled,
+whose GELU is the op's pass or Inductor's (fp8 and int8)?
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from rich.table import Table
+from timm.layers.mlp import Mlp
 from torch import Tensor
 
 from scripts.bench.command import run
@@ -26,7 +30,7 @@ from sparsetrain.cli.bench_words import (
     read_shapes,
 )
 from sparsetrain.cli.console import console
-from sparsetrain.inference import PackedLinear
+from sparsetrain.inference import PackedLinear, PackedMlp
 from sparsetrain.reference.quantize import quantize as definition
 
 _E4M3 = torch.float8_e4m3fn
@@ -69,6 +73,13 @@ def parts(shape: Shape, device: torch.device) -> dict[str, Run]:
     assert in_8.scales is not None, "8-bit values have scales"
     q_TI, scales = ops.quantize(x_TI, _E4M3)
     given = in_8.values, in_8.meta, in_8.scales, q_TI.T, scales.T, in_8.bias, True
+    mlps: dict[str, Run] = {}
+    for name, dtype in (("fp8", _E4M3), ("int8", torch.int8)):
+        apart = _mlp(w24_HI, b_H, dtype)
+        one = torch.compile(PackedMlp.from_dense(apart))
+        apart = torch.compile(apart)
+        mlps[f"MLP, {name}, GELU Inductor's"] = partial(apart, x_TI)
+        mlps[f"MLP, {name}, one function"] = partial(one, x_TI)
     return {
         "fc1, bf16": lambda: in_16.of_tokens(x_TI),
         "fc1 with GELU at its end": lambda: _with_gelu(in_16, x_TI),
@@ -78,7 +89,20 @@ def parts(shape: Shape, device: torch.device) -> dict[str, Run]:
         "quantize: in the graph": lambda: alone(z_TH),
         "GELU, then the op": lambda: ops.quantize(gelu(z_TH), _E4M3),
         "GELU and quantize in one graph": lambda: fused(z_TH),
+        "GELU and quantize: one op": lambda: ops.gelu_quantize(z_TH, "none", _E4M3),
+        **mlps,
     }
+
+
+def _mlp(w24_HI: Tensor, b_H: Tensor, dtype: torch.dtype) -> Mlp:
+    """One whose linears are packed in `dtype`, of a weight and of that transposed and 2:4 anew."""
+    hidden, features = w24_HI.shape
+    w_OH = w24_HI.T.contiguous()
+    w24_OH = ops.mask24(w_OH, ops.select24(w_OH, "row"))
+    mlp = Mlp(features, hidden).eval()
+    mlp.fc1 = PackedLinear.pack(w24_HI, b_H, dtype)  # pyright: ignore
+    mlp.fc2 = PackedLinear.pack(w24_OH, b_H[:features], dtype)  # pyright: ignore
+    return mlp
 
 
 def _with_gelu(fc1: PackedLinear, x_TI: Tensor) -> Tensor:

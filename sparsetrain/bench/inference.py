@@ -35,7 +35,9 @@ from sparsetrain.bench.variants import (
     graphs_compiled,
     many_graphs,
 )
+from sparsetrain.inference import PackedMlp
 from sparsetrain.nn.flops import dense_peak_flops, training_flops_per_image
+from sparsetrain.nn.swap import replace_module, with_class
 
 ENERGY_SECONDS = 4.0
 """Of forwards, to read the energy of."""
@@ -136,6 +138,9 @@ def prepare_inference(model: nn.Module, variant: InferenceVariant) -> dict[str, 
     engines: dict[str, int] = {}
     if variant.packed is not None:
         engines = engine_counts(st.quantize(model, variant.packed))
+    if variant.apart:
+        for mlp in [module for module in model.modules() if isinstance(module, PackedMlp)]:
+            replace_module(model, mlp, with_class(mlp, mlp.dense_class))
     if variant.dense_fp8 is not None:
         make_static_fp8(model, INFERENCE, variant.dense_fp8)
     if variant.dense_int8:

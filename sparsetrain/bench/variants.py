@@ -58,12 +58,13 @@ class Variant:
 @dataclass(frozen=True)
 class InferenceVariant:
     """A way to run a model without gradients, compiled, in bfloat16. packed: the dtype that its 2:4
-    weights are packed in; dense_fp8: what of a dense operand in fp8 shares a scale; dense_int8:
-    dense, in int8 by row."""
+    weights are packed in; apart: the children of its MLPs are called; dense_fp8: what of a dense
+    operand in fp8 shares a scale; dense_int8: dense, in int8 by row."""
 
     name: str
     what: str
     packed: torch.dtype | None = None
+    apart: bool = False
     dense_fp8: Sharing | None = None
     dense_int8: bool = False
 
@@ -154,6 +155,20 @@ INFERENCE_VARIANTS = {
     )
 }
 """Those of `bench step mode=inference`; but for the first they change the layers of INFERENCE."""
+
+INFERENCE_APART = {
+    variant.name: variant
+    for variant in (
+        InferenceVariant(
+            "fp8-24-apart",
+            "as fp8-24, but GELU and quantizing are Inductor's, no op",
+            torch.float8_e4m3fn,
+            apart=True,
+        ),
+        InferenceVariant("int8-24-apart", "the same of int8-24", torch.int8, apart=True),
+    )
+}
+"""What MLPs as one function are compared with; they run only where they are named."""
 
 INFERENCE = _ATTENTION
 

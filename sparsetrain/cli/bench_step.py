@@ -20,6 +20,7 @@ from sparsetrain.bench.step_report import PARTS, step_panels, step_table, write_
 from sparsetrain.bench.step_rows import INFERENCE_MODELS, MODELS, Result, Vit
 from sparsetrain.bench.variants import (
     DENSE,
+    INFERENCE_APART,
     INFERENCE_VARIANTS,
     PEER_VARIANTS,
     VARIANTS,
@@ -77,7 +78,7 @@ KINDS = {
     "inference": Kind(
         INFERENCE_MODELS,
         INFERENCE_VARIANTS,
-        {},
+        INFERENCE_APART,
         20,
         bench_inference,
         inference_report.inference_lines,

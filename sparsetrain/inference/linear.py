@@ -92,19 +92,25 @@ class PackedLinear(ForInference):
             return node
         check_inference(self, input)
         check_features(input, self.in_features)
-        in_16 = self.scales is None
-        dtype = dtype_in_16(input, self.values) if in_16 else _result_dtype(input)
-        return by_tokens(self.of_tokens, input, dtype)
+        return by_tokens(self.of_tokens, input, self.result_dtype(input))
+
+    def result_dtype(self, x: Tensor) -> torch.dtype:
+        """That of the layer of x: of 16-bit values theirs, of 8-bit ones that of x or autocast."""
+        return _dtype_in_16(x, self.values) if self.scales is None else _dtype_in_8(x)
 
     def of_tokens(self, x_TI: Tensor) -> Tensor:
         """The layer of a matrix, in its dtype."""
-        dtype = x_TI.dtype
-        bias = None if self.bias is None else self.bias.to(dtype)
         if self.scales is None:
+            bias = None if self.bias is None else self.bias.to(x_TI.dtype)
             return self.product.mm(self.values, self.meta, x_TI.T, bias, True)
         # Compiled, quantizing is part of the graph and is fused with what x comes from.
         quantized = quantize_in_graph if torch.compiler.is_compiling() else quantize
-        q_TI, scales_T1 = quantized(x_TI, self.values.dtype, "row", False)
+        return self.of_rows(*quantized(x_TI, self.values.dtype, "row", False), x_TI.dtype)
+
+    def of_rows(self, q_TI: Tensor, scales_T1: Tensor, dtype: torch.dtype) -> Tensor:
+        """The layer, of 8-bit values, of a matrix in their dtype with a scale for each row."""
+        assert self.scales is not None, "16-bit values multiply 16-bit ones"
+        bias = None if self.bias is None else self.bias.to(dtype)
         weight = self.values, self.meta, self.scales
         return scaled_matmul24(*weight, q_TI.T, scales_T1.T, bias, True, dtype)
 
@@ -173,7 +179,7 @@ def check_features(x: Tensor, features: int) -> None:
         )
 
 
-def dtype_in_16(x: Tensor, values: Tensor) -> torch.dtype:
+def _dtype_in_16(x: Tensor, values: Tensor) -> torch.dtype:
     """That of the products of 16-bit values: theirs, which x has or autocast gives it."""
     dtype = compute_dtype(x, values)
     if dtype != values.dtype:
@@ -189,7 +195,7 @@ def short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _result_dtype(x: Tensor) -> torch.dtype:
+def _dtype_in_8(x: Tensor) -> torch.dtype:
     device = autocast_device(x)
     on = torch.is_autocast_enabled(device) and x.dtype != torch.float64
     dtype = torch.get_autocast_dtype(device) if on else x.dtype

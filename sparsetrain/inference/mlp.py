@@ -1,7 +1,13 @@
-"""An MLP for inference whose GELU is computed at the end of fc1's product.
+"""An MLP for inference, its GELU beside a product. In 16 bits at the end of fc1's:
 
     h_TH = gelu(x_TI @ w1_HI.T + b1)     one kernel
     y_TO = h_TH @ w2_OH.T + b2
+
+In 8 bits in the pass that quantizes h for fc2's:
+
+    z_TH = x_TI @ w1_HI.T + b1
+    q_TH = gelu(z_TH) / scales_T1        one kernel: z is read once, h in 16 bits not written
+    y_TO = scales_T1 q_TH @ w2_OH.T + b2
 
 Dimension key:  T tokens   I inputs   H hidden   O outputs
 """
@@ -17,26 +23,25 @@ from sparsetrain.inference.linear import (
     by_tokens,
     check_features,
     check_inference,
-    dtype_in_16,
 )
 from sparsetrain.nn.leaf import traced
 from sparsetrain.nn.structure import why_not_called
 from sparsetrain.nn.swap import subclass_of, with_class
-from sparsetrain.ops import matmul24
+from sparsetrain.ops import gelu_quantize, matmul24
 
 _PRODUCTS = ("fc1", "act", "fc2")
 _IDLE = {nn.Dropout, nn.Identity}  # in evaluation
 
 
 class PackedMlp(nn.Module):
-    """fc1, GELU, fc2 of 16-bit 2:4 weights; timm's `Mlp` by structure, with its children.
+    """fc1, GELU, fc2 of packed 2:4 weights; timm's `Mlp` by structure, with its children.
 
     Where one of them was replaced or hooked since, the dense module's own forward calls them.
     """
 
     dense_class: type[nn.Module]
     fc1: PackedLinear
-    act: nn.Module
+    act: nn.GELU
     fc2: PackedLinear
     drop2: nn.Module  # may be absent
 
@@ -52,25 +57,36 @@ class PackedMlp(nn.Module):
             return self.dense_class.forward(self, x)
         check_inference(self, x)
         check_features(x, self.fc1.in_features)
-        y = by_tokens(self._of_tokens, x, dtype_in_16(x, self.fc1.values))
+        in_16 = self.fc1.scales is None
+        of_tokens = self._of_tokens_in_16 if in_16 else self._of_tokens_in_8
+        y = by_tokens(of_tokens, x, self.fc1.result_dtype(x))
         return self.drop2(y) if hasattr(self, "drop2") else y
 
-    def _of_tokens(self, x_TI: Tensor) -> Tensor:
+    def _of_tokens_in_16(self, x_TI: Tensor) -> Tensor:
         fc1 = self.fc1
         bias = None if fc1.bias is None else fc1.bias.to(x_TI.dtype)
         h_TH = matmul24(fc1.values, fc1.meta, x_TI.T, bias, True, None, "gelu")
         return self.fc2.of_tokens(h_TH)
 
+    def _of_tokens_in_8(self, x_TI: Tensor) -> Tensor:
+        z_TH, approximate = self.fc1.of_tokens(x_TI), self.act.approximate
+        rows = gelu_quantize(z_TH, approximate, self.fc2.values.dtype)  # pyright: ignore
+        return self.fc2.of_rows(*rows, x_TI.dtype)
+
     def extra_repr(self) -> str:
-        return "GELU at the end of fc1's product"
+        in_16 = self.fc1.scales is None
+        return (
+            "GELU at the end of fc1's product" if in_16 else "GELU where fc2's input is quantized"
+        )
 
 
 def fits(mlp: Any) -> bool:
-    """Whether fc1 and fc2 are packed in one 16-bit dtype for native products, around exact GELU."""
-    exact = type(mlp.act) is nn.GELU and mlp.act.approximate == "none"
-    if not (exact and type(mlp.fc1) is PackedLinear and type(mlp.fc2) is PackedLinear):
+    """Whether fc1 and fc2 are packed in one dtype for native products, around GELU: in 16 bits the
+    exact one."""
+    fc1, act, fc2 = mlp.fc1, mlp.act, mlp.fc2
+    if not (type(fc1) is PackedLinear and type(fc2) is PackedLinear and type(act) is nn.GELU):
         return False
     others = {type(child) for name, child in mlp.named_children() if name not in _PRODUCTS}
-    alike = mlp.fc1.values.dtype == mlp.fc2.values.dtype
-    packed = mlp.fc1.scales is None and mlp.fc2.scales is None
-    return alike and packed and others <= _IDLE and mlp.fc1.product.name == "native"
+    alike = fc1.values.dtype == fc2.values.dtype
+    known = act.approximate == "none" or fc1.scales is not None
+    return alike and known and others <= _IDLE and fc1.product.name == "native"

@@ -103,7 +103,7 @@ def quantize(
 
 def put_packed(model: nn.Module, layers: Mapping[str, PackedLinear]) -> str:
     """Put packed layers in place of the linear ones of these names, and MLPs of them in place of
-    MLPs; the model is for inference then. Returns a line about the MLPs, empty without 16-bit ones.
+    MLPs; the model is for inference then. Returns a line about those MLPs, empty without any.
     """
     densify(model, apply_masks=True)
     found = {n: why_not(m) for n, m in model.named_modules() if n and is_mlp(m)}
@@ -117,9 +117,8 @@ def put_packed(model: nn.Module, layers: Mapping[str, PackedLinear]) -> str:
         if not why and fits(mlp):
             replace_module(model, mlp, PackedMlp.from_dense(mlp))
     model.eval().requires_grad_(False)
-    count = sum(isinstance(module, PackedMlp) for module in model.modules())
-    mlps = f"{count} MLP{'' if count == 1 else 's'}"
-    return f"{mlps}: GELU at the end of fc1's product." if count else ""
+    mlps = [module for module in model.modules() if isinstance(module, PackedMlp)]
+    return f"{len(mlps)} MLP{'s' * (len(mlps) > 1)}: {mlps[0].extra_repr()}." if mlps else ""
 
 
 def packed_linears(model: nn.Module) -> dict[str, PackedLinear]:

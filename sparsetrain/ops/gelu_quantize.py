@@ -49,7 +49,7 @@ def gelu_quantize(
     power_of_two   as in `quantize`
 
     Returns q [R, C] in dtype and float32 scales [R, 1]. Kernels for CUDA take float32, bfloat16 and
-    float16; one pass is for float8_e4m3fn from 16-bit rows that are multiples of 16 bytes.
+    float16; one pass is for 16-bit rows that are multiples of 16 bytes.
     Raises ValueError for what it does not take.
     """
     return _op(z, approximate, dtype, power_of_two)

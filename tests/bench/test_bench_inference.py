@@ -19,10 +19,10 @@ from sparsetrain.bench.inference_report import LEGEND, inference_lines
 from sparsetrain.bench.rounds import TOTAL, run_parts
 from sparsetrain.bench.step_report import step_table
 from sparsetrain.bench.step_rows import INFERENCE_MODELS, Vit
-from sparsetrain.bench.variants import INFERENCE_VARIANTS, Setting
+from sparsetrain.bench.variants import INFERENCE_APART, INFERENCE_VARIANTS, Setting
 from sparsetrain.cli import bench_step
 from sparsetrain.cli.bench import bench
-from sparsetrain.inference import packed_linears
+from sparsetrain.inference import PackedMlp, packed_linears
 
 CPU = torch.device("cpu")
 TINY = Vit("tiny", "samvit_huge_patch16", batch=2, pixels=64, classes=0)
@@ -46,7 +46,8 @@ GAUGES = Gauges(clock, lambda: 0, lambda run: 1000, lambda run, count: 2.0 * cou
 
 
 def bench_tiny(*names):
-    variants = [INFERENCE_VARIANTS[name] for name in (names or INFERENCE_VARIANTS)]
+    known = {**INFERENCE_VARIANTS, **INFERENCE_APART}
+    variants = [known[name] for name in (names or INFERENCE_VARIANTS)]
     setting = Setting(2, "default", CPU)
     return bench_inference(TINY, make, variants, setting, GAUGES, lambda words: None)
 
@@ -72,6 +73,23 @@ def test_every_variant_runs_and_is_near_the_weights_it_was_made_of(uncompiled):
     assert engines["dense-fp8"] == {}
     assert [result.speed_up(row) for row in result.rows] == [1, 2, 1, 1, 1, 2, 2]
     assert result.flops > 0
+
+
+@pytest.mark.parametrize("name", ["fp8-24", "int8-24"])
+def test_apart_the_children_of_mlps_give_what_one_function_gives(name):
+    found, one, other = {}, make().eval(), make().eval()
+    other.load_state_dict(one.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    variants = {**INFERENCE_VARIANTS, **INFERENCE_APART}
+    for model, variant in ((one, name), (other, f"{name}-apart")):
+        inference.prune_for_inference(model)
+        engines = inference.prepare_inference(model, variants[variant])
+        assert engines == {"native": 8}
+        with torch.inference_mode():
+            found[variant] = model(images)
+    assert torch.equal(*found.values())
+    assert sum(isinstance(module, PackedMlp) for module in one.modules()) == 2
+    assert not any(isinstance(module, PackedMlp) for module in other.modules())
 
 
 def test_the_table_fits_120_columns_and_the_lines_tell_the_error(uncompiled):

@@ -27,6 +27,17 @@ def test_fused_parts_give_what_the_parts_give(monkeypatch):
         ("quantize: in the graph", "quantize: the op"),
     ):
         assert torch.equal(dequantize(*results[one]), dequantize(*results[other]))
+    assert torch.equal(
+        dequantize(*results["GELU and quantize: one op"]),
+        dequantize(*results["GELU, then the op"]),
+    )
+    for dtype in ("fp8", "int8"):
+        one, apart = (
+            results[f"MLP, {dtype}, one function"],
+            results[f"MLP, {dtype}, GELU Inductor's"],
+        )
+        assert one.shape == (12, 16)
+        assert torch.equal(one, apart)
     exact = results["fc1, bf16"].float()
     assert (results["fc1, fp8, x quantized"].float() - exact).norm() < 0.08 * exact.norm()
 

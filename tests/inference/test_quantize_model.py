@@ -15,6 +15,7 @@ from sparsetrain.inference import DTYPES, PackedLinear, PackedMlp, engine, packe
 from sparsetrain.native import Library
 from sparsetrain.nn import sparsify
 from sparsetrain.nn.engine import Engines
+from sparsetrain.reference.gelu import APPROXIMATIONS
 
 E4M3 = torch.float8_e4m3fn
 MLP = ("mlp*",)
@@ -79,17 +80,43 @@ def test_mlps_that_were_one_function_stay_one_in_16_bits():
     torch.testing.assert_close(found, exact, rtol=0.05, atol=0.05)
 
 
-def test_a_changed_child_of_such_an_mlp_is_called():
+@pytest.mark.parametrize("approximate", APPROXIMATIONS)
+@pytest.mark.parametrize("dtype", [E4M3, torch.int8], ids=str)
+def test_in_8_bits_an_mlp_is_one_function_whose_gelu_is_quantized_in_one_pass(dtype, approximate):
     net = pruned()
-    st.quantize(net, torch.bfloat16)
-    expected = outputs(net, torch.bfloat16)
+    net.mlp.act = nn.GELU(approximate)
+    report = st.quantize(net, dtype)
+    assert report.fused == "1 MLP: GELU where fc2's input is quantized."
+    mlp: Any = net.mlp
+    assert isinstance(mlp, PackedMlp)
+    x = normal(64, 8)
+    with torch.inference_mode():
+        with OpCalls() as calls:
+            found = mlp(x)
+        expected = mlp.dense_class.forward(mlp, x)
+    assert calls.names == ["quantize", "scaled_matmul24", "gelu_quantize", "scaled_matmul24"]
+    assert torch.equal(found, expected), "in float32 nothing is rounded that the children keep"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, E4M3], ids=str)
+def test_a_changed_child_of_such_an_mlp_is_called(dtype):
+    net = pruned()
+    st.quantize(net, dtype)
+    expected = outputs(net, dtype)
     seen = []
     handle = net.mlp.fc1.register_forward_hook(lambda *given: seen.append(given))
-    torch.testing.assert_close(outputs(net, torch.bfloat16), expected, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(outputs(net, dtype), expected, rtol=0.05, atol=0.05)
     assert len(seen) == 1
     handle.remove()
     net.mlp.act = nn.ReLU()
-    assert not torch.allclose(outputs(net, torch.bfloat16), expected, rtol=0.05, atol=0.05)
+    assert not torch.allclose(outputs(net, dtype), expected, rtol=0.05, atol=0.05)
+
+
+def test_gelu_by_tanh_has_no_product_in_16_bits():
+    net = pruned()
+    net.mlp.act = nn.GELU("tanh")
+    assert st.quantize(net, torch.bfloat16).fused == ""
+    assert type(net.mlp) is Mlp
 
 
 def test_squared_relu_of_2_of_4_activations_is_dense_and_the_report_says_so():
@@ -172,10 +199,11 @@ def test_a_copy_and_a_state_dict_give_the_same_outputs():
         assert torch.equal(outputs(again, E4M3), expected)
 
 
-def test_a_model_compiles_without_breaks():
+@pytest.mark.parametrize("dtype", [E4M3, torch.int8], ids=str)
+def test_a_model_compiles_without_breaks(dtype):
     torch._dynamo.reset()
     net = pruned()
-    st.quantize(net)
+    st.quantize(net, dtype)
     compiled = torch.compile(net, fullgraph=True, backend="eager")
     x = normal(6, 8)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):

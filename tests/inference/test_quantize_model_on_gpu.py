@@ -95,6 +95,27 @@ def test_gelu_at_the_end_of_the_product_is_that_of_its_children():
     assert error(found, expected) < 0.01
 
 
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize("dtype", [E4M3, torch.int8], ids=str)
+def test_gelu_quantized_in_one_pass_is_that_of_its_children(dtype, approximate):
+    torch.compiler.reset()
+    net = pruned().cuda()
+    net[1].act = nn.GELU(approximate)
+    st.quantize(net, dtype)
+    x = normal(300, 192).bfloat16().cuda()
+    compiled = torch.compile(net, fullgraph=True)
+    with torch.inference_mode():
+        in_graph = compiled(x)
+        with OpCalls() as calls:
+            found = net(x)
+        net[1].fc1.register_forward_hook(lambda *given: None)
+        expected = net(x).cpu().float()
+    assert calls.names == ["quantize", "scaled_matmul24", "gelu_quantize", "scaled_matmul24"]
+    assert error(found, expected) < 0.01
+    # Compiled, x is quantized from numbers that were not rounded to 16 bits before.
+    assert error(in_graph, expected) < 0.03
+
+
 @pytest.mark.slow
 def test_a_captured_forward_reads_the_images_that_are_there_then():
     torch.compiler.reset()

@@ -64,11 +64,13 @@ def test_gelu_and_its_gradient_quantize_what_they_give(source, approximate):
         plain_z, plain_h, plain_sums = ops.gelu_backward(grad_h, z, approximate)
         assert_same((grad_z, h), (plain_z, plain_h), rows, columns)
         assert_same_bits(forward, quantized(plain_h, power_of_two), rows, columns)
+        in_int8 = ops.gelu_quantize(z, approximate, torch.int8, power_of_two)
+        assert_same_bits(in_int8, quantized(plain_h, power_of_two, torch.int8), rows, columns)
         assert_same_bits(backward, quantized(plain_z, power_of_two), rows, columns)
         assert_sums_agree(sums, plain_sums, plain_z.float().abs().sum(0))
 
 
-def test_gelu_in_float32_and_int8_takes_two_passes():
+def test_gelu_in_float32_and_its_gradient_in_int8_take_two_passes():
     z, grad_h = on_cuda(9, 40, torch.float32), on_cuda(9, 40, torch.float32, 1)
     forward = ops.gelu_quantize(z, "none", E4M3)
     assert_same_bits(forward, quantized(ops.gelu(z)))

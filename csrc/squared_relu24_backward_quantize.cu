@@ -18,16 +18,16 @@ struct Results {
   void* values;   // [rows, columns / 2], in 8 bits
   float* scales;  // [rows]
   void* values_t;
-  float* sums;  // [padded rows / 64, columns], one row for each row of tiles
+  float* sums;  // one row of columns for each row of tiles
   bool power_of_two;
 };
 
-template <class T>
+template <class T, int kColumns>
 struct StagedTile {
-  HeldRows<T> rows;
-  RowAtoms8 meta;
-  Lines<kWide, kWide, kRows / 2 * sizeof(T), 16> values_t;
-  float sums[kRows / 8][kWide];
+  HeldRows<T, kColumns> rows;
+  RowAtoms8<kColumns> meta;
+  Lines<kWide, kColumns, kTileRows<kColumns> / 2 * sizeof(T), 16> values_t;
+  float sums[kTileRows<kColumns> / 8][kColumns];
 };
 
 // A strip from the pairs that each of its columns keeps, by the mask whose "rows" are columns.
@@ -50,13 +50,14 @@ __device__ inline Strip<T> unpack_columns(const Pair<T> (&pair)[2][4], uint32_t 
 }
 
 // squared_relu24_backward.cu from the columns of h, with rows in 8 bits.
-template <class T>
+template <class T, int kColumns>
 __global__ void __launch_bounds__(kWide, 3)
     squared_relu24_backward_quantize_kernel(Matrix grad, Activation h, Results to) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ char shared[];
-  auto& staged = *reinterpret_cast<StagedTile<T>*>(shared);
-  PlaceInCluster at(grad);
+  constexpr int kTile = kTileRows<kColumns>;
+  auto& staged = *reinterpret_cast<StagedTile<T, kColumns>*>(shared);
+  PlaceInCluster<kColumns> at(grad);
   bool inside = 8 * at.q < at.columns;
   int64_t stride = padded_rows(grad.rows) / 8;  // of pairs of pairs
 
@@ -120,12 +121,15 @@ __global__ void __launch_bounds__(kWide, 3)
   int64_t bytes = padded_rows(grad.rows) / 2 * sizeof(T);
   staged.values_t.template store<uint32_t>(
       static_cast<char*>(to.values_t) + at.first_column * bytes + at.first_row / 2 * sizeof(T),
-      at.columns, bytes, kRows / 2 * sizeof(T));
-  if (static_cast<int>(threadIdx.x) < at.columns) {
+      at.columns, bytes, kTile / 2 * sizeof(T));
+#pragma unroll
+  for (int i = 0; i < kColumns; i += kWide) {
+    int column = i + threadIdx.x;
+    if (column >= at.columns) break;
     float total = 0;
 #pragma unroll
-    for (int p = 0; p < kRows / 8; ++p) total += staged.sums[p][threadIdx.x];
-    to.sums[at.first_row / kRows * grad.columns + at.first_column + threadIdx.x] = total;
+    for (int p = 0; p < kTile / 8; ++p) total += staged.sums[p][column];
+    to.sums[at.first_row / kTile * grad.columns + at.first_column + column] = total;
   }
   staged.rows.finish(grad, at, to.values, to.scales, to.power_of_two);
 #endif
@@ -138,7 +142,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> squared_relu24_backward_quantize(
     ScalarType dtype, bool power_of_two) {
   check_groups("grad_h", grad_h);
   check_quantizing({dtype, "row", power_of_two});
-  int64_t rows = grad_h.size(0), columns = grad_h.size(1), tile_rows = padded_rows(rows) / kRows;
+  int64_t rows = grad_h.size(0), columns = grad_h.size(1);
   check_packed("values_t", values_in, "meta_t", meta_t, grad_h, columns, padded_rows(rows));
   STD_TORCH_CHECK(meta_in.scalar_type() == ScalarType::Byte && meta_in.dim() == 3 &&
                       meta_in.size(0) == ceil_div(columns, kBlock) &&
@@ -158,18 +162,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> squared_relu24_backward_quantize(
   Tensor out = torch::stable::new_empty(grad_h, {rows, columns / 2}, dtype);
   Tensor scales = torch::stable::new_empty(grad_h, {rows, 1}, ScalarType::Float);
   Tensor out_t = new_values_t(grad_h, grad_h.scalar_type());
-  Tensor sums = torch::stable::new_empty(grad_h, {tile_rows, columns}, ScalarType::Float);
   Tensor column_sums = torch::stable::new_empty(grad_h, {columns}, ScalarType::Float);
   Activation h{static_cast<const uint8_t*>(meta.const_data_ptr()), values_t.const_data_ptr()};
-  Results to{out.mutable_data_ptr(), static_cast<float*>(scales.mutable_data_ptr()),
-             out_t.mutable_data_ptr(), static_cast<float*>(sums.mutable_data_ptr()), power_of_two};
-  auto run = [&](auto type) {
-    using T = decltype(type);
-    launch_clusters(squared_relu24_backward_quantize_kernel<T>, sizeof(StagedTile<T>), grad_h,
-                    matrix_of(grad_h), h, to);
-  };
-  grad_h.scalar_type() == ScalarType::Half ? run(float16{}) : run(bfloat16{});
-  sum_rows(sums, column_sums);
+  with_tile(grad_h, [&](auto tile) {
+    constexpr int kColumns = decltype(tile)::value;
+    Tensor sums = torch::stable::new_empty(
+        grad_h, {padded_rows(rows) / kTileRows<kColumns>, columns}, ScalarType::Float);
+    Results to{out.mutable_data_ptr(), static_cast<float*>(scales.mutable_data_ptr()),
+               out_t.mutable_data_ptr(), static_cast<float*>(sums.mutable_data_ptr()),
+               power_of_two};
+    auto run = [&](auto type) {
+      using T = decltype(type);
+      launch_clusters<kColumns>(squared_relu24_backward_quantize_kernel<T, kColumns>,
+                                sizeof(StagedTile<T, kColumns>), grad_h, matrix_of(grad_h), h, to);
+    };
+    grad_h.scalar_type() == ScalarType::Half ? run(float16{}) : run(bfloat16{});
+    sum_rows(sums, column_sums);
+  });
   return {out, scales, out_t, column_sums};
 }
 

@@ -17,22 +17,22 @@ struct Results {
   bool power_of_two;
 };
 
-template <class T>
+template <class T, int kColumns>
 struct StagedTile {
-  HeldRows<T> rows;
-  RowAtoms8 meta;
-  Lines<kWide, kWide, kRows / 2 * sizeof(T), 16> values_t;
-  Atoms<kWide> meta_t;
+  HeldRows<T, kColumns> rows;
+  RowAtoms8<kColumns> meta;
+  Lines<kWide, kColumns, kTileRows<kColumns> / 2 * sizeof(T), 16> values_t;
+  ColumnAtoms<kColumns> meta_t;
 };
 
 // pack_both.cuh with rows in 8 bits.
-template <class T, class Rule>
+template <class T, class Rule, int kColumns>
 __global__ void __launch_bounds__(kWide, 3)
     squared_relu24_quantize_kernel(Matrix z, Rule rule, Results to) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ char shared[];
-  auto& staged = *reinterpret_cast<StagedTile<T>*>(shared);
-  PlaceInCluster at(z);
+  auto& staged = *reinterpret_cast<StagedTile<T, kColumns>*>(shared);
+  PlaceInCluster<kColumns> at(z);
   uint32_t whole = 8 * at.q < at.columns ? 0xffffffffu : 0;
   Strip<T> strip[2];
   uint32_t meta_of_columns[2][2];
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kWide, 3)
   int64_t stride = padded_rows(z.rows) / 2 * sizeof(T);
   staged.values_t.template store<uint32_t>(
       static_cast<char*>(to.values_t) + at.first_column * stride + at.first_row / 2 * sizeof(T),
-      at.columns, stride, kRows / 2 * sizeof(T));
+      at.columns, stride, kTileRows<kColumns> / 2 * sizeof(T));
   staged.meta_t.store_columns(to.meta_t, z, at);
   staged.meta.store(to.meta, z, at);
   staged.rows.finish(z, at, to.values, to.scales, to.power_of_two);
@@ -115,8 +115,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> squared_relu24_quantize(const
   auto of_type = [&](auto type) {
     using T = decltype(type);
     auto by = [&](auto chosen) {
-      launch_clusters(squared_relu24_quantize_kernel<T, decltype(chosen)>, sizeof(StagedTile<T>), z,
-                      matrix_of(z), chosen, to);
+      with_tile(z, [&](auto columns) {
+        constexpr int kColumns = decltype(columns)::value;
+        launch_clusters<kColumns>(squared_relu24_quantize_kernel<T, decltype(chosen), kColumns>,
+                                  sizeof(StagedTile<T, kColumns>), z, matrix_of(z), chosen, to);
+      });
     };
     rule == "transposable" ? by(Transposable<L1Score>{}) : by(Transposable<L2Score>{});
   };

@@ -1,6 +1,6 @@
-// Scales of whole rows where a block has a tile: the tiles of 64 rows are the blocks of a cluster.
-// They keep what they packed in 16 bits in shared memory and send each other the largest magnitudes
-// of their rows. For sm_90.
+// Scales of whole rows where a block has a tile: the tiles of the same rows are the blocks of a
+// cluster. They keep what they packed in 16 bits in shared memory and send each other the largest
+// magnitudes of their rows. For sm_90.
 #pragma once
 
 #include "../product/ptx.cuh"
@@ -11,49 +11,86 @@
 
 namespace sparsetrain {
 
-// Blocks of a cluster, at 256 columns each. An H200 takes 16 where a kernel asks for it.
+// Blocks of a cluster. An H200 takes 16 where a kernel asks for it.
 constexpr int kMostBlocks = 16;
 
+// A tile is 64 x 256; 32 x 512 where rows are longer than a cluster of those.
+constexpr int kWider = 512;
+template <int kColumns>
+constexpr int kTileRows = kRows * kWide / kColumns;
+
 // A cluster is a row of the grid.
-struct PlaceInCluster : Place<kWide> {
-  __device__ PlaceInCluster(const Matrix& x) : Place(x) {
-    first_row = blockIdx.y * kRows;
-    first_column = blockIdx.x * kWide;
-    rows = static_cast<int>(max(min(x.rows - first_row, int64_t{kRows}), int64_t{0}));
-    columns = static_cast<int>(min(x.columns - first_column, int64_t{kWide}));
-    left = 8 * q < columns ? rows - 8 * p : 0;
+template <int kColumns>
+struct PlaceInCluster : Place<kColumns> {
+  __device__ PlaceInCluster(const Matrix& x) : Place<kColumns>(x) {
+    constexpr int kTile = kTileRows<kColumns>;
+    this->first_row = blockIdx.y * kTile;
+    this->first_column = blockIdx.x * kColumns;
+    this->rows = static_cast<int>(max(min(x.rows - this->first_row, int64_t{kTile}), int64_t{0}));
+    this->columns = static_cast<int>(min(x.columns - this->first_column, int64_t{kColumns}));
+    this->left = 8 * this->q < this->columns ? this->rows - 8 * this->p : 0;
   }
 };
 
-// Metadata of the rows of a tile as of 8-bit values: two atoms, side by side.
+// Metadata of the rows of a tile as of 8-bit values: atoms side by side, or halves of them.
+template <int kColumns>
 struct RowAtoms8 {
-  Atoms8 atoms;
+  static constexpr int kLines = kTileRows<kColumns>;  // 16 bytes of an atom each
+  static constexpr int kUnits = kColumns / kBlock * kLines;
+  alignas(16) uint8_t bytes[16 * kUnits];
 
-  // Of row 8 p + i, columns 8 q to 8 q + 7.
-  __device__ uint8_t& at(int p, int q, int i) { return atoms.at(p + q / 16 * 8, q % 16, i); }
+  // Of row 8 p + i, columns 8 q to 8 q + 7: `Atoms8::at` of the rows that the tile has of an atom.
+  __device__ uint8_t& at(int p, int q, int i) {
+    int lane = p / 2 * 32 + i * 4 + q / 4 % 2 * 2 + p % 2;
+    return bytes[q / 16 * 16 * kLines + lane * 8 + q / 8 % 2 * 4 + q / 2 % 2 * 2 + q % 2];
+  }
 
-  __device__ void store(uint8_t* meta, const Matrix& x, const PlaceInCluster& at) const {
+  __device__ void store(uint8_t* meta, const Matrix& x, const PlaceInCluster<kColumns>& at) const {
     each(x, at, [&](int i, int64_t to) {
-      reinterpret_cast<uint4*>(meta)[to] = reinterpret_cast<const uint4*>(atoms.bytes)[i];
+      reinterpret_cast<uint4*>(meta)[to] = reinterpret_cast<const uint4*>(bytes)[i];
     });
   }
-  __device__ void load(const uint8_t* meta, const Matrix& x, const PlaceInCluster& at) {
+  __device__ void load(const uint8_t* meta, const Matrix& x, const PlaceInCluster<kColumns>& at) {
     each(x, at, [&](int i, int64_t from) {
-      reinterpret_cast<uint4*>(atoms.bytes)[i] = reinterpret_cast<const uint4*>(meta)[from];
+      reinterpret_cast<uint4*>(bytes)[i] = reinterpret_cast<const uint4*>(meta)[from];
     });
   }
 
  private:
+  // Rows past the last have metadata where their atom has other rows.
   template <class F>
-  __device__ void each(const Matrix& x, const PlaceInCluster& at, F f) const {
-    constexpr int per_atom = kAtom8 / 16;
+  __device__ void each(const Matrix& x, const PlaceInCluster<kColumns>& at, F f) const {
     int64_t row_blocks = (x.rows + 63) / 64;
-    int i = threadIdx.x, k = i / per_atom;
-    if (i < 2 * per_atom && at.rows > 0 && kBlock * k < at.columns)
-      f(i, ((at.first_column / kBlock + k) * row_blocks + at.first_row / 64) * per_atom +
-               i % per_atom);
+    int i = threadIdx.x, k = i / kLines;
+    if (i < kUnits && at.first_row / 64 < row_blocks && kBlock * k < at.columns)
+      f(i, ((at.first_column / kBlock + k) * row_blocks + at.first_row / 64) * (kAtom8 / 16) +
+               at.first_row % 64 + i % kLines);
   }
 };
+
+// Metadata of the columns of a tile in 16 bits, of 32 rows: half of each atom, every other word.
+template <int kColumns>
+struct ColumnAtoms {
+  alignas(16) uint8_t bytes[kColumns / 64 * kAtom / 2];
+
+  // `Atoms::at` of the rows that the tile has.
+  __device__ uint8_t& at(int atom, int line8, int value8, int i) {
+    return bytes[atom * (kAtom / 2) + line8 / 2 % 4 * 64 + value8 / 2 % 2 * 32 + i * 4 +
+                 line8 % 2 * 2 + value8 % 2];
+  }
+
+  __device__ void store_columns(uint8_t* meta_t, const Matrix& x,
+                                const PlaceInCluster<kColumns>& at) const {
+    int64_t column_blocks = (x.columns + 63) / 64;
+    auto* to = reinterpret_cast<uint32_t*>(
+        meta_t + (at.first_row / 64 * column_blocks + at.first_column / 64) * kAtom);
+    int words = (at.columns + 63) / 64 * (kAtom / 8);
+    for (int i = threadIdx.x; i < words; i += kWide)
+      to[2 * i + at.first_row / 32 % 2] = reinterpret_cast<const uint32_t*>(bytes)[i];
+  }
+};
+template <>
+struct ColumnAtoms<kWide> : Atoms<kWide> {};
 
 // Sends four words to the same place of a block of the cluster; its barrier hears of their bytes.
 __device__ inline void send(const uint4* to, const uint64_t* barrier, int rank, uint4 words) {
@@ -69,15 +106,16 @@ __device__ inline void send(const uint4* to, const uint64_t* barrier, int rank, 
 }
 
 // The rows of a tile that are packed in 16 bits, and their way to 8.
-template <class T>
+template <class T, int kColumns>
 struct HeldRows {
-  static constexpr int kUnits = kWide / 2 * sizeof(T) / 16;  // of 16 bytes, in a row
-  static constexpr int kLines = kWide / kUnits;              // rows that the threads take at a time
-  static_assert(kUnits == 16 && kRows == 4 * kLines);
+  static constexpr int kTile = kTileRows<kColumns>;
+  static constexpr int kUnits = kColumns / 2 * sizeof(T) / 16;  // of 16 bytes, in a row
+  static constexpr int kLines = kWide / kUnits;  // rows that the threads take at a time
+  static_assert(kMostBlocks <= kUnits && kUnits <= 32 && kTile == 4 * kLines);
 
-  Lines<kWide, kRows, kWide / 2 * sizeof(T), 64> values;
-  uint4 largest[kMostBlocks][kLines];  // of each block: 16 bits of rows i, i + 16, i + 32, i + 48
-  float inverse[kRows];
+  Lines<kWide, kTile, kColumns / 2 * sizeof(T), 64> values;
+  uint4 largest[kMostBlocks][kLines];  // of each block: of rows i, i + kLines, ..., i + 3 kLines
+  float inverse[kTile];
   alignas(8) uint64_t barrier;
 
   // Before anything else. The blocks may send to each other once `joined`.
@@ -93,8 +131,8 @@ struct HeldRows {
   __device__ static void joined() { asm volatile("barrier.cluster.wait;" ::: "memory"); }
 
   // Once all of `values` is there: to q [rows, columns / 2], in float8_e4m3fn, and their scales.
-  __device__ void finish(const Matrix& x, const PlaceInCluster& at, void* q, float* scales,
-                         bool power_of_two) {
+  __device__ void finish(const Matrix& x, const PlaceInCluster<kColumns>& at, void* q,
+                         float* scales, bool power_of_two) {
     int line = threadIdx.x / kUnits, unit = threadIdx.x % kUnits;
     uint32_t most[4];
 #pragma unroll
@@ -104,7 +142,7 @@ struct HeldRows {
       send(&largest[blockIdx.x][line], &barrier, unit,
            make_uint4(most[0], most[1], most[2], most[3]));
     ptx::barrier_wait(ptx::shared_address(&barrier), 0);
-    if (threadIdx.x < kRows) {
+    if (threadIdx.x < kTile) {
       int row = threadIdx.x;
       uint32_t of_row = 0;
       for (int block = 0; block < static_cast<int>(gridDim.x); ++block)
@@ -154,14 +192,24 @@ inline bool scales_in_one_pass(const Tensor& x, const std::string& rule, ScalarT
       cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, x.get_device_index()));
   return major == 9 && (rule == "transposable" || rule == "transposable_l2") &&
          x.element_size() == 2 && dtype == ScalarType::Float8_e4m3fn && x.numel() > 0 &&
-         rows_are_vectors(x) && x.size(1) % 16 == 0 && x.size(1) <= kMostBlocks * kWide &&
-         padded_rows(x.size(0)) / kRows <= 65535;
+         rows_are_vectors(x) && x.size(1) % 16 == 0 && x.size(1) <= kMostBlocks * kWider &&
+         padded_rows(x.size(0)) / kTileRows<kWider> <= 65535;
 }
 
-// A block of kWide threads for each tile of x, those of 64 rows a cluster.
-template <class Kernel, class... Arguments>
+// Calls f with the columns of a tile of x.
+template <class F>
+void with_tile(const Tensor& x, F f) {
+  if (x.size(1) <= kMostBlocks * kWide) {
+    f(std::integral_constant<int, kWide>());
+  } else {
+    f(std::integral_constant<int, kWider>());
+  }
+}
+
+// A block of kWide threads for each tile of x, those of the same rows a cluster.
+template <int kColumns, class Kernel, class... Arguments>
 void launch_clusters(Kernel kernel, size_t shared, const Tensor& x, const Arguments&... arguments) {
-  auto across = static_cast<unsigned>(ceil_div(x.size(1), kWide));
+  auto across = static_cast<unsigned>(ceil_div(x.size(1), kColumns));
   auto set = [&](cudaFuncAttribute attribute, int value) {
     STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, attribute, value));
   };
@@ -171,7 +219,8 @@ void launch_clusters(Kernel kernel, size_t shared, const Tensor& x, const Argume
   size.id = cudaLaunchAttributeClusterDimension;
   size.val.clusterDim = {across, 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(across, static_cast<unsigned>(padded_rows(x.size(0)) / kRows));
+  config.gridDim =
+      dim3(across, static_cast<unsigned>(padded_rows(x.size(0)) / kTileRows<kColumns>));
   config.blockDim = dim3(kWide);
   config.dynamicSmemBytes = shared;
   config.stream = current_stream(x);

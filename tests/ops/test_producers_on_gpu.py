@@ -25,7 +25,9 @@ WIDTHS = [(130, 296), (1, 8), (67, 3072), (300, 40), (7, 8192), (40, 5120)]
 TWO_PASSES = [(9, 20), (3, 8200), (5, 4100)]
 TILES = [(130, 304), (1, 16), (67, 528), (260, 3072), (64, 4096), (1000, 1280)]
 """In one pass: clusters of one to sixteen blocks, partial tiles, rows and columns."""
-OTHER_TILES = [(70, 140), (130, 4112), (0, 16)]
+WIDER_TILES = [(1, 4112), (20, 4624), (33, 5120), (100, 8192), (300, 6160)]
+"""The same of tiles of 32 x 512: of nine to sixteen blocks."""
+OTHER_TILES = [(70, 140), (130, 8208), (0, 16)]
 
 halves = pytest.mark.parametrize("source", HALVES, ids=str)
 
@@ -82,7 +84,7 @@ def test_gelu_in_float32_and_its_gradient_in_int8_take_two_passes():
 @halves
 @pytest.mark.parametrize("rule", [*ONE_MASK, "row", "greedy"])
 def test_squared_relu_is_the_definition(source, rule):
-    for (rows, columns), power_of_two in product((*TILES, *OTHER_TILES), (False, True)):
+    for (rows, columns), power_of_two in product((*TILES, *WIDER_TILES, *OTHER_TILES), (False, True)):
         z = matrix(rows, columns, source).clamp(-200, 200)
         with poisoned():
             got = ops.squared_relu24_quantize(z.cuda(), rule, E4M3, power_of_two)
@@ -94,7 +96,7 @@ def test_squared_relu_is_the_definition(source, rule):
 @halves
 @pytest.mark.parametrize("rule", ONE_MASK)
 def test_the_gradient_of_squared_relu_from_its_columns_is_that_from_its_rows(source, rule):
-    for (rows, columns), power_of_two in product((*TILES, *OTHER_TILES), (False, True)):
+    for (rows, columns), power_of_two in product((*TILES, *WIDER_TILES, *OTHER_TILES), (False, True)):
         z = matrix(rows, columns, source).clamp(-200, 200).cuda()
         grad_h = on_cuda(rows, columns, source, 1)
         _, meta, _, h_t, meta_t = ops.squared_relu24_quantize(z, rule, E4M3)
@@ -104,7 +106,7 @@ def test_the_gradient_of_squared_relu_from_its_columns_is_that_from_its_rows(sou
             )
         packed = ops.squared_relu24(z, rule)
         values, values_t, sums = ops.squared_relu24_backward(grad_h, *packed, rule)
-        in_one_pass = columns % 16 == 0 and columns <= 4096 and rows > 0
+        in_one_pass = columns % 16 == 0 and columns <= 8192 and rows > 0
         if not in_one_pass:  # in plain PyTorch, whose square root is another
             assert got[0].shape == values.shape
             continue
@@ -114,8 +116,8 @@ def test_the_gradient_of_squared_relu_from_its_columns_is_that_from_its_rows(sou
         assert_sums_agree(got[3], sums, values_t.float().abs().sum(1))
 
 
-def test_large_ones_are_the_passes_one_by_one_and_repeat():
-    rows, columns = 25216, 4096
+@pytest.mark.parametrize(("rows", "columns"), [(25216, 4096), (16448, 5120)])
+def test_large_ones_are_the_passes_one_by_one_and_repeat(rows, columns):
     generator = torch.Generator("cuda").manual_seed(0)
     z, grad_h = (
         torch.randn(rows, columns, generator=generator, device="cuda", dtype=torch.bfloat16)

@@ -28,6 +28,7 @@ TILES = [(130, 304), (1, 16), (67, 528), (260, 3072), (64, 4096), (1000, 1280)]
 WIDER_TILES = [(1, 4112), (20, 4624), (33, 5120), (100, 8192), (300, 6160)]
 """The same of tiles of 32 x 512: of nine to sixteen blocks."""
 OTHER_TILES = [(70, 140), (130, 8208), (0, 16)]
+ALL_TILES = [*TILES, *WIDER_TILES, *OTHER_TILES]
 
 halves = pytest.mark.parametrize("source", HALVES, ids=str)
 
@@ -84,7 +85,7 @@ def test_gelu_in_float32_and_its_gradient_in_int8_take_two_passes():
 @halves
 @pytest.mark.parametrize("rule", [*ONE_MASK, "row", "greedy"])
 def test_squared_relu_is_the_definition(source, rule):
-    for (rows, columns), power_of_two in product((*TILES, *WIDER_TILES, *OTHER_TILES), (False, True)):
+    for (rows, columns), power_of_two in product(ALL_TILES, (False, True)):
         z = matrix(rows, columns, source).clamp(-200, 200)
         with poisoned():
             got = ops.squared_relu24_quantize(z.cuda(), rule, E4M3, power_of_two)
@@ -96,7 +97,7 @@ def test_squared_relu_is_the_definition(source, rule):
 @halves
 @pytest.mark.parametrize("rule", ONE_MASK)
 def test_the_gradient_of_squared_relu_from_its_columns_is_that_from_its_rows(source, rule):
-    for (rows, columns), power_of_two in product((*TILES, *WIDER_TILES, *OTHER_TILES), (False, True)):
+    for (rows, columns), power_of_two in product(ALL_TILES, (False, True)):
         z = matrix(rows, columns, source).clamp(-200, 200).cuda()
         grad_h = on_cuda(rows, columns, source, 1)
         _, meta, _, h_t, meta_t = ops.squared_relu24_quantize(z, rule, E4M3)

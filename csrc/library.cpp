@@ -17,6 +17,7 @@
 #include "product/private.h"
 #include "quantize.h"
 #include "quantize24.h"
+#include "quantize_across24.h"
 #include "quantize_both24.h"
 #include "random24.h"
 #include "scaled_matmul24.h"
@@ -44,6 +45,7 @@ STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
   m.impl("pack_into24", TORCH_BOX(&sparsetrain::pack_into24));
   m.impl("quantize", TORCH_BOX(&sparsetrain::quantize));
   m.impl("quantize24", TORCH_BOX(&sparsetrain::quantize24));
+  m.impl("quantize_across24", TORCH_BOX(&sparsetrain::quantize_across24));
   m.impl("quantize_both24", TORCH_BOX(&sparsetrain::quantize_both24));
   m.impl("random24", TORCH_BOX(&sparsetrain::random24));
   m.impl("scaled_matmul24", TORCH_BOX(&sparsetrain::scaled_matmul24));

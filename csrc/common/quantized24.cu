@@ -14,9 +14,10 @@ struct Packed8 {
   float* scales;
 };
 
-// Both orientations; one that is not wanted has no values.
+// Both orientations; what is not wanted has no values, and is null.
 struct Both8 {
   Packed8 rows, columns;
+  uint8_t *dense, *dense_t;  // [rows, columns] and its transpose, zeros included
   bool power_of_two;
 };
 
@@ -96,6 +97,25 @@ __device__ void find_scales(Staged8& staged, const Matrix& x, const PlaceInSquar
   }
 }
 
+// Two of four values, at the places that their metadata says.
+__device__ inline uint32_t among_zeros(uint32_t two, uint32_t meta) {
+  return (two & 0xff) << 8 * (meta & 3) | (two >> 8 & 0xff) << 8 * (meta >> 2 & 3);
+}
+
+// Four of eight values with their zeros, of which so many are inside the matrix. aligned: `to` is,
+// to 8 bytes.
+__device__ inline void store_dense(uint8_t* to, int inside, bool aligned, uint32_t four,
+                                   uint32_t meta) {
+  uint2 eight = make_uint2(among_zeros(four, meta), among_zeros(four >> 16, meta >> 4));
+  if (aligned && inside >= 8) {
+    *reinterpret_cast<uint2*>(to) = eight;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    if (i < inside) to[i] = (i < 4 ? eight.x : eight.y) >> 8 * (i % 4) & 0xff;
+}
+
 template <class In, class Q, bool kVector>
 __global__ void __launch_bounds__(kSquareThreads)
     quantize_both_kernel(Matrix x, const uint8_t* mask, Largest largest, Both8 to) {
@@ -127,32 +147,43 @@ __global__ void __launch_bounds__(kSquareThreads)
     float inverse = staged.inverse[8 * at.p + j];
 #pragma unroll
     for (int k = 0; k < 4; ++k) value[k] = __fmul_rn(value[k], inverse);
-    staged.values.template at<uint32_t>(8 * at.p + j, 4 * at.q) = EightBits<Q>::four(value);
+    uint32_t four = EightBits<Q>::four(value);
+    staged.values.template at<uint32_t>(8 * at.p + j, 4 * at.q) = four;
+    int byte = 8 * (j % 4);
+    if (to.dense && j < at.left)
+      store_dense(to.dense + (at.row() + j) * x.columns + at.column(), at.wide, x.columns % 8 == 0,
+                  four, kept.meta_of_rows[j / 4] >> byte);
     kept.column(j, value);
     inverse = staged.inverse_t[8 * at.q + j];
 #pragma unroll
     for (int k = 0; k < 4; ++k) value[k] = __fmul_rn(value[k], inverse);
-    staged.values_t.template at<uint32_t>(8 * at.q + j, 4 * at.p) = EightBits<Q>::four(value);
-    int byte = 8 * (j % 4);
+    four = EightBits<Q>::four(value);
+    staged.values_t.template at<uint32_t>(8 * at.q + j, 4 * at.p) = four;
+    if (to.dense_t && j < at.wide)
+      store_dense(to.dense_t + (at.column() + j) * x.rows + at.row(), at.left, x.rows % 8 == 0,
+                  four, kept.meta_of_columns[j / 4] >> byte);
     staged.meta.at(at.p, at.q, j) = j < at.left ? kept.meta_of_rows[j / 4] >> byte : 0;
     staged.meta_t.at(at.q, at.p, j) = j < at.wide ? kept.meta_of_columns[j / 4] >> byte : 0;
   }
   __syncthreads();
 
-  int64_t stride = x.columns / 2, stride_t = padded_rows(x.rows) / 2;
-  int64_t atoms = (x.rows + 63) / 64, atoms_t = (x.columns + 63) / 64;
-  staged.values.template store<uint16_t>(
-      static_cast<char*>(to.rows.values) + at.first_row * stride + at.first_column / 2, at.rows,
-      stride, at.columns / 2);
-  staged.meta.store(to.rows.meta + (at.first_column / kBlock * atoms + at.first_row / 64) * kAtom8,
-                    at.rows);
-  if (!to.columns.values) return;
-  staged.values_t.template store<uint16_t>(
-      static_cast<char*>(to.columns.values) + at.first_column * stride_t + at.first_row / 2,
-      at.columns, stride_t, kBlock / 2);
-  staged.meta_t.store(
-      to.columns.meta + (at.first_row / kBlock * atoms_t + at.first_column / 64) * kAtom8,
-      at.columns);
+  if (to.rows.values) {
+    int64_t stride = x.columns / 2, atoms = (x.rows + 63) / 64;
+    staged.values.template store<uint16_t>(
+        static_cast<char*>(to.rows.values) + at.first_row * stride + at.first_column / 2, at.rows,
+        stride, at.columns / 2);
+    staged.meta.store(
+        to.rows.meta + (at.first_column / kBlock * atoms + at.first_row / 64) * kAtom8, at.rows);
+  }
+  if (to.columns.values) {
+    int64_t stride = padded_rows(x.rows) / 2, atoms = (x.columns + 63) / 64;
+    staged.values_t.template store<uint16_t>(
+        static_cast<char*>(to.columns.values) + at.first_column * stride + at.first_row / 2,
+        at.columns, stride, kBlock / 2);
+    staged.meta_t.store(
+        to.columns.meta + (at.first_row / kBlock * atoms + at.first_column / 64) * kAtom8,
+        at.columns);
+  }
 }
 
 Quantized24 new_quantized(const Tensor& x, int64_t rows, int64_t columns, const Quantizing& how) {
@@ -185,28 +216,15 @@ std::tuple<Quantized24, Quantized24> through_type(const Tensor& x, const Tensor&
   return {narrow(values, meta, rows, columns, how), Quantized24{}};
 }
 
-}  // namespace
-
-std::tuple<Quantized24, Quantized24> quantize_packed(const Tensor& x, const Tensor& mask_in,
-                                                     const Quantizing& how, bool both) {
-  check_groups("x", x);
-  check_quantizing(how);
-  DeviceGuard guard(x.get_device_index());
-  int64_t rows = x.size(0), columns = x.size(1);
-  Tensor mask = check_bytes("mask", mask_in, x, rows, ceil_div(columns, 8));
-  bool by_row = how.scaling == "row", vector = rows_are_vectors(x);
-  if (how.scaling == "tensor" || (by_row && x.numel() == 0))
-    return through_type(x, mask, how, both);
-
-  Quantized24 out = new_quantized(x, rows, columns, how), out_t;
-  if (both) out_t = new_quantized(x, columns, padded_rows(rows), how);
-  Both8 to{pointers(out), both ? pointers(out_t) : Packed8{}, how.power_of_two};
-  if (x.numel() == 0) return {out, out_t};
+// What `to` wants of an x with elements, by row or block; both: columns too, packed or dense.
+void launch_quantize(const Tensor& x, const Tensor& mask, const Quantizing& how, const Both8& to,
+                     bool both) {
   const auto* bits = static_cast<const uint8_t*>(mask.const_data_ptr());
+  bool by_row = how.scaling == "row", vector = rows_are_vectors(x);
   Largest largest{};
   Tensor magnitudes;
   if (by_row) {
-    int64_t lines = rows + (both ? columns : 0);
+    int64_t rows = x.size(0), lines = rows + (both ? x.size(1) : 0);
     magnitudes = torch::stable::new_empty(x, {lines}, ScalarType::Int);
     largest.rows = static_cast<uint32_t*>(magnitudes.mutable_data_ptr());
     largest.columns = both ? largest.rows + rows : nullptr;
@@ -225,7 +243,55 @@ std::tuple<Quantized24, Quantized24> quantize_packed(const Tensor& x, const Tens
     };
     how.dtype == ScalarType::Char ? into(int8_t{}) : into(__nv_fp8_e4m3{});
   });
+}
+
+}  // namespace
+
+std::tuple<Quantized24, Quantized24> quantize_packed(const Tensor& x, const Tensor& mask_in,
+                                                     const Quantizing& how, bool both) {
+  check_groups("x", x);
+  check_quantizing(how);
+  DeviceGuard guard(x.get_device_index());
+  int64_t rows = x.size(0), columns = x.size(1);
+  Tensor mask = check_bytes("mask", mask_in, x, rows, ceil_div(columns, 8));
+  if (how.scaling == "tensor" || (how.scaling == "row" && x.numel() == 0))
+    return through_type(x, mask, how, both);
+
+  Quantized24 out = new_quantized(x, rows, columns, how), out_t;
+  if (both) out_t = new_quantized(x, columns, padded_rows(rows), how);
+  if (x.numel() == 0) return {out, out_t};
+  Both8 to{};
+  to.rows = pointers(out);
+  if (both) to.columns = pointers(out_t);
+  to.power_of_two = how.power_of_two;
+  launch_quantize(x, mask, how, to, both);
   return {out, out_t};
+}
+
+std::tuple<Quantized24, Tensor, Tensor> quantize_across(const Tensor& x, const Tensor& mask_in,
+                                                        ScalarType dtype, bool columns,
+                                                        bool power_of_two) {
+  check_groups("x", x);
+  Quantizing how{dtype, "row", power_of_two};
+  check_quantizing(how);
+  DeviceGuard guard(x.get_device_index());
+  int64_t R = x.size(0), C = x.size(1), lines = columns ? R : C, length = columns ? C : R;
+  Tensor mask = check_bytes("mask", mask_in, x, R, ceil_div(C, 8));
+  Tensor q = torch::stable::new_empty(x, {lines, length}, dtype);
+  if (x.numel() == 0) {
+    auto [by_row, by_column] = quantize_packed(x, mask, how, true);
+    return {columns ? by_column : by_row, q, std::get<2>(columns ? by_row : by_column)};
+  }
+  Quantized24 out =
+      columns ? new_quantized(x, C, padded_rows(R), how) : new_quantized(x, R, C, how);
+  Tensor scales = torch::stable::new_empty(x, {lines, 1}, ScalarType::Float);
+  Both8 to{};
+  (columns ? to.columns : to.rows) = pointers(out);
+  (columns ? to.rows : to.columns).scales = static_cast<float*>(scales.mutable_data_ptr());
+  (columns ? to.dense : to.dense_t) = static_cast<uint8_t*>(q.mutable_data_ptr());
+  to.power_of_two = power_of_two;
+  launch_quantize(x, mask, how, to, true);
+  return {out, q, scales};
 }
 
 }  // namespace sparsetrain

@@ -13,7 +13,8 @@ Four of the six are sparse with dense weights ("activations"), all six with 2:4 
 sparse tensor core multiplies sparse by dense, so where the activation is the sparse operand a 2:4
 weight enters as a dense tensor with zeros: w1 has its rows packed and its dense form, w2 its
 columns and its dense form. In fp8 those of z, y, dh and dx that have a sparse operand read both of
-theirs in 8 bits; dw2 and dw1 stay wide.
+theirs in 8 bits, dense forms of 2:4 weights too, which the pass that packs them makes; dw2 and dw1
+stay wide.
 
 Source: Haziza et al. 2025 (activation 2:4 with squared ReLU, per-orientation masks).
 
@@ -71,8 +72,6 @@ class _SquaredReluMlp(torch.autograd.Function):
         *packed: Any,
     ) -> Tensor:
         w1_24, w2_24 = Packed(*packed[:_FIELDS]), Packed(*packed[_FIELDS:])
-        assert w1_24.dense is not None, "packed with its dense form"
-        assert w2_24.dense is not None, "packed with its dense form"
         dtype, ctx.dtypes = x_TI.dtype, (w1_HI.dtype, w2_OH.dtype)
         b1_H = None if b1_H is None else b1_H.to(dtype)
         b2_O = None if b2_O is None else b2_O.to(dtype)
@@ -80,21 +79,22 @@ class _SquaredReluMlp(torch.autograd.Function):
         h24 = squared_relu_packed(z_TH, selection, w1_24.spec.product)
         # h24 stands in for z: sqrt(h24) is relu(z) where it is kept. x is for dw1, w1 for dx, w2
         # for dh.
-        ctx.specs = w2_24.spec, h24.spec
-        saved2 = w2_24.for_t_mm().tensors
-        ctx.save_for_backward(x_TI, w1_24.dense, *saved2, *for_gradient(h24).tensors)
-        return h24.narrowed().mm(w2_24.dense.T, b2_O)
+        ctx.specs = w1_24.spec, w2_24.spec, h24.spec
+        saved = *w1_24.for_b().tensors, *w2_24.for_t_mm().tensors, *for_gradient(h24).tensors
+        ctx.save_for_backward(x_TI, *saved)
+        return h24.narrowed().mm(w2_24.as_b_t, b2_O)
 
     @staticmethod
     @once
     def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor | None, ...]:
-        x_TI, dense1_HI, *saved = ctx.saved_tensors
-        spec2, spec_h = ctx.specs
-        w2_24, h24 = Packed(spec2, *saved[: _FIELDS - 1]), Packed(spec_h, *saved[_FIELDS - 1 :])
+        x_TI, *saved = ctx.saved_tensors
+        (spec1, spec2, spec_h), n = ctx.specs, _FIELDS - 1
+        w1_24, w2_24 = Packed(spec1, *saved[:n]), Packed(spec2, *saved[n : 2 * n])
+        h24 = Packed(spec_h, *saved[2 * n :])
         dh_TH = w2_24.t_mm(dy_TO.T, transpose_out=True)
         dz24, dz_sums_H = squared_relu_gradient(h24, dh_TH)
         needs, dtypes = ctx.needs_input_grad, ctx.dtypes
-        dx_TI = dz24.narrowed().mm(dense1_HI) if needs[0] else None
+        dx_TI = dz24.narrowed().mm(w1_24.as_b) if needs[0] else None
         dw1_HI = dz24.t_mm(x_TI, dtype=dtypes[0]) if needs[1] else None
         db1_H = dz_sums_H if needs[2] else None  # autograd casts it to the dtype of b1
         dw2_OH = h24.t_mm(dy_TO, transpose_out=True, dtype=dtypes[1]) if needs[3] else None

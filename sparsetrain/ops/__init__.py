@@ -27,6 +27,7 @@ from sparsetrain.ops.pack24 import pack24
 from sparsetrain.ops.pack_into24 import Forms24, empty_forms24, pack_into24
 from sparsetrain.ops.quantize import quantize
 from sparsetrain.ops.quantize24 import quantize24
+from sparsetrain.ops.quantize_across24 import quantize_across24
 from sparsetrain.ops.quantize_both24 import quantize_both24
 from sparsetrain.ops.random24 import random24
 from sparsetrain.ops.scaled_matmul24 import scaled_matmul24
@@ -60,6 +61,7 @@ __all__ = [
     "pack_into24",
     "quantize",
     "quantize24",
+    "quantize_across24",
     "quantize_both24",
     "random24",
     "scaled_matmul24",

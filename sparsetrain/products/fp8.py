@@ -17,12 +17,14 @@ from sparsetrain.ops import (
     narrow24,
     quantize,
     quantize24,
+    quantize_across24,
     quantize_both24,
     scaled_matmul24,
     squared_relu24_backward_quantize,
     squared_relu24_quantize,
 )
 from sparsetrain.ops.quantize import quantize_joined
+from sparsetrain.ops.quantize_across24 import Across24
 from sparsetrain.ops.quantize_both24 import Scaled24
 from sparsetrain.reference.gelu import Approximate
 from sparsetrain.reference.quantize import SCALINGS, Scaling
@@ -78,6 +80,11 @@ class FP8:
     def pack_both(self, x_MK: Tensor, mask: Tensor) -> Scaled24:
         """`pack_rows` of x and of its transpose."""
         return quantize_both24(x_MK, mask, E4M3, self.scaling, self.power_of_two)
+
+    def pack_across(self, x_MK: Tensor, mask: Tensor, columns: bool) -> Across24:
+        """`pack_rows` of x, or of its transpose where `columns`; then `rows` of the other one, with
+        its zeros. By row alone."""
+        return quantize_across24(x_MK, mask, E4M3, columns, self.power_of_two)
 
     def narrow(self, values: Tensor, meta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Values, meta and scales of rows that are packed in 16 bits, a scale for each row."""

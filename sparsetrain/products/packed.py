@@ -54,7 +54,9 @@ class Packed(NamedTuple):
     values_t, meta_t    packed along its columns, for `t_mm`
     dense               [R, C], zeros included
     dense_t             [R, C] under the mask of the columns, where that is another
-    scales, scales_t    of 8-bit values and values_t (reference/quantize.py); dense is not 8-bit
+    scales, scales_t    of 8-bit values and values_t (reference/quantize.py)
+    dense8, scales8     8-bit, in place of dense: x24 where the columns are packed, x24.T where the
+                        rows are, with a scale for each of its rows
     """
 
     spec: Spec
@@ -66,6 +68,8 @@ class Packed(NamedTuple):
     dense_t: Tensor | None = None
     scales: Tensor | None = None
     scales_t: Tensor | None = None
+    dense8: Tensor | None = None
+    scales8: Tensor | None = None
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
@@ -83,7 +87,8 @@ class Packed(NamedTuple):
 
     @property
     def _numbers(self) -> Tensor:
-        return next(t for t in (self.values, self.values_t, self.dense) if t is not None)
+        forms = self.values, self.values_t, self.dense, self.dense8
+        return next(t for t in forms if t is not None)
 
     @property
     def format(self) -> FP8 | None:
@@ -107,9 +112,8 @@ class Packed(NamedTuple):
         b: [C, N], or the rows of its transpose in 8 bits, where the values have scales.
         """
         if self.values is None or self.meta is None:
-            assert self.dense is not None, "packed for t_mm alone"
             assert isinstance(b_CN, Tensor), "dense products read the dtype's own format"
-            return dense_product(self.dense, b_CN, bias, transpose_out, dtype)
+            return dense_product(self._wide(), b_CN, bias, transpose_out, dtype)
         return self._sparse(self.values, self.meta, self.scales, b_CN, bias, transpose_out, dtype)
 
     def t_mm(
@@ -158,6 +162,39 @@ class Packed(NamedTuple):
         values, meta, scales = format.narrow(values, meta)
         spec = Spec(self.spec.selection, self.spec.product, self.dtype)
         return Packed(spec, values, meta, scales=scales)
+
+    @property
+    def as_b(self) -> Tensor | Rows8:
+        """x24 as the dense operand b [R, C] of another product, beside packed rows."""
+        return self._dense8 or self._dense
+
+    @property
+    def as_b_t(self) -> Tensor | Rows8:
+        """x24.T as the dense operand b [C, R] of another product, beside packed columns."""
+        return self._dense8 or self._dense.T
+
+    @property
+    def _dense8(self) -> Rows8 | None:
+        if self.dense8 is None or self.scales8 is None:
+            return None
+        return Rows8(self.dense8, self.scales8)
+
+    @property
+    def _dense(self) -> Tensor:
+        assert self.dense is not None, "its dense form was not asked for"
+        return self.dense
+
+    def _wide(self) -> Tensor:
+        """x24 in the dtype of its products, where its rows are not packed."""
+        if self._dense8 is None:
+            return self._dense
+        return dequantize(*self._dense8).to(self.dtype)
+
+    def for_b(self) -> Packed:
+        """The forms that `as_b` and `as_b_t` read, no more."""
+        if self.dense8 is not None:
+            return Packed(self.spec, dense8=self.dense8, scales8=self.scales8)
+        return Packed(self.spec, dense=self._dense)
 
     def for_t_mm(self) -> Packed:
         """The forms that `t_mm` reads, no more."""
@@ -213,6 +250,9 @@ def _pack_8bit(
     forms: Forms,
 ) -> Packed:
     mask = select24(x_RC, selection.rule) if mask is None else mask
+    one_way = forms.rows != forms.columns
+    if forms.dense and one_way and selection.both and format.scaling == "row":
+        return _pack_across(x_RC, mask, Spec(selection, product, dtype), format, forms.columns)
     columns = forms.columns and selection.both
     needs_dense = forms.dense or columns != forms.columns
     dense = mask24(x_RC, mask, dtype=dtype) if needs_dense else None
@@ -223,6 +263,16 @@ def _pack_8bit(
         values, meta, scales = format.pack_rows(x_RC, mask)
     packed = Packed(spec, values, meta, values_t, meta_t, dense, None, scales, scales_t)
     return packed if forms.rows else packed._replace(values=None, meta=None, scales=None)
+
+
+def _pack_across(x_RC: Tensor, mask: Tensor, spec: Spec, format: FP8, columns: bool) -> Packed:
+    """Packed in one orientation, and 8-bit with zeros in the other."""
+    values, meta, scales, dense8, scales8 = format.pack_across(x_RC, mask, columns)
+    if columns:
+        kept = {"values_t": values, "meta_t": meta, "scales_t": scales}
+    else:
+        kept = {"values": values, "meta": meta, "scales": scales}
+    return Packed(spec, **kept, dense8=dense8, scales8=scales8)
 
 
 def unpruned(x_RC: Tensor, product: Product, dtype: torch.dtype) -> Packed:

@@ -19,6 +19,7 @@ from sparsetrain.reference.pack24 import (
     pack_rows24,
     pad_rows24,
     positions24,
+    unpack24,
 )
 from sparsetrain.reference.quantize import Scaling, quantize
 
@@ -52,6 +53,21 @@ def quantize_both24(
     rows = _quantize_rows24(x_RC, mask_RC, *given)
     columns = _quantize_rows24(pad_rows24(x_RC).T, pad_rows24(mask_RC).T, *given)
     return *rows, *columns
+
+
+def quantize_across24(
+    x_RC: Tensor, mask: Tensor, dtype: torch.dtype, columns: bool, power_of_two: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`quantize_both24` by row, one orientation dense: its zeros are zeros, whatever its scale.
+
+    columns: whether the columns are packed and x [R, C] is dense, else the rows are packed and the
+    transpose [C, R] is dense.
+    Returns values, meta and scales of what is packed, then what is dense and its scales.
+    """
+    both = quantize_both24(x_RC, mask, dtype, "row", power_of_two)
+    packed, (values, meta, scales) = (both[3:], both[:3]) if columns else (both[:3], both[3:])
+    length = x_RC.shape[1] if columns else x_RC.shape[0]
+    return *packed, unpack24(values, meta)[:, :length].contiguous(), scales
 
 
 def narrow24(

@@ -135,11 +135,14 @@ def test_a_packed_value_keeps_what_its_products_read(format, selection, forms):
     packed = pack(x, None, selection, product, torch.bfloat16, forms)
     rows = {"values", "meta", "scales"} if forms.rows else set()
     columns = {"values_t", "meta_t", "scales_t"} if forms.columns and selection.both else set()
-    dense = forms.dense or (forms.columns and not selection.both)
-    assert there(packed) == rows | columns | ({"dense"} if dense else set())
+    dense = {"dense"} if forms.dense or (forms.columns and not selection.both) else set()
+    if forms.dense and selection.both and format.scaling == "row":
+        dense = {"dense8", "scales8"}
+    assert there(packed) == rows | columns | dense
     assert packed.dtype == torch.bfloat16
+    assert there(packed.for_b()) == dense if forms.dense else True
     kept = packed.for_t_mm()
-    assert there(kept) == (columns or {"dense"})
+    assert there(kept) == (columns or (rows if "dense8" in dense else {"dense"}))
     b = normal(70, 24, seed=2, dtype=torch.bfloat16)
     assert torch.equal(kept.t_mm(b), packed.t_mm(b))
     assert packed.t_mm(b, dtype=torch.float32).dtype == torch.float32
@@ -151,6 +154,14 @@ def test_of_rows_alone_t_mm_multiplies_the_quantized_rows():
     rows = Packed(packed.spec, packed.values, packed.meta, scales=packed.scales)
     expected = rounded(mask24(x, select24(x, "transposable")), FP8()).T @ b
     torch.testing.assert_close(rows.for_t_mm().t_mm(b), expected)
+
+
+def test_beside_packed_columns_mm_multiplies_the_quantized_rows():
+    x, b = normal(12, 64, seed=1), normal(64, 5, seed=2)
+    forms = Forms(rows=False, columns=True, dense=True)
+    packed = pack(x, None, EXACT, product_of("native", FP8()), torch.float32, forms)
+    expected = rounded(mask24(x, select24(x, "transposable")), FP8()) @ b
+    torch.testing.assert_close(packed.mm(b), expected)
 
 
 def test_what_has_no_product_in_fp8_is_refused():

@@ -80,6 +80,10 @@ def test_2_of_4_activations_run_in_fp8_and_gradients_of_weights_in_16_bits(weigh
         y.sum().backward()
     assert (forward, calls.count("scaled_matmul24") - forward) == products
     assert calls.count("matmul24") == 2, "dw1 and dw2"
+    # Dense weights in y and dx; else x and dy: 2:4 weights are 8-bit from where they are packed.
+    assert calls.count("quantize") == 2
+    assert calls.count("quantize_across24") == (0 if weight is None else 2)
+    assert calls.count("mask24") == 0
 
 
 def test_rows_of_2_of_4_activations_are_made_in_fp8_and_give_what_narrowing_them_gives(monkeypatch):

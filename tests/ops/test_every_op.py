@@ -80,6 +80,7 @@ def calls(rows: int, columns: int, dtype: torch.dtype) -> dict[str, tuple[Any, t
         "narrow24": (ops.narrow24, (values, meta, torch.float8_e4m3fn, True)),
         "quantize": (ops.quantize, (x, torch.float8_e4m3fn, "block", True)),
         "quantize24": (ops.quantize24, (x, mask, torch.float8_e4m3fn)),
+        "quantize_across24": (ops.quantize_across24, (x, mask, torch.int8, True)),
         "quantize_both24": (ops.quantize_both24, (x, mask, torch.int8, "tensor")),
         "scaled_matmul24": (
             ops.scaled_matmul24,
@@ -194,6 +195,7 @@ def test_more_than_two_dimensions_are_refused(name):
         "squared_relu24",
         "mvue24",
         "quantize24",
+        "quantize_across24",
         "quantize_both24",
         "soft_threshold24",
     ],

@@ -155,6 +155,8 @@ def test_a_cuda_graph_replays_them():
         return [
             *ops.quantize_both24(x, mask, E4M3),
             *ops.quantize_both24(x, mask, E4M3, "block"),
+            *ops.quantize_across24(x, mask, E4M3, False),
+            *ops.quantize_across24(x, mask, E4M3, True),
             *ops.gelu_quantize(x, "none", E4M3),
             *ops.gelu_backward_quantize(x, x, "none", E4M3),
             *relu,

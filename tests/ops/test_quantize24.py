@@ -1,4 +1,5 @@
-"""quantize24 and quantize_both24: what unpacks is the quantized matrix under its mask."""
+"""quantize24, quantize_both24 and quantize_across24: what unpacks is the quantized matrix under its
+mask."""
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from sparsetrain.ops import (
     pack24,
     quantize,
     quantize24,
+    quantize_across24,
     quantize_both24,
     select24,
     unpack24,
@@ -75,6 +77,30 @@ def test_the_other_orientation_is_the_transpose_quantized_with_the_same_mask(row
 
 
 @dtypes
+@pytest.mark.parametrize("rows", [1, 130, 256])
+@pytest.mark.parametrize("columns", [False, True])
+def test_what_is_packed_in_one_orientation_is_dense_in_the_other(columns, rows, dtype):
+    x = gaussian(rows, 132, torch.bfloat16)
+    mask = select24(x, "transposable")
+    *packed, q, scales = quantize_across24(x, mask, dtype, columns, True)
+    both = quantize_both24(x, mask, dtype, "row", True)
+    for one, other in zip(packed, both[3:] if columns else both[:3], strict=True):
+        assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+    pruned = mask24(x, mask)
+    expected, expected_scales = quantize(pruned if columns else pruned.T, dtype, "row", True)
+    assert torch.equal(numbers(q), numbers(expected))
+    assert torch.equal(scales, expected_scales)
+    assert q.is_contiguous()
+
+
+def test_zeros_of_the_dense_orientation_stay_zeros_beside_a_nan():
+    x = torch.tensor([[float("nan"), 1, 2, 3]])
+    *_, q, scales = quantize_across24(x, torch.tensor([[0b0011]]).byte(), E4M3, True)
+    assert scales.isnan().all()
+    assert q.float()[0, 2:].tolist() == [0, 0]
+
+
+@dtypes
 @pytest.mark.parametrize("power_of_two", [False, True])
 def test_packed_rows_narrow_to_what_quantize24_makes_of_the_matrix(dtype, power_of_two):
     x = gaussian(70, 140, torch.bfloat16)
@@ -94,6 +120,19 @@ def test_a_crowded_group_is_refused():
     rows_alone = torch.full((4, 1), 0b0011_0011).byte()
     with pytest.raises(ValueError, match="mask: a column of the 4x4 tile at row 0, column 0 keeps"):
         quantize_both24(torch.ones(4, 8), rows_alone, E4M3)
+    with pytest.raises(ValueError, match="mask: a column of the 4x4 tile at row 0, column 0 keeps"):
+        quantize_across24(torch.ones(4, 8), rows_alone, E4M3, False)
+
+
+def test_an_orientation_across_that_has_no_scales_is_refused():
+    x = gaussian(4, 8)
+    mask = select24(x, "transposable")
+    with pytest.raises(
+        ValueError, match=r"^dtype: torch\.float8_e5m2 is not supported; use float8"
+    ):
+        quantize_across24(x, mask, torch.float8_e5m2, True)
+    with pytest.raises(ValueError, match=r"^x: torch\.float8_e4m3fn is not supported; use float32"):
+        quantize_across24(x.to(E4M3), mask, E4M3, True)
 
 
 @pytest.mark.parametrize("name", ["quantize", "quantize24", "quantize_both24"])

@@ -13,6 +13,7 @@ from sparsetrain.ops import (
     pack24,
     quantize,
     quantize24,
+    quantize_across24,
     quantize_both24,
     select24,
 )
@@ -63,6 +64,19 @@ def test_cuda_gives_the_bits_of_the_cpu(source, dtype):
             assert_same_bits(got, op(*args, *given), op.__name__, x.shape, *given)
 
 
+@sources
+@dtypes
+def test_the_dense_orientation_has_the_bits_of_the_cpu(source, dtype):
+    sizes = [*SIZES, (128, 128), (1288, 136), (77, 4104), (1280, 5120)]
+    for (rows, columns), power_of_two in product(sizes, (False, True)):
+        x = matrix(rows, columns, source)
+        given = x, select24(x, "transposable"), dtype
+        for across in (False, True):
+            got = on_cuda(quantize_across24, *given, across, power_of_two)
+            expected = quantize_across24(*given, across, power_of_two)
+            assert_same_bits(got, expected, x.shape, across, power_of_two)
+
+
 @dtypes
 def test_a_mask_that_keeps_fewer_is_taken_and_a_weight_is_its_definition(dtype):
     x = matrix(1024, 768, torch.float32)
@@ -73,6 +87,9 @@ def test_a_mask_that_keeps_fewer_is_taken_and_a_weight_is_its_definition(dtype):
         assert_same_bits(got, quantize_both24(x, *given), scaling)
         rows = on_cuda(quantize24, x, *given)
         assert_same_bits(rows, quantize24(x, *given), scaling)
+        for columns in (False, True):
+            across = on_cuda(quantize_across24, x, mask, dtype, columns)
+            assert_same_bits(across, quantize_across24(x, mask, dtype, columns), columns)
 
 
 @sources

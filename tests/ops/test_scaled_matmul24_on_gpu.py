@@ -85,7 +85,9 @@ def first_difference(got: Tensor, expected: Tensor) -> str:
     return f"{len(wrong)} of {got.numel()} differ: {'; '.join(places)}"
 
 
-@pytest.mark.parametrize("name", ["scaled_matmul24", "quantize", "narrow24", "quantize_both24"])
+@pytest.mark.parametrize(
+    "name", ["scaled_matmul24", "quantize", "narrow24", "quantize_both24", "quantize_across24"]
+)
 def test_the_op_runs_a_kernel_and_not_the_reference(name):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"sparsetrain::{name}", "CUDA")
 

@@ -79,6 +79,26 @@ def call_wide_kernels(x: Tensor) -> None:
     ops.pack_into24(x, mask, "greedy", *ops.empty_forms24(x, columns=True, dense=True))
 
 
+QUANTIZED = (*SIZES, (70, 304), (33, 4624))
+"""Besides, rows and columns of the single passes of squared ReLU, of both tiles."""
+
+
+def call_quantizing(x: Tensor, dtype: torch.dtype) -> None:
+    """What writes 8-bit values, in every scaling."""
+    mask = ops.select24(x, "transposable")
+    for scaling in SCALINGS:
+        ops.quantize(x, dtype, scaling)
+        ops.quantize24(x, mask, dtype, scaling)
+        ops.quantize_both24(x, mask, dtype, scaling)
+    for columns in (False, True):
+        ops.quantize_across24(x, mask, dtype, columns)
+    ops.narrow24(*ops.pack24(x, mask), dtype)
+    ops.gelu_quantize(x, "none", dtype)
+    ops.gelu_backward_quantize(x, x, "tanh", dtype)
+    _, meta, _, values_t, meta_t = ops.squared_relu24_quantize(x, "transposable", dtype)
+    ops.squared_relu24_backward_quantize(x, meta, values_t, meta_t, dtype)
+
+
 PRODUCTS = ((1, 1, 4), (65, 7, 60), (200, 129, 132), (300, 264, 1000), (128, 64, 8192))
 """M, N, K of sparse products: tails of every tile, and one that is split along K."""
 
@@ -119,6 +139,8 @@ def main() -> None:
     torch.manual_seed(0)
     for x in matrices():
         call_every_op(x)
+    for (rows, columns), wide, dtype in product(QUANTIZED, DTYPES, EIGHT_BITS):
+        call_quantizing(torch.randn(rows, columns).to(wide).cuda(), dtype)
     for M, N, K in PRODUCTS:
         for dtype in DTYPES[:2]:
             call_products(M, N, K, dtype)

@@ -8,6 +8,7 @@
     python -m scripts.bench.fit         whole runs of `fit`, recipe against recipe
     python -m scripts.bench.kernels     a step of `bench step`, kernel by kernel
     python -m scripts.bench.packed_mlp      the MLP of a packed model, part by part
+    python -m scripts.bench.producers8      what writes 8-bit values, against passes apart
     python -m scripts.bench.grad_weight8    could gradients of 2:4 weights pay in fp8?
 
 Run them in the root of a checkout. Each has a --help. Clocks, rounds, energy and the variants of a

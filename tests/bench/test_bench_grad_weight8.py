@@ -80,6 +80,7 @@ def test_a_wrong_word_is_named():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")
 def test_the_command_times_both_gradients_on_a_gpu(capsys):
     grad_weight8.main(["shapes=1088x256x512", "rounds=2"])

@@ -184,6 +184,8 @@ def test_by_default_four_models_run_in_every_variant():
     assert [vit.name for vit in options.vits] == ["vit_b", "vit_l", "vit_h", "sam_h"]
     assert [variant.name for variant in options.variants] == list(INFERENCE_VARIANTS)
     assert options.rounds == 20
+    named = bench_step.parse(["mode=inference", "variants=fp8-24,fp8-24-apart"])
+    assert [variant.name for variant in named.variants] == ["dense", "fp8-24", "fp8-24-apart"]
     assert INFERENCE_MODELS["sam_h"].pixels == 1024
 
 

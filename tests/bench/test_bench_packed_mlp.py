@@ -64,6 +64,7 @@ def test_without_a_device_one_error_says_so(monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")
 def test_the_parts_are_timed_on_a_gpu(capsys):
     packed_mlp.main(["shapes=256x128x512", "rounds=2"])

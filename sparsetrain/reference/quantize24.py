@@ -4,7 +4,8 @@ Dimension key:  R rows   C columns   R128 = padded_rows(R)
 
 Values and metadata lie as reference/pack24.py says of 8-bit values, scales as
 reference/quantize.py does. Scales are those of what the mask keeps: a value that is pruned, NaN and
-infinities too, has no part in them.
+infinities too, has no part in them. Where a scale is NaN, kernels may write NaN to packed places
+that the mask does not keep; a product is NaN either way.
 """
 
 import torch

@@ -74,7 +74,15 @@ def test_the_dense_orientation_has_the_bits_of_the_cpu(source, dtype):
         for across in (False, True):
             got = on_cuda(quantize_across24, *given, across, power_of_two)
             expected = quantize_across24(*given, across, power_of_two)
+            got, expected = settled(*got), settled(*expected)
             assert_same_bits(got, expected, x.shape, across, power_of_two)
+
+
+def settled(values, meta, scales, dense, dense_scales):
+    """Without the values of a row whose scale is NaN: places of zeros and of padding may hold NaN
+    there or not, and a product is NaN either way."""
+    values = values.view(torch.uint8).masked_fill(scales.isnan(), 0)
+    return values, meta, scales, dense, dense_scales
 
 
 @dtypes

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 
 from sparsetrain.lightning.data.batch_ops import whole
 from sparsetrain.lightning.data.draws import upload
@@ -91,7 +92,8 @@ def crop_each(
     row_BH3 = _rows(images, box_B4, device)
     crops = []
     for part, before, H, W in _parts(images, box_B4, size):
-        flat = torch.cat([*(image.flatten() for image in images[part]), images[0].new_zeros(W)])
+        # One call: each takes Python's lock anew, which the training thread wants.
+        flat = _flatten_dense_tensors([*images[part], images[0].new_zeros(W)])
         x_BH3W = flat.unfold(0, W, 1)[row_BH3[part, :H] - before].float()
         down_BTH = _matrix(down.pixel[part], down.weight[part], H)
         along_BSW = _matrix(along.pixel[part], along.weight[part], W)

@@ -45,13 +45,12 @@ def blend(from_: Tensor, to_BCHW: Tensor, factor_B: Tensor) -> Tensor:
 
 def smooth(x_BCHW: Tensor) -> Tensor:
     """Pillow's SMOOTH filter; the outermost pixels stay as they are."""
-    C = x_BCHW.shape[1]
-    kernel = torch.ones(3, 3, device=x_BCHW.device)
-    kernel[1, 1] = 5
     out = x_BCHW.clone()
     if min(x_BCHW.shape[2:]) > 2:
-        # Sums of whole numbers are exact in any order, so of any algorithm for any batch.
-        inner = F.conv2d(x_BCHW, kernel.expand(C, 1, 3, 3), groups=C)
+        # No conv2d: cuDNN plans one for each number of images, which takes the host 17 ms.
+        three = x_BCHW[:, :, :-2] + x_BCHW[:, :, 1:-1] + x_BCHW[:, :, 2:]
+        nine = three[..., :-2] + three[..., 1:-1] + three[..., 2:]
+        inner = nine.add_(x_BCHW[:, :, 1:-1, 1:-1], alpha=4)
         out[:, :, 1:-1, 1:-1] = whole(inner.div_(13))
     return out
 

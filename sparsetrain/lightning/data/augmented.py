@@ -94,13 +94,14 @@ class AugmentedData(ImageData):
         self.gpu = gpu
 
     def train_loader(self, sampler: EpochSampler) -> Resumable:
-        word = self.gpu_word(self.device)
+        word, options = self.gpu_word(self.device), self.options()
         if word is None:
             return super().train_loader(sampler)
         if word == "decode":
             samples, collate = JpegParts(self.splits.train.source, self.decode), together
             augment = self.on_device(self.augment)
             finish = DecodedAndAugmented(augment)
+            options["pin_memory"] = False  # nvJPEG reads files on the host
         else:
             host, there = shared_out(self.augment)
             steps = to_pixels(host, self.img_size, self.mean, self.std)
@@ -115,7 +116,7 @@ class AugmentedData(ImageData):
             sampler=sampler,
             drop_last=True,
             collate_fn=collate,
-            **self.options(),
+            **options,
         )
         group = augment.batches_at_once(self.batch_size)
         return DeviceLoader(loader, finish, group, self.device, word)

@@ -6,7 +6,7 @@ there by Pillow: other formats, JPEGs that are not RGB (grey, CMYK) and ones tha
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -50,10 +50,6 @@ class Parts:
     epoch: int
     index: Tensor
     where: list[str]
-
-    def pin_memory(self) -> "Parts":
-        """What DataLoader calls: it would look at each number of a tuple or a list."""
-        return replace(self, data=self.data.pin_memory())
 
 
 class JpegParts(Dataset[tuple[int, Part]]):

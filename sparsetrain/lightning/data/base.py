@@ -26,6 +26,7 @@ from sparsetrain.lightning.data.loader import (
 )
 from sparsetrain.lightning.data.sampler import EpochSampler, EvalBatches
 from sparsetrain.lightning.data.transforms import Augment
+from sparsetrain.lightning.data.workers import outlast_sigterm
 from sparsetrain.lightning.flavour import pl
 
 
@@ -235,6 +236,7 @@ class ImageData(pl.LightningDataModule, ABC):
             "num_workers": self.num_workers,
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": self.num_workers > 0,
+            "worker_init_fn": outlast_sigterm,
             "prefetch_factor": self.prefetch_factor if self.num_workers > 0 else None,
             # Its own, because making an iterator draws from the global generator otherwise, and
             # a resumed run makes a different number of them.

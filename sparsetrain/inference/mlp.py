@@ -30,20 +30,20 @@ from sparsetrain.nn.swap import subclass_of, with_class
 from sparsetrain.ops import gelu_quantize, matmul24
 
 _PRODUCTS = ("fc1", "act", "fc2")
-_IDLE = {nn.Dropout, nn.Identity}  # in evaluation
 
 
 class PackedMlp(nn.Module):
     """fc1, GELU, fc2 of packed 2:4 weights; timm's `Mlp` by structure, with its children.
 
-    Where one of them was replaced or hooked since, the dense module's own forward calls them.
+    Where one of them was replaced or hooked since, or drops out (Monte Carlo dropout), the dense
+    module's own forward calls them.
     """
 
     dense_class: type[nn.Module]
     fc1: PackedLinear
     act: nn.GELU
     fc2: PackedLinear
-    drop2: nn.Module  # may be absent
+    drop2: nn.Module  # may be absent or None
 
     @classmethod
     def from_dense(cls, dense: nn.Module) -> PackedMlp:
@@ -60,7 +60,7 @@ class PackedMlp(nn.Module):
         in_16 = self.fc1.scales is None
         of_tokens = self._of_tokens_in_16 if in_16 else self._of_tokens_in_8
         y = by_tokens(of_tokens, x, self.fc1.result_dtype(x))
-        return self.drop2(y) if hasattr(self, "drop2") else y
+        return y if getattr(self, "drop2", None) is None else self.drop2(y)
 
     def _of_tokens_in_16(self, x_TI: Tensor) -> Tensor:
         fc1 = self.fc1
@@ -86,7 +86,13 @@ def fits(mlp: Any) -> bool:
     fc1, act, fc2 = mlp.fc1, mlp.act, mlp.fc2
     if not (type(fc1) is PackedLinear and type(fc2) is PackedLinear and type(act) is nn.GELU):
         return False
-    others = {type(child) for name, child in mlp.named_children() if name not in _PRODUCTS}
+    idle = all(_idle(child) for name, child in mlp.named_children() if name not in _PRODUCTS)
     alike = fc1.values.dtype == fc2.values.dtype
     known = act.approximate == "none" or fc1.scales is not None
-    return alike and known and others <= _IDLE and fc1.product.name == "native"
+    return alike and known and idle and fc1.product.name == "native"
+
+
+def _idle(child: nn.Module) -> bool:
+    if type(child) is nn.Dropout:
+        return not (child.training and child.p)
+    return type(child) is nn.Identity

@@ -63,7 +63,7 @@ class SparseMlp(nn.Module):
     act: nn.Module
     fc1: nn.Linear
     fc2: nn.Linear
-    norm: nn.Module  # may be absent, as drop2
+    norm: nn.Module  # may be absent or None, as drop2
     drop2: nn.Module
 
     @classmethod
@@ -113,7 +113,7 @@ class SparseMlp(nn.Module):
             y = packed_gelu_mlp(*given, *packed, approximate=gelu.approximate)
         else:
             y = packed_squared_relu_mlp(*given, *packed, selection=self.activation.selection)
-        return self.drop2(y) if hasattr(self, "drop2") else y
+        return y if getattr(self, "drop2", None) is None else self.drop2(y)
 
     def _dropped(self, x: Tensor) -> Tensor:
         """fc1, the activation, 2:4 dropout and fc2; as one function with fc2, where that is plain
@@ -129,8 +129,8 @@ class SparseMlp(nn.Module):
             y = dropout24_linear(h, _weight(fc2), fc2.bias, self._packed(fc2, dtype))
         else:
             h = dropout24(h)
-            y = fc2(self.norm(h) if hasattr(self, "norm") else h)
-        return self.drop2(y) if hasattr(self, "drop2") else y
+            y = fc2(h if getattr(self, "norm", None) is None else self.norm(h))
+        return y if getattr(self, "drop2", None) is None else self.drop2(y)
 
     def forms(self, linear: nn.Linear) -> Forms:
         """What the products read of the weight of fc1 or fc2."""

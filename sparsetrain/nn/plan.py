@@ -148,6 +148,7 @@ def _choose_mlps(model: nn.Module, plan: Plan, engines: Engines, tokens: Mapping
         reason = why_not(module, replaces_dropout=drops) if name else reason
         shared = [n for n in fcs if n.rpartition(".")[0] != name]
         reason = f"it shares {' and '.join(shared)}" if shared else reason
+        reason = "its fc1 and fc2 are one layer" if module.fc1 is module.fc2 else reason
         if reason:
             plan.dense_mlps[name] = reason
             continue

@@ -56,7 +56,7 @@ def why_not(module: Any, replaces_dropout: bool = False) -> str:
     # Ones or zeros to begin with, they change nothing that could be seen here, and train.
     if own := [n for n, t in {**module._parameters, **module._buffers}.items() if t is not None]:
         return f"it has parameters or buffers of its own: {', '.join(own)}"
-    if not isinstance(getattr(module, "norm", nn.Identity()), nn.Identity):
+    if _why_normed(module):
         return "it normalizes between act and fc2"
     if why := _why_dropped(module, ("drop",) if replaces_dropout else _DROPS):
         return f"it drops out between act and fc2 ({why})"
@@ -154,8 +154,8 @@ def _why_not_equal(module: Any) -> str:
         unreadable = weight.is_meta or is_sharded(weight)
         probe: Any = _real(module) if unreadable else with_class(module, type(module))
         for name, child in probe.named_children():
-            if isinstance(child, nn.Dropout):
-                probe._modules[name] = nn.Identity()
+            if isinstance(child, nn.Dropout):  # what stands for drop2 shows where that is called
+                probe._modules[name] = nn.LeakyReLU(0.5) if name == "drop2" else nn.Identity()
         probe._modules["act"] = copy.deepcopy(module.act)  # it may count what it sees
         return _first_difference(probe, probe.fc1.weight)
 
@@ -195,7 +195,8 @@ def _kept(probe: Any) -> dict[str, int]:
 
 def _plain(probe: Any, x: Tensor) -> Tensor:
     h = probe.act(F.linear(x, probe.fc1.weight, probe.fc1.bias))
-    return F.linear(h, probe.fc2.weight, probe.fc2.bias)
+    y = F.linear(h, probe.fc2.weight, probe.fc2.bias)
+    return y if getattr(probe, "drop2", None) is None else probe.drop2(y)
 
 
 def _with_gradient(
@@ -222,9 +223,8 @@ def _why_settings(probe: Any, weight: Tensor) -> str:
     """That a number or a flag of its own changes what it computes, as it may in training."""
     x = weight.new_empty(3, probe.fc1.in_features).normal_()
     expected = _plain(probe.train(), x)
-    own = {n: v for n, v in vars(probe).items() if n != "training"}
-    settings = {n: v for n, v in own.items() if type(v) in (float, bool)}
-    for name, value in settings.items():
+    own = {n: v for n, v in vars(probe).items() if n != "training" and type(v) in (float, bool)}
+    for name, value in own.items():
         setattr(probe, name, value + 0.5 if isinstance(value, float) else not value)
         try:
             y = type(probe).forward(probe, x)

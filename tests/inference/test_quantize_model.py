@@ -112,6 +112,34 @@ def test_a_changed_child_of_such_an_mlp_is_called(dtype):
     assert not torch.allclose(outputs(net, dtype), expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, E4M3], ids=str)
+@pytest.mark.parametrize("name", ["drop1", "drop2"])
+def test_dropout_that_is_on_in_evaluation_drops_out_where_it_is(dtype, name):
+    net = pruned()
+    st.quantize(net, dtype)
+    mlp, x = net.mlp, normal(64, 8).to(torch.bfloat16)
+    expected = mlp(x)
+    getattr(mlp, name).train().p = 0.5
+    torch.manual_seed(0)
+    y = mlp(x)
+    torch.manual_seed(0)
+    assert torch.equal(y, mlp.dense_class.forward(mlp, x))
+    assert (y - expected).abs().max() > 0.1
+
+
+def test_an_mlp_whose_second_dropout_is_none_is_one_function():
+    class Bare(Mlp):
+        def forward(self, x):
+            return self.fc2(self.act(self.fc1(x)))
+
+    net = pruned()
+    net.mlp.__class__, net.mlp.drop2 = Bare, None
+    exact = outputs(net, torch.float32)
+    st.quantize(net)
+    assert isinstance(net.mlp, PackedMlp)
+    assert (outputs(net, E4M3) - exact).norm() < 0.08 * exact.norm()
+
+
 def test_gelu_by_tanh_has_no_product_in_16_bits():
     net = pruned()
     net.mlp.act = nn.GELU("tanh")

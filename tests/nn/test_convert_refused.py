@@ -1,5 +1,7 @@
 """What sparsify leaves dense or refuses, and what it says of it."""
 
+import copy
+
 import pytest
 import torch
 from nn_checks import Net, assert_trains, normal, seeded
@@ -95,6 +97,16 @@ def test_an_mlp_that_shares_its_layers_with_another_is_told():
     mlps.second.fc1 = mlps.first.fc1
     report = sparsify(mlps, Sparsity(("*",), activation=Activation24()), engine="masked")
     assert reasons(report)["second"] == "its activations stay dense: it shares first.fc1"
+
+
+def test_an_mlp_whose_two_layers_are_one_takes_no_activation():
+    mlp = Mlp(8, 8)
+    mlp.fc2 = mlp.fc1
+    model = nn.Sequential(Mlp(8, 16), mlp)
+    report = sparsify(copy.deepcopy(model), Sparsity(activation=Activation24()))
+    assert reasons(report)["1"] == "its activations stay dense: its fc1 and fc2 are one layer"
+    with pytest.raises(ValueError, match=r"no MLP can take it \(0: its fc1 and fc2 are one layer"):
+        sparsify(nn.Sequential(mlp), Sparsity(activation=Activation24()))
 
 
 def test_a_glob_that_matches_nothing_names_what_there_is():

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from nn_checks import Mlp
+from nn_checks import Mlp, normal, seeded
 from torch import nn
 
 import sparsetrain as st
+from sparsetrain.nn import SparseMlp
 
 
 class Argument(Mlp):
@@ -37,7 +38,7 @@ class FrozenFirst(Mlp):
     def forward(self, x):
         with torch.no_grad():
             h = self.fc1(x)
-        return self.fc2(self.act(h))
+        return self.drop2(self.fc2(self.act(h)))
 
 
 class Hooked(Mlp):
@@ -61,7 +62,12 @@ class Keeps(Mlp):
     def forward(self, x):
         h = self.act(self.fc1(x))
         self.hidden = h  # for a loss of the model's
-        return self.fc2(h)
+        return self.drop2(self.fc2(h))
+
+
+class DropsEarly(Mlp):
+    def forward(self, x):
+        return self.fc2(self.drop2(self.act(self.fc1(x))))
 
 
 @pytest.mark.parametrize(
@@ -75,6 +81,7 @@ class Keeps(Mlp):
         (Hooked, "its backward is not that of fc2(act(fc1(x)))"),
         (Setting, "its forward depends on p"),
         (Keeps, "its forward keeps what it saw in attributes"),
+        (DropsEarly, "its forward is not fc2(act(fc1(x)))"),
     ],
 )
 def test_a_lookalike_keeps_its_forward_and_the_report_says_why(kind: Any, why):
@@ -85,3 +92,30 @@ def test_a_lookalike_keeps_its_forward_and_the_report_says_why(kind: Any, why):
     assert type(model[0]) is kind
     assert report.fused.endswith(f"not as one function, so slower: {why}.")
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Bare(Mlp):
+    """timm's `Mlp` without what it need not have."""
+
+    def __init__(self, *features):
+        super().__init__(*features)
+        self.norm = self.drop2 = None
+
+    def forward(self, x):
+        return self.fc2(self.drop1(self.act(self.fc1(x))))
+
+
+ACTIVATIONS = None, st.Activation24(), st.ActivationDropout24()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_an_mlp_without_norm_and_second_dropout_is_one_function(activation):
+    model: Any = nn.Sequential(seeded(Bare(8, 16)))
+    st.sparsify(model, st.Sparsity(activation=activation), engine="native")
+    assert isinstance(model[0], SparseMlp)
+    torch.manual_seed(0)
+    y = model(normal(6, 8))
+    torch.manual_seed(0)
+    assert torch.equal(y, model(normal(6, 8)))
+    y.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())

@@ -70,6 +70,7 @@ class PackedLinear(ForInference):
         self.eval()
 
     @classmethod
+    @torch.inference_mode(False)  # under it a state dict could not be loaded later
     @torch.no_grad()
     def pack(
         cls, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, product: Product = NATIVE

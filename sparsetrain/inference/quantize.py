@@ -26,7 +26,7 @@ from sparsetrain.nn.obstacles import weight_obstacle
 from sparsetrain.nn.report import grouped
 from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.nn.shares import unreached
-from sparsetrain.nn.structure import is_mlp, why_not
+from sparsetrain.nn.structure import DROPS, is_mlp, why_not
 from sparsetrain.nn.swap import replace_module
 from sparsetrain.patterns import NM
 from sparsetrain.pruning.conv1d import put_back, replace_conv1d
@@ -106,7 +106,7 @@ def put_packed(model: nn.Module, layers: Mapping[str, PackedLinear]) -> str:
     MLPs; the model is for inference then. Returns a line about those MLPs, empty without any.
     """
     densify(model, apply_masks=True)
-    found = {n: why_not(m) for n, m in model.named_modules() if n and is_mlp(m)}
+    found = {n: why_not(m, may_drop=DROPS) for n, m in model.named_modules() if n and is_mlp(m)}
     for name, layer in layers.items():
         linear = model.get_submodule(name)
         for hooks in _HOOKS:

@@ -143,9 +143,9 @@ def _choose_mlps(model: nn.Module, plan: Plan, engines: Engines, tokens: Mapping
         part = plan.parts.get(fcs[0])
         if part is None or plan.parts.get(fcs[1]) != part or not part.activation:
             continue
-        drops = isinstance(part.activation, ActivationDropout24)
+        drops = ("drop1",) if isinstance(part.activation, ActivationDropout24) else ()
         reason = "it is the model itself: wrap it in another module"
-        reason = why_not(module, replaces_dropout=drops) if name else reason
+        reason = why_not(module, may_drop=drops) if name else reason
         shared = [n for n in fcs if n.rpartition(".")[0] != name]
         reason = f"it shares {' and '.join(shared)}" if shared else reason
         reason = "its fc1 and fc2 are one layer" if module.fc1 is module.fc2 else reason

@@ -18,7 +18,7 @@ from sparsetrain.nn.swap import with_class
 
 _KNOWN = {"fc1", "act", "drop1", "norm", "fc2", "drop2", "drop"}
 _BETWEEN = ("fc1", "act", "drop1", "norm", "drop", "fc2")
-_DROPS = ("drop1", "drop")
+DROPS = ("drop1", "drop")
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -37,11 +37,11 @@ def mlp_shape(module: Any) -> tuple[int, int, int]:
     return module.fc1.in_features, module.fc1.out_features, module.fc2.out_features
 
 
-def why_not(module: Any, replaces_dropout: bool = False) -> str:
+def why_not(module: Any, may_drop: tuple[str, ...] = ()) -> str:
     """Why a module with the children of an MLP (`is_mlp`) cannot be one function; empty if it can.
 
     Tried on a few numbers, so that it is sure to compute fc2(act(fc1(x))) and nothing else.
-    replaces_dropout: what takes its place drops out itself between act and fc2.
+    may_drop: dropouts between act and fc2 that may have a rate: what takes its place sees to them.
     """
     if is_wrapped(module):
         return "it was itself given to fully_shard: call sparsify before"
@@ -58,7 +58,7 @@ def why_not(module: Any, replaces_dropout: bool = False) -> str:
         return f"it has parameters or buffers of its own: {', '.join(own)}"
     if _why_normed(module):
         return "it normalizes between act and fc2"
-    if why := _why_dropped(module, ("drop",) if replaces_dropout else _DROPS):
+    if why := _why_dropped(module, tuple(name for name in DROPS if name not in may_drop)):
         return f"it drops out between act and fc2 ({why})"
     if bad := [features for features in mlp_shape(module) if features % 4]:
         return f"{bad[0]} features are not a multiple of 4"
@@ -80,7 +80,7 @@ def why_apart(module: Any, act: type[nn.Module]) -> str:
     if type(module.act) is not act:
         return f"act is {type(module.act).__name__} now"
     # A dropout may be in another mode than its MLP (Monte Carlo dropout).
-    drops = tuple(n for n in _DROPS if getattr(getattr(module, n, None), "training", False))
+    drops = tuple(n for n in DROPS if getattr(getattr(module, n, None), "training", False))
     if why := _why_dropped(module, drops):
         return f"{why} now"
     return _why_normed(module) or why_not_called(module)
@@ -90,7 +90,7 @@ def why_not_dropped(module: Any) -> str:
     """Why 2:4 dropout cannot stand where drop1 was any more; empty if it can."""
     if why := _why_dropped(module, ("drop",)):
         return f"{why} now"
-    return _why_hooked(module, _DROPS)
+    return _why_hooked(module, DROPS)
 
 
 def why_fc2_apart(module: Any) -> str:
@@ -118,7 +118,7 @@ def _why_normed(module: Any) -> str:
 def _why_dropped(module: Any, names: tuple[str, ...]) -> str:
     """What of its dropouts does more than nothing: those of these names by their rate, any that is
     of another class."""
-    for name in _DROPS:
+    for name in DROPS:
         child: Any = getattr(module, name, None)
         if type(child) not in (nn.Dropout, nn.Identity, type(None)):
             return f"{name} is {type(child).__name__}"

@@ -127,6 +127,24 @@ def test_dropout_that_is_on_in_evaluation_drops_out_where_it_is(dtype, name):
     assert (y - expected).abs().max() > 0.1
 
 
+def test_an_mlp_that_was_trained_with_dropout_is_one_function_in_evaluation():
+    net = pruned()
+    net.mlp.drop1.p = net.mlp.drop2.p = 0.1
+    exact = outputs(net, torch.float32)
+    st.quantize(net)
+    assert isinstance(net.mlp, PackedMlp)
+    assert (outputs(net, E4M3) - exact).norm() < 0.08 * exact.norm()
+
+
+def test_a_model_that_is_quantized_in_inference_mode_loads_a_state_dict_outside():
+    net, other = pruned(), pruned()
+    with torch.inference_mode():
+        st.quantize(net)
+    st.quantize(other)
+    net.load_state_dict(other.state_dict())
+    assert torch.equal(outputs(net, E4M3), outputs(other, E4M3))
+
+
 def test_an_mlp_whose_second_dropout_is_none_is_one_function():
     class Bare(Mlp):
         def forward(self, x):

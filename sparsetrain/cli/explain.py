@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as a shell gives it: 128 + SIGINT."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came where nothing else handles it. What ends well after Ctrl-C does then, too."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise Terminated on SIGTERM, which else would leave processes and folders behind."""
+
+    def end(signum: int, frame: Any) -> None:
+        raise Terminated
+
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
@@ -20,12 +42,35 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
+    except Terminated:
+        stop("interrupted by SIGTERM", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
         stop("interrupted", INTERRUPTED)
     except _meant_for_the_user() as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         stop(one_line(error), 1)
+    except (RuntimeError, EOFError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or (why := lost_process(error)) is None:
+            raise
+        stop(why, 1)
+
+
+def lost_process(error: Exception) -> str | None:
+    """What is known of a process of the run that ended without a word, as one does that Linux kills
+    for its memory; None for other errors."""
+    text = str(error)
+    first = text.partition("\n")[0].strip().rstrip(".")
+    if text.startswith("DataLoader worker"):
+        return f"{first}{_IF_MEMORY}"
+    if isinstance(error, (ConnectionError, EOFError)):
+        return f"another process of the run has ended: {first or type(error).__name__}{_IF_MEMORY}"
+    if "Connection reset by peer" in text or "Connection closed by peer" in text:
+        return f"another process of the run has ended: {first}"
+    return None
+
+
+_IF_MEMORY = ": if memory ran out, lower data.num_workers or data.prefetch_factor"
 
 
 def one_line(error: BaseException) -> str:

@@ -148,8 +148,9 @@ def keep_metrics(path: Path) -> tuple[str, ...]:
 
 
 def check_trained(trainer: pl.Trainer, start: int, config: DictConfig) -> None:
-    """Raise ValueError if a run that began after `start` steps made none."""
-    if trainer.global_step > start:
+    """Raise ValueError if a run that began after `start` steps made none, and did not finish a
+    validation either."""
+    if trainer.global_step > start or "val/loss" in trainer.callback_metrics:
         return
     ends = f"trainer.max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}"
     if config.checkpoint is None:

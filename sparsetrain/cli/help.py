@@ -62,10 +62,10 @@ Without data= and IMAGENET_DIR, recipes for ImageNet run on embedded digits
 trainer.accumulate_grad_batches= keeps the global batch.
 Classes of your own in a recipe file or --config-dir=FOLDER:
 allow_targets=[my.module.Thing].
-Ctrl-C or SIGTERM saves a checkpoint and prints the command that goes on from
-it; within epochs callbacks.last.every_n_steps= or callbacks.last.every_minutes=
-save one. A SLURM job that is queued again (sbatch --requeue --signal=USR1@90)
-goes on by itself.
+Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 saves a checkpoint after the step, or amid a
+validation, and prints the command that goes on from it; within epochs
+callbacks.last.every_n_steps= or callbacks.last.every_minutes= save one. A SLURM
+job that is queued again (sbatch --requeue --signal=USR1@90) goes on by itself.
 `fit recipe=NAME --cfg job` prints every key, and each can be set. A run leaves
 its checkpoints, metrics.csv, report.html and W&B files in runs/RECIPE/TIME.
 Tab completion in bash:  eval "$(sparsetrain complete)\""""

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from pytorch_lightning.trainer.states import TrainerStatus
 
 from sparsetrain.cli.console import relative
-from sparsetrain.cli.explain import stop
+from sparsetrain.cli.explain import Terminated, lost_process, stop
 from sparsetrain.cli.overrides import split_word
 from sparsetrain.errors import NonFiniteError
 from sparsetrain.lightning import SaveLast, SaveOnInterrupt
@@ -28,26 +28,37 @@ from sparsetrain.lightning.flavour import pl
 def resumable(trainer: pl.Trainer) -> Iterator[None]:
     """Where training stops early, say how to go on: after Ctrl-C and other signals, after which
     Lightning exits without a word and this with 128 and the signal's number, after numbers that are
-    not finite, and where a file cannot be written."""
+    not finite, where a file cannot be written and where another process was lost."""
     try:
         yield
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}; {_newest(trainer)}") from error
-    except OSError as error:
-        raise OSError(f"{_why_not_written(error)}; {_newest(trainer)}") from error
-    except SystemExit:
+    except (OSError, RuntimeError, EOFError) as error:
+        why = lost_process(error)
+        if why is None and isinstance(error, OSError):
+            why = _why_not_written(error)
+        if why is None:
+            raise
+        raise OSError(f"{why}; {_newest(trainer)}") from error
+    except SystemExit as end:
         if trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
         saver = _find(trainer, SaveOnInterrupt)
-        asked = saver.asked if saver is not None and saver.asked else signal.SIGINT
+        asked = saver.asked if saver is not None and saver.asked else _signal_of(end)
         status = 128 + asked
         if not trainer.is_global_zero:
-            raise SystemExit(status) from None
-        if asked == signal.SIGUSR1:
+            # Another status has launchers kill the first process, which may not be done yet.
+            raise SystemExit(0) from None
+        if asked == signal.SIGUSR1 and saver is not None and not saver.saved:
             stop(
                 f"SLURM's time is up after step {trainer.global_step}: saved, queued again", status
             )
         stop(_how_to_go_on(trainer, asked), status)
+
+
+def _signal_of(end: SystemExit) -> int:
+    """What stopped a run whose training had not begun."""
+    return signal.SIGTERM if isinstance(end.__context__, Terminated) else signal.SIGINT
 
 
 def _why_not_written(error: OSError) -> str:

@@ -6,7 +6,7 @@ import os
 import sys
 
 import sparsetrain
-from sparsetrain.cli.explain import explained, stop
+from sparsetrain.cli.explain import explained, stop, terminable
 from sparsetrain.cli.help import overview, verb_help
 
 VERBS = (
@@ -26,7 +26,8 @@ VERBS = (
 
 def main() -> None:
     """Entry point. Exit status 0; 1 for an error, wrong words after the command among them; 2 for
-    a command that does not exist; 130 after Ctrl-C."""
+    a command that does not exist; 130 after Ctrl-C,
+    143 after SIGTERM."""
     args = sys.argv[1:]
     if not args or args[0] in ("-h", "--help", "help"):
         _show(overview())
@@ -46,7 +47,7 @@ def main() -> None:
         _show(verb_help(verb))
         return
     _wait_asleep()
-    with explained():
+    with terminable(), explained():
         _run(verb, rest)
 
 

@@ -10,6 +10,8 @@ def quiet_lightning() -> None:
     """Leave errors and our own words on the terminal."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+        # Its one message says which process ended, before Lightning kills the others.
+        logging.getLogger(f"{name}.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     # Of wandb's telemetry, where its server does not take it.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     for message in (

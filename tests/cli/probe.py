@@ -1,8 +1,10 @@
 """Callbacks that tests add to a run from the command line."""
 
+import multiprocessing
 import os
 import resource
 import signal
+import time
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -36,6 +38,38 @@ class PressCtrlC(pl.Callback):
         if trainer.global_step == self.step:
             for _ in range(self.times):
                 os.kill(os.getpid(), self.number)
+
+
+class PressCtrlCInValidation(pl.Callback):
+    """Send SIGINT to this process in a batch of the validation after an optimizer step."""
+
+    def __init__(self, step: int, batch: int) -> None:
+        self.place = step, batch
+
+    def on_validation_batch_end(
+        self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
+    ) -> None:
+        if (trainer.global_step, batch_idx) == self.place:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class KillALoadingProcess(pl.Callback):
+    """Kill a loading process when an optimizer step begins, as Linux does where memory runs out."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            multiprocessing.active_children()[0].kill()
+
+
+class EndSlowly(pl.Callback):
+    """The first process of a run takes a while to end, as one that uploads does."""
+
+    def on_exception(self, trainer, pl_module, exception) -> None:
+        if trainer.is_global_zero:
+            time.sleep(12)
 
 
 class FillTheDisk(pl.Callback):

@@ -90,7 +90,7 @@ def test_going_on_in_the_same_folder_keeps_the_metrics_of_before(tmp_path):
     ended = fit(tmp_path, f"checkpoint={saved}")
     assert ended.status == 0, ended.err
     assert f"kept in {tmp_path}/metrics.1.csv" in ended.out
-    assert sorted(before) == [0, 1, 2, 3, 4]
+    assert sorted(before) == [0, 1, 2, 3, 4, 5]
     assert sorted(metric(tmp_path, "train/loss")) == [6, 7]
     (tmp_path / "metrics.1.csv").replace(tmp_path / "metrics.csv")
     assert metric(tmp_path, "train/loss") == before

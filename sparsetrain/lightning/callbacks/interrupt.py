@@ -6,12 +6,18 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from sparsetrain.lightning.flavour import Checkpoint, SLURMEnvironment, pl
+from sparsetrain.lightning.flavour import Checkpoint, SLURMEnvironment, WeightAveraging, pl
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class SaveOnInterrupt(Checkpoint):
-    """On Ctrl-C or SIGTERM (docker, SLURM's end of a job): finish the optimizer step, save
-    `interrupted.ckpt`, stop. A second one stops at once.
+    """On Ctrl-C, SIGTERM (docker, SLURM's end of a job), SIGHUP (the terminal closes) or SIGUSR1:
+    finish the optimizer step, save `interrupted.ckpt`, stop. A second one stops at once. A signal
+    that is ignored, as under nohup, stays ignored.
+
+    A validation is not finished, which may take minutes: it is left before its next batch, and what
+    resumes does it from its first one.
 
     In a SLURM job whose `--signal=USR1@90` comes before its time is up, Lightning saves the run and
     queues the job again. It would do so amid a step; here that waits for the step's end as well.
@@ -29,12 +35,12 @@ class SaveOnInterrupt(Checkpoint):
         self.asked: int | None = None
         self._previous: dict[int, Any] = {}
         self._step = 0
+        self._requeues = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.saved, self.asked, self._step = False, None, trainer.global_step
-        signals = [signal.SIGINT, signal.SIGTERM]
-        if SLURMEnvironment.detect() and callable(signal.getsignal(signal.SIGUSR1)):
-            signals.append(signal.SIGUSR1)
+        self._requeues = SLURMEnvironment.detect() and callable(signal.getsignal(signal.SIGUSR1))
+        signals = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         self._previous = {number: signal.signal(number, self._ask) for number in signals}
 
     def on_train_batch_end(
@@ -49,9 +55,33 @@ class SaveOnInterrupt(Checkpoint):
             # Between the batches of one step: their gradients are in no checkpoint.
             return
         self._step = trainer.global_step
-        if not trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False):
+        if not _validates_now(trainer) and self._is_asked(trainer):
+            # Lightning does so after this hook.
+            trainer._logger_connector.update_train_step_metrics()  # pyright: ignore[reportAttributeAccessIssue]
+            self._save_and_stop(trainer)
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not self._is_asked(trainer):
             return
-        if self.asked == signal.SIGUSR1:
+        for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(callback, WeightAveraging):
+                # A checkpoint is of the weights that train; the averages are in their place.
+                callback.on_validation_epoch_end(trainer, pl_module)
+        _forget_batches(trainer)
+        self._save_and_stop(trainer)
+
+    def _is_asked(self, trainer: pl.Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
+
+    def _save_and_stop(self, trainer: pl.Trainer) -> None:
+        if self.asked == signal.SIGUSR1 and self._requeues:
             self._previous[self.asked](self.asked, None)  # Lightning's: save, queue again
         else:
             trainer.save_checkpoint(self.path)
@@ -67,7 +97,7 @@ class SaveOnInterrupt(Checkpoint):
         self._release()
 
     def _ask(self, signum: int, frame: Any) -> None:
-        if self.asked is not None and signum != signal.SIGUSR1:
+        if self.asked is not None and not (signum == signal.SIGUSR1 and self._requeues):
             raise KeyboardInterrupt
         self.asked = signum
 
@@ -75,3 +105,19 @@ class SaveOnInterrupt(Checkpoint):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+def _validates_now(trainer: pl.Trainer) -> bool:
+    """Whether a validation follows the batch that ends."""
+    loop = trainer.fit_loop
+    assert loop._data_fetcher is not None
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
+def _forget_batches(trainer: pl.Trainer) -> None:
+    """Have a checkpoint say that a validation is at its first batch: what the batches before gave
+    is in no checkpoint."""
+    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    progress.reset()
+    progress.increment_ready()
+    progress.increment_started()

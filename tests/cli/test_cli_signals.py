@@ -1,0 +1,163 @@
+"""Signals: what they end is saved, and goes on as if nothing had been."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from cli_helpers import TINY, environment, fit, metric
+
+from sparsetrain.cli.explain import explained, lost_process, terminable
+from sparsetrain.lightning import read_checkpoint
+
+ALL_OF_IT = "trainer.limit_val_batches=null"  # six batches
+AVERAGED = ("callbacks=ema", "callbacks.ema.decay=0.5")
+LAST_BATCH = ("+callbacks.probe._target_=probe.PressCtrlC", "+callbacks.probe.step=3")
+
+
+def in_validation(step: int) -> tuple[str, ...]:
+    """Ctrl-C in the third batch of the validation after an optimizer step."""
+    kind = "+callbacks.probe._target_=probe.PressCtrlCInValidation"
+    return kind, f"+callbacks.probe.step={step}", "+callbacks.probe.batch=2"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert fit(folder, *AVERAGED, ALL_OF_IT).status == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("probe", "step"), [(LAST_BATCH, 4), (in_validation(4), 4), (in_validation(8), 8)]
+)
+def test_a_validation_that_an_interrupt_cut_off_is_whole_in_the_resumed_run(
+    whole, tmp_path, probe, step
+):
+    ended = fit(tmp_path, *AVERAGED, ALL_OF_IT, *probe)
+    assert ended.status == 130
+    saved = tmp_path / "checkpoints" / "interrupted.ckpt"
+    assert f"interrupted after step {step}; saved {saved}" in ended.err
+    again = fit(tmp_path / "rest", *AVERAGED, ALL_OF_IT, f"checkpoint={saved}")
+    assert again.status == 0, again.err
+    for key in ("train/loss", "val/top1", "val/loss"):
+        before = metric(tmp_path, key)
+        rest = metric(tmp_path / "rest", key) if key != "train/loss" or step < 8 else {}
+        assert not before.keys() & rest.keys()
+        assert before | rest == metric(whole, key), key
+    states = [
+        read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (whole, tmp_path / "rest")
+    ]
+    for key in ("state_dict", "current_model_state"):
+        (one, other) = (state[key] for state in states)
+        assert all(one[name].equal(other[name]) for name in one)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_terminal_that_closes_and_usr1_save_as_ctrl_c_does(tmp_path, number):
+    probe = (*LAST_BATCH[:1], "+callbacks.probe.step=5", f"+callbacks.probe.number={int(number)}")
+    ended = fit(tmp_path, *probe)
+    saved = tmp_path / "checkpoints" / "interrupted.ckpt"
+    assert ended.status == 128 + number
+    assert ended.err.splitlines()[0] == (
+        f"sparsetrain: interrupted by {number.name} after step 6; saved {saved}"
+    )
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_under_nohup_a_terminal_that_closes_ends_nothing(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        ended = fit(tmp_path, *LAST_BATCH, "+callbacks.probe.number=1")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended.status == 0, ended.err
+
+
+def test_a_loading_process_that_is_killed_is_named_in_one_line(tmp_path):
+    probe = ("+callbacks.probe._target_=probe.KillALoadingProcess", "+callbacks.probe.step=5")
+    words = ("data.num_workers=1", "data.batch_size=8", "trainer.limit_train_batches=40")
+    ended = fit(tmp_path, *words, "+callbacks.last.every_n_steps=4", *probe)
+    # Where the batch is being handed over, it is the connection that ends.
+    assert ended.complaint.startswith(("DataLoader worker (pid", "another process of the run has"))
+    assert "if memory ran out, lower data.num_workers or data.prefetch_factor" in ended.complaint
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert f"the newest checkpoint is {last}, of step" in ended.complaint
+
+
+def test_errors_of_a_lost_process_are_told_from_others():
+    gloo = "[gloo/transport/tcp/pair.cc:538] Read error [127.0.0.1]:46485: "
+    told = lost_process(RuntimeError(f"{gloo}Connection reset by peer\nmore"))
+    assert told == f"another process of the run has ended: {gloo}Connection reset by peer"
+    told = lost_process(ConnectionResetError(104, "Connection reset by peer"))
+    assert told is not None
+    assert told.startswith("another process of the run has ended: [Errno 104] Connection reset by")
+    assert lost_process(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+
+
+def test_sigterm_outside_of_training_ends_in_one_line(capsys):
+    with pytest.raises(SystemExit) as end, terminable(), explained():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert end.value.code == 143
+    assert capsys.readouterr().err == "sparsetrain: interrupted by SIGTERM\n"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+DDP = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp", "logger=csv")
+
+
+def start(folder, *words):
+    """`fit` in two processes of a session of their own, and the file of what it says."""
+    said = folder / "said"
+    with said.open("w") as file:
+        command = ["fit", *TINY, *DDP, "trainer.max_epochs=300", f"hydra.run.dir={folder}/run"]
+        run = subprocess.Popen(
+            [sys.executable, "-m", "sparsetrain", *command, *words],
+            env=environment(),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return run, said
+
+
+def wait_until(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def processes(session: int) -> list[str]:
+    """Numbers of the processes of a session that run."""
+    words = ["ps", "-s", str(session), "-o", "pid=,stat="]
+    lines = subprocess.run(words, capture_output=True, text=True).stdout.splitlines()
+    return [line.split()[0] for line in lines if line.split()[1][0] != "Z"]
+
+
+@pytest.mark.slow
+def test_the_first_process_may_end_slowly(tmp_path):
+    run, said = start(tmp_path, "+callbacks.probe._target_=probe.EndSlowly")
+    metrics = tmp_path / "run" / "metrics.csv"
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 2)
+    run.terminate()
+    assert run.wait(60) == 143, said.read_text()
+    assert "interrupted by SIGTERM after step" in said.read_text()
+    wait_until(lambda: not processes(run.pid), 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_first_process_that_ends_before_training_leaves_no_other_behind(tmp_path, number):
+    run, said = start(tmp_path)
+    wait_until(lambda: len(processes(run.pid)) > 1)
+    time.sleep(4)  # the second one is past its imports, and waits for the first
+    run.send_signal(number)
+    assert run.wait(60) == (143 if number == signal.SIGTERM else -9)
+    if number == signal.SIGTERM:
+        assert said.read_text().splitlines()[-1] == (
+            "sparsetrain: interrupted by SIGTERM after step 0; no checkpoint was written"
+        )
+    wait_until(lambda: not processes(run.pid), 20)

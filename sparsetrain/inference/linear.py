@@ -201,5 +201,7 @@ def _dtype_in_8(x: Tensor) -> torch.dtype:
     on = torch.is_autocast_enabled(device) and x.dtype != torch.float64
     dtype = torch.get_autocast_dtype(device) if on else x.dtype
     if dtype not in RESULTS:
-        raise ValueError(f"x is {dtype}: 8-bit products give float32, bfloat16 or float16")
+        raise ValueError(
+            f"x is {dtype}: 8-bit products give float32, bfloat16 or float16; convert x"
+        )
     return dtype

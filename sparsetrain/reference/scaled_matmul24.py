@@ -38,7 +38,7 @@ def scaled_matmul24(
     M = a_MK0.shape[0]
     blocks_a, blocks_b = scales.shape[1], scales_b.shape[0]
     step = max(1, K0) if blocks_a == blocks_b == 1 else BLOCK
-    out_MN = torch.zeros(M, N, device=b_K0N.device)
+    out_MN = torch.zeros(M, N, dtype=torch.float32, device=b_K0N.device)
     for block, start in enumerate(range(0, K0, step)):
         part = slice(start, start + step)
         scale_a = spread(scales.narrow(1, min(block, blocks_a - 1), 1), M, N)

@@ -148,6 +148,20 @@ def test_strides_and_surroundings_do_not_matter(name, dtype):
         assert_equal(result, function(*arguments))
 
 
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", PURE)
+def test_torchs_default_dtype_does_not_matter(name, default):
+    function, arguments = calls(7, 20, torch.float32)[name]
+    expected = function(*arguments)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        found = function(*arguments)
+    finally:
+        torch.set_default_dtype(before)
+    assert_equal(found, expected)
+
+
 @pytest.mark.parametrize("name", PURE)
 def test_inputs_stay_as_they_were(name):
     function, arguments = calls(8, 16, torch.float32)[name]

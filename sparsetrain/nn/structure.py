@@ -167,10 +167,10 @@ def _first_difference(probe: Any, weight: Tensor) -> str:
     sizes = weight.new_tensor([[0.01], [1.0], [100.0]])  # what clamps does so to large numbers
     for shape in ((3,), (2, 3), (2, 2, 3)):
         x = weight.new_empty(*shape, probe.fc1.in_features).normal_() * sizes
-        expected, grad = _with_gradient(_plain, probe, x)
         for training in (True, False):
-            random, kept = torch.get_rng_state(), _kept(probe.train(training))
             try:
+                expected, grad = _with_gradient(_plain, probe.train(training), x)
+                random, kept = torch.get_rng_state(), _kept(probe)
                 # Not called, so that its own hooks do not run; they are kept.
                 y, grad_y = _with_gradient(type(probe).forward, probe, x)
             except Exception as error:  # anybody's code; the report names it

@@ -145,6 +145,15 @@ def test_a_model_that_is_quantized_in_inference_mode_loads_a_state_dict_outside(
     assert torch.equal(outputs(net, E4M3), outputs(other, E4M3))
 
 
+def test_an_activation_that_takes_two_dimensions_alone_is_called():
+    net = pruned()
+    net.mlp.act = nn.PReLU(16)
+    exact = outputs(net, torch.float32)
+    st.quantize(net)
+    assert list(packed_linears(net)) == ["mlp.fc1", "mlp.fc2"]
+    assert (outputs(net, E4M3) - exact).norm() < 0.08 * exact.norm()
+
+
 def test_an_mlp_whose_second_dropout_is_none_is_one_function():
     class Bare(Mlp):
         def forward(self, x):

@@ -227,6 +227,7 @@ REFUSED = {
     "18 features are not a multiple of 4": Mlp(hidden=18),
     "fc1 is Conv2d and fc2 Linear, not plain": with_child("fc1", nn.Conv2d(8, 16, 1)),
     "fc1 is Scaled and fc2 Linear, not plain": with_child("fc1", Scaled(8, 16)),
+    "forward raises RuntimeError for": with_child("fc1", nn.Linear(8, 16).bfloat16()),
 }
 
 

@@ -44,4 +44,8 @@ def _wrapped(text: str, width: int) -> list[str]:
 def relative(path: str | Path) -> Path:
     """The path from here, where it lies below; else as it is."""
     path = Path(path)
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was removed
+        return path
+    return path.relative_to(here) if path.is_relative_to(here) else path

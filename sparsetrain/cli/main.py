@@ -8,6 +8,7 @@ import sys
 import sparsetrain
 from sparsetrain.cli.explain import explained, stop, terminable
 from sparsetrain.cli.help import overview, verb_help
+from sparsetrain.cli.streams import lasting_streams
 
 VERBS = (
     "fit",
@@ -47,7 +48,7 @@ def main() -> None:
         _show(verb_help(verb))
         return
     _wait_asleep()
-    with terminable(), explained():
+    with lasting_streams(), terminable(), explained():
         _run(verb, rest)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from sparsetrain.nn.sharded import is_sharded
 
 M = TypeVar("M", bound=nn.Module)
+_HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
 
 
 def with_class(module: nn.Module, cls: type[M]) -> M:
@@ -48,11 +49,15 @@ def _blank(sparse: type[M], dense: type[nn.Module]) -> M:
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `model` holds `old`, shared modules included.
+    """Put `new` wherever `model` holds `old`, shared modules included. Hooks that it took over can
+    still be removed by their handles.
 
     Where FSDP2 shards the parameters of `old`, that becomes what `new` is: FSDP2 puts whole weights
     into the module objects that it was given.
     """
+    for name, hooks in vars(old).items():
+        if name.endswith(_HOOKS) and vars(new).get(name) == hooks:
+            setattr(new, name, hooks)  # the container that handles refer to
     if any(is_sharded(parameter) for parameter in old.parameters(recurse=False)):
         old.__class__, old.__dict__ = type(new), new.__dict__
         return

@@ -223,12 +223,17 @@ def test_the_report_names_matrices_in_no_linear_layer():
     assert [row.name for row in st.quantize(net).unreached] == ["experts"]
 
 
-def test_hooks_of_a_layer_stay():
+def test_hooks_of_a_layer_and_an_mlp_stay_until_they_are_removed():
     net, seen = pruned(), []
-    net.mlp.fc2.register_forward_pre_hook(lambda layer, args: seen.append(type(layer)))
+    modules = net.mlp, net.mlp.fc2
+    handles = [m.register_forward_pre_hook(lambda *call: seen.append(call[0])) for m in modules]
     st.quantize(net)
     outputs(net, E4M3)
-    assert seen == [PackedLinear]
+    assert seen == [net.mlp, net.mlp.fc2]
+    for handle in handles:
+        handle.remove()
+    outputs(net, E4M3)
+    assert len(seen) == 2
 
 
 def test_a_layer_whose_weight_is_read_by_its_parent_stays_dense():

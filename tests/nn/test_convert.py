@@ -211,3 +211,20 @@ def test_notes_say_what_else_to_do():
     assert "attach(model, optimizer)" in str(sparsify(net(), Sparsity(weight=SRSTE())))
     assert "attach" not in str(sparsify(net(), Sparsity(weight=SRSTE(decay=0.0))))
     assert "β is taken" in str(sparsify(net(), Sparsity(weight=SSTE())))
+
+
+def test_handles_of_hooks_remove_them_from_what_took_a_layers_place():
+    net, seen = seeded(Net()), []
+
+    def hook(layer, *_):
+        seen.append(type(layer))
+
+    handles = [m.register_forward_hook(hook) for m in (net.mlp, net.mlp.fc1)]
+    sparsify(net, Sparsity(include=("mlp*",)), on_cpu=True)
+    net(normal(6, 8))
+    assert len(seen) == 2
+    densify(net)
+    for handle in handles:
+        handle.remove()
+    net(normal(6, 8))
+    assert len(seen) == 2

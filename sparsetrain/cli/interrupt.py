@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from pytorch_lightning.trainer.states import TrainerStatus
 
 from sparsetrain.cli.console import relative
-from sparsetrain.cli.explain import Terminated, lost_process, stop
+from sparsetrain.cli.explain import Terminated, lost_process, one_line, stop
 from sparsetrain.cli.overrides import split_word
 from sparsetrain.errors import NonFiniteError
 from sparsetrain.lightning import SaveLast, SaveOnInterrupt
@@ -28,11 +28,15 @@ from sparsetrain.lightning.flavour import pl
 def resumable(trainer: pl.Trainer) -> Iterator[None]:
     """Where training stops early, say how to go on: after Ctrl-C and other signals, after which
     Lightning exits without a word and this with 128 and the signal's number, after numbers that are
-    not finite, where a file cannot be written and where another process was lost."""
+    not finite, where a file cannot be read or written and where another process was lost."""
     try:
         yield
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}; {_newest(trainer)}") from error
+    except ValueError as error:
+        if _last(trainer) is None:
+            raise
+        raise ValueError(f"{one_line(error)}; {_newest(trainer)}") from error
     except (OSError, RuntimeError, EOFError) as error:
         why = lost_process(error)
         if why is None and isinstance(error, OSError):

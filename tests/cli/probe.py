@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -62,6 +63,18 @@ class KillALoadingProcess(pl.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         if trainer.global_step == self.step:
             multiprocessing.active_children()[0].kill()
+
+
+class RemoveFolder(pl.Callback):
+    """Remove a folder when an optimizer step begins."""
+
+    def __init__(self, step: int, folder: str) -> None:
+        self.step = step
+        self.folder = folder
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            shutil.rmtree(self.folder)
 
 
 class EndSlowly(pl.Callback):

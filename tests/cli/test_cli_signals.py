@@ -8,6 +8,7 @@ import time
 
 import pytest
 from cli_helpers import TINY, environment, fit, metric
+from PIL import Image
 
 from sparsetrain.cli.explain import explained, lost_process, terminable
 from sparsetrain.lightning import read_checkpoint
@@ -161,3 +162,20 @@ def test_a_first_process_that_ends_before_training_leaves_no_other_behind(tmp_pa
             "sparsetrain: interrupted by SIGTERM after step 0; no checkpoint was written"
         )
     wait_until(lambda: not processes(run.pid), 20)
+
+
+def test_an_image_that_goes_while_a_run_trains_is_named_with_the_newest_checkpoint(tmp_path):
+    train = tmp_path / "set"
+    for label in range(2):
+        (train / f"{label}").mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (16, 16)).save(train / f"{label}" / f"{number}.png")
+    words = ("data=imagenet", f"data.root={train}", "data.val_fraction=0.1", "data.gpu=null")
+    words += ("data.batch_size=4", "data.num_workers=0", "trainer.limit_val_batches=0")
+    probe = ("+callbacks.probe._target_=probe.RemoveFolder", "+callbacks.probe.step=5")
+    run = tmp_path / "run"
+    ended = fit(run, *words, *probe, f"+callbacks.probe.folder={train}")
+    assert " is gone: data.root has changed since training began; " in ended.complaint
+    assert ended.complaint.endswith(
+        f"the newest checkpoint is {run}/checkpoints/last.ckpt, of step 4"
+    )

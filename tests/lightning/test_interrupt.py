@@ -91,6 +91,12 @@ def test_a_second_interrupt_stops_at_once_and_saves_nothing(tmp_path, handler):
     assert not (tmp_path / "saved").exists()
 
 
+def test_under_torchrun_a_second_one_is_the_first_passed_on(tmp_path, handler, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+    run(tmp_path, signals=2)
+    assert read_checkpoint(tmp_path / "saved" / "interrupted.ckpt")["global_step"] == 5
+
+
 def test_the_handler_is_put_back_after_an_error_too(tmp_path, handler):
     class Fails(pl.Callback):
         def on_train_batch_end(self, *_):

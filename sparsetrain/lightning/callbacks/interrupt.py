@@ -6,6 +6,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sparsetrain.lightning.flavour import Checkpoint, SLURMEnvironment, WeightAveraging, pl
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -13,8 +15,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 class SaveOnInterrupt(Checkpoint):
     """On Ctrl-C, SIGTERM (docker, SLURM's end of a job), SIGHUP (the terminal closes) or SIGUSR1:
-    finish the optimizer step, save `interrupted.ckpt`, stop. A second one stops at once. A signal
-    that is ignored, as under nohup, stays ignored.
+    finish the optimizer step, save `interrupted.ckpt`, stop. A second one stops at once, but not
+    under torchrun, which sends its processes what they got already. A signal that is ignored, as
+    under nohup, stays ignored.
 
     A validation is not finished, which may take minutes: it is left before its next batch, and what
     resumes does it from its first one.
@@ -97,9 +100,10 @@ class SaveOnInterrupt(Checkpoint):
         self._release()
 
     def _ask(self, signum: int, frame: Any) -> None:
-        if self.asked is not None and not (signum == signal.SIGUSR1 and self._requeues):
+        if self.asked is None or (signum == signal.SIGUSR1 and self._requeues):
+            self.asked = signum
+        elif not torch.distributed.is_torchelastic_launched():  # torchrun passes on what all get
             raise KeyboardInterrupt
-        self.asked = signum
 
     def _release(self) -> None:
         for number, handler in self._previous.items():

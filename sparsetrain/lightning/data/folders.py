@@ -59,7 +59,9 @@ class FolderSource:
 
     def read(self, index: int) -> tuple[Encoded, int]:
         path = self.folder / os.fsdecode(self.paths[index])
-        if not path.is_file():  # gone, or a pipe, which is waited for without end
+        if not path.exists():
+            raise ValueError(f"{path} is gone: data.root has changed since training began")
+        if not path.is_file():  # a pipe is waited for without end
             raise ValueError(f"{path} is no regular file: remove it")
         return Encoded(path.read_bytes(), str(path)), int(self.labels[index])
 

@@ -189,9 +189,15 @@ def _scratch_of_a_helper() -> Iterator[list[str]]:
         yield []
         return
     with tempfile.TemporaryDirectory(prefix="sparsetrain-") as folder:
-        threading.Thread(target=_end_after, args=(os.getppid(), folder), daemon=True).start()
+        if any(word.startswith(_BY_LIGHTNING) for word in sys.argv):
+            # Others may outlive what started them, as a script on another node that ends.
+            threading.Thread(target=_end_after, args=(os.getppid(), folder), daemon=True).start()
         dirs = [f"hydra.{kind}.dir={folder}" for kind in ("run", "sweep")]
         yield [*dirs, "hydra.output_subdir=null"]
+
+
+_BY_LIGHTNING = "hydra.job.name=train_ddp_process_"
+"""In the command line of a process that Lightning starts."""
 
 
 def _end_after(parent: int, folder: str) -> None:

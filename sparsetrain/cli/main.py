@@ -27,8 +27,7 @@ VERBS = (
 
 def main() -> None:
     """Entry point. Exit status 0; 1 for an error, wrong words after the command among them; 2 for
-    a command that does not exist; 130 after Ctrl-C,
-    143 after SIGTERM."""
+    a command that does not exist; 130 after Ctrl-C, 143 after SIGTERM."""
     args = sys.argv[1:]
     if not args or args[0] in ("-h", "--help", "help"):
         _show(overview())

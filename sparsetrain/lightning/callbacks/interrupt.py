@@ -10,7 +10,9 @@ import torch
 
 from sparsetrain.lightning.flavour import Checkpoint, SLURMEnvironment, WeightAveraging, pl
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+_SIGHUP, _SIGUSR1 = (getattr(signal, name, -1) for name in ("SIGHUP", "SIGUSR1"))
+"""-1 on Windows, which has neither."""
+_SIGNALS = [n for n in (signal.SIGINT, signal.SIGTERM, _SIGHUP, _SIGUSR1) if n > 0]
 
 
 class SaveOnInterrupt(Checkpoint):
@@ -42,7 +44,8 @@ class SaveOnInterrupt(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.saved, self.asked, self._step = False, None, trainer.global_step
-        self._requeues = SLURMEnvironment.detect() and callable(signal.getsignal(signal.SIGUSR1))
+        slurm = _SIGUSR1 in _SIGNALS and SLURMEnvironment.detect()
+        self._requeues = slurm and callable(signal.getsignal(_SIGUSR1))
         signals = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         self._previous = {number: signal.signal(number, self._ask) for number in signals}
 
@@ -84,8 +87,8 @@ class SaveOnInterrupt(Checkpoint):
         return trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
 
     def _save_and_stop(self, trainer: pl.Trainer) -> None:
-        if self.asked == signal.SIGUSR1 and self._requeues:
-            self._previous[self.asked](self.asked, None)  # Lightning's: save, queue again
+        if self.asked == _SIGUSR1 and self._requeues:
+            self._previous[_SIGUSR1](_SIGUSR1, None)  # Lightning's: save, queue again
         else:
             trainer.save_checkpoint(self.path)
             self.saved = True
@@ -100,7 +103,7 @@ class SaveOnInterrupt(Checkpoint):
         self._release()
 
     def _ask(self, signum: int, frame: Any) -> None:
-        if self.asked is None or (signum == signal.SIGUSR1 and self._requeues):
+        if self.asked is None or (signum == _SIGUSR1 and self._requeues):
             self.asked = signum
         elif not torch.distributed.is_torchelastic_launched():  # torchrun passes on what all get
             raise KeyboardInterrupt

@@ -119,8 +119,12 @@ def test_inductor_quantizes_rows_in_the_kernel_that_makes_them_but_wide_ones(fea
     got, code = run_and_get_code(torch.compile(normed), x)
     assert sum(text.count("async_compile.cpp_pybinding") for text in code) == 1
     assert any("sparsetrain.quantize" in text for text in code) == (features > 2048)
-    for one, other in zip(got, normed(x), strict=True):
-        torch.testing.assert_close(one.float(), other.float(), rtol=1e-6, atol=1e-6)
+    (y, q, scales), (want, q_want, scales_want) = got, normed(x)
+    torch.testing.assert_close(y, want, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(scales, scales_want, rtol=1e-6, atol=1e-6)
+    # A norm whose last bit is another may round to the next of the numbers in 8 bits.
+    assert float((q.float() != q_want.float()).float().mean()) < 1e-3
+    torch.testing.assert_close(q.float(), q_want.float(), rtol=0.13, atol=1e-2)
 
 
 def test_other_backends_than_inductor_quantize_by_the_op(monkeypatch):

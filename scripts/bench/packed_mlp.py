@@ -95,7 +95,7 @@ def parts(shape: Shape, device: torch.device) -> dict[str, Run]:
 
 
 def _mlp(w24_HI: Tensor, b_H: Tensor, dtype: torch.dtype) -> Mlp:
-    """One whose linears are packed in `dtype`, of a weight and of that transposed and 2:4 anew."""
+    """An MLP packed in `dtype`: fc1 has this weight, fc2 its transpose, made 2:4 along its rows."""
     hidden, features = w24_HI.shape
     w_OH = w24_HI.T.contiguous()
     w24_OH = ops.mask24(w_OH, ops.select24(w_OH, "row"))

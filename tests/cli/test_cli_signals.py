@@ -1,4 +1,4 @@
-"""Signals: what they end is saved, and goes on as if nothing had been."""
+"""A run that a signal ends is saved, and its resume equals an uninterrupted run."""
 
 import os
 import signal

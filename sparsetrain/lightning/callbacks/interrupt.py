@@ -22,7 +22,8 @@ class SaveOnInterrupt(Checkpoint):
     under nohup, stays ignored.
 
     A validation is not finished, which may take minutes: it is left before its next batch, and what
-    resumes does it from its first one.
+    resumes does it from its first one. Processes ask each other before each of its batches, so all
+    need as many of them.
 
     In a SLURM job whose `--signal=USR1@90` comes before its time is up, Lightning saves the run and
     queues the job again. It would do so amid a step; here that waits for the step's end as well.

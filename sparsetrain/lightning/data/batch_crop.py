@@ -92,7 +92,7 @@ def crop_each(
     row_BH3 = _rows(images, box_B4, device)
     crops = []
     for part, before, H, W in _parts(images, box_B4, size):
-        # One call: each takes Python's lock anew, which the training thread wants.
+        # One call for all images: each call competes with the training thread for Python's lock.
         flat = _flatten_dense_tensors([*images[part], images[0].new_zeros(W)])
         x_BH3W = flat.unfold(0, W, 1)[row_BH3[part, :H] - before].float()
         down_BTH = _matrix(down.pixel[part], down.weight[part], H)

@@ -139,6 +139,16 @@ def test_the_next_epoch_is_augmented_anew():
     assert ((first - second).abs().flatten(1).amax(1) > 0.1).all()
 
 
+def test_boxes_of_large_images_are_filled_with_noise(monkeypatch):
+    monkeypatch.setattr(batch_augment, "NOISE", 8)
+    augment = BatchAugment(Augment(reprob=1.0), 32, (0.5,) * 3, (0.5,) * 3, 0, CPU)
+    images = torch.zeros(40, 3, 32, 32, dtype=torch.uint8)
+    erased = augment(images, 0, torch.arange(40))
+    noise = erased[erased != -1]
+    assert float(noise.mean()) == pytest.approx(0, abs=0.1)
+    assert float(noise.std()) == pytest.approx(1, abs=0.1)
+
+
 def test_a_samples_numbers_depend_on_its_index_alone():
     whole = uniform(5, 2, torch.arange(10), 7, AUGMENT_STREAM)
     part = uniform(5, 2, torch.tensor([8, 3]), 7, AUGMENT_STREAM)

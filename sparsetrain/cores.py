@@ -24,9 +24,15 @@ def cores() -> int:
 
 def thread_limits(processes: int) -> dict[str, str]:
     """Environment variables for one of so many processes that train beside each other: threads of
-    its products, and processes that compile for it, are its share of the cores."""
+    its products, and processes that compile for it, are its share of the cores, and threads sleep
+    while they wait. What the environment has already stays."""
     share = str(max(1, cores() // processes))
-    return {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": share}
+    limits = {
+        "OMP_NUM_THREADS": share,
+        "OMP_WAIT_POLICY": "PASSIVE",  # by default they spin, on cores that others could use
+        "TORCHINDUCTOR_COMPILE_THREADS": share,
+    }
+    return {name: os.environ.get(name, value) for name, value in limits.items()}
 
 
 def _quota(without: int) -> int:

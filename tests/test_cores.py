@@ -34,5 +34,11 @@ def test_a_container_counts_its_quota(eight_of_many, quota, count):
 
 
 @pytest.mark.parametrize(("processes", "share"), [(1, "8"), (3, "2"), (20, "1")])
-def test_processes_beside_each_other_share_the_cores(eight_of_many, processes, share):
-    assert set(thread_limits(processes).values()) == {share}
+def test_processes_beside_each_other_share_the_cores(eight_of_many, monkeypatch, processes, share):
+    counts = ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
+    for name in (*counts, "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    sleep = {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert thread_limits(processes) == {**dict.fromkeys(counts, share), **sleep}
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert thread_limits(processes)["OMP_NUM_THREADS"] == "5", "the user's own word"

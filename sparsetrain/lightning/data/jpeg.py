@@ -100,17 +100,30 @@ def together(samples: Sequence[tuple[int, Part]]) -> Parts:
     )
 
 
-class DecodedAndAugmented:
-    """Finishes batches of `JpegParts`."""
+class Decoded(NamedTuple):
+    """Images of some batches, uint8 [3, h, w] each, and labels int64 [B], on the device."""
 
-    def __init__(self, augment: BatchAugment) -> None:
-        self.augment = augment
+    images: list[Tensor]
+    labels: Tensor
+    epoch: int
+    index: Tensor
 
-    def __call__(self, parts: Sequence[Parts]) -> tuple[Tensor, Tensor]:
-        images = decoded_on(parts, self.augment.device)
+
+class Decoder:
+    """Decodes batches of `JpegParts`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __call__(self, parts: Sequence[Parts]) -> Decoded:
         index = torch.cat([part.index for part in parts])
-        augmented = self.augment(images, parts[0].epoch, index)
-        return augmented, upload(torch.cat([part.labels for part in parts]), self.augment.device)
+        labels = upload(torch.cat([part.labels for part in parts]), self.device)
+        return Decoded(decoded_on(parts, self.device), labels, parts[0].epoch, index)
+
+
+def augmented(decoded: Decoded, augment: BatchAugment) -> tuple[Tensor, Tensor]:
+    """Images float32 [B, 3, img_size, img_size] and labels."""
+    return augment(decoded.images, decoded.epoch, decoded.index), decoded.labels
 
 
 def decoded_on(parts: Sequence[Parts], device: torch.device) -> list[Tensor]:

@@ -165,8 +165,8 @@ def _filters(
     near, far = (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2
     cubic = torch.where(d < 1, near, far) * (d < 2)
     weight = torch.where(bicubic > 0, cubic, linear) * (pixel_NSK < length)
-    # Sums of integers do not depend on the order, nor on taps of weight 0 that follow.
-    upto = (weight * 2**14).round_().long().cumsum(-1)
+    # Sums of whole numbers, below 2^24, depend on no order, nor on taps of weight 0 that follow.
+    upto = (weight * 2**14).round_().cumsum(-1)
     # Sums are rounded, and not weights: the last one stays 1.
     upto = (upto / upto[..., -1:] * 2**13).round_() / 2**13
     weight = upto.diff(dim=-1, prepend=torch.zeros_like(upto[..., :1])).half().float()

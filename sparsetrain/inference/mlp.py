@@ -24,16 +24,16 @@ from sparsetrain.inference.linear import (
     check_features,
     check_inference,
 )
+from sparsetrain.nn.activations import act_name, act_of, gelu_of, put_act
 from sparsetrain.nn.leaf import traced
 from sparsetrain.nn.structure import why_not_called
 from sparsetrain.nn.swap import subclass_of, with_class
 from sparsetrain.ops import gelu_quantize, matmul24
 
-_PRODUCTS = ("fc1", "act", "fc2")
-
 
 class PackedMlp(nn.Module):
-    """fc1, GELU, fc2 of packed 2:4 weights; timm's `Mlp` by structure, with its children.
+    """fc1, GELU, fc2 of packed 2:4 weights; timm's `Mlp` or transformers' by structure, with its
+    children; the GELU as `nn.GELU`.
 
     Where one of them was replaced or hooked since, or drops out (Monte Carlo dropout), the dense
     module's own forward calls them.
@@ -41,19 +41,20 @@ class PackedMlp(nn.Module):
 
     dense_class: type[nn.Module]
     fc1: PackedLinear
-    act: nn.GELU
     fc2: PackedLinear
     drop2: nn.Module  # may be absent or None
 
     @classmethod
     def from_dense(cls, dense: nn.Module) -> PackedMlp:
         """On the children of `dense`, an MLP (`nn.structure.why_not`) whose linears are packed."""
-        return with_class(dense, subclass_of(cls, type(dense)))
+        mlp = with_class(dense, subclass_of(cls, type(dense)))
+        put_act(mlp, nn.GELU(gelu_of(act_of(dense))))
+        return mlp
 
     def forward(self, x: Tensor) -> Tensor:
         if (node := traced(self, x)) is not None:
             return node
-        if not fits(self) or why_not_called(self):
+        if why_not_packed(self) or why_not_called(self):
             return self.dense_class.forward(self, x)
         check_inference(self, x)
         check_features(x, self.fc1.in_features)
@@ -69,7 +70,7 @@ class PackedMlp(nn.Module):
         return self.fc2.of_tokens(h_TH)
 
     def _of_tokens_in_8(self, x_TI: Tensor) -> Tensor:
-        z_TH, approximate = self.fc1.of_tokens(x_TI), self.act.approximate
+        z_TH, approximate = self.fc1.of_tokens(x_TI), act_of(self).approximate
         rows = gelu_quantize(z_TH, approximate, self.fc2.values.dtype)  # pyright: ignore
         return self.fc2.of_rows(*rows, x_TI.dtype)
 
@@ -80,16 +81,23 @@ class PackedMlp(nn.Module):
         )
 
 
-def fits(mlp: Any) -> bool:
-    """Whether fc1 and fc2 are packed in one dtype for native products, around GELU: in 16 bits the
-    exact one."""
-    fc1, act, fc2 = mlp.fc1, mlp.act, mlp.fc2
-    if not (type(fc1) is PackedLinear and type(fc2) is PackedLinear and type(act) is nn.GELU):
-        return False
-    idle = all(_idle(child) for name, child in mlp.named_children() if name not in _PRODUCTS)
-    alike = fc1.values.dtype == fc2.values.dtype
-    known = act.approximate == "none" or fc1.scales is not None
-    return alike and known and idle and fc1.product.name == "native"
+def why_not_packed(mlp: Any) -> str:
+    """Why fc1 and fc2 are not packed in one dtype for native products, around GELU, in 16 bits the
+    exact one; empty if they are. Asked in every forward."""
+    fc1, act, fc2 = mlp.fc1, act_of(mlp), mlp.fc2
+    if not (type(fc1) is PackedLinear and type(fc2) is PackedLinear):
+        return "fc1 and fc2 are not both packed"
+    if type(act) is not nn.GELU:
+        return f"its activation is {type(act).__name__}, not GELU"
+    if fc1.values.dtype != fc2.values.dtype:
+        return "fc1 and fc2 are packed in two dtypes"
+    if fc1.product.name != "native":
+        return "its products are not native"
+    if act.approximate != "none" and fc1.scales is None:
+        return "in 16 bits no product ends in GELU by tanh"
+    kept = "fc1", act_name(mlp), "fc2"
+    busy = [name for name, child in mlp.named_children() if name not in kept and not _idle(child)]
+    return f"{busy[0]} does something" if busy else ""
 
 
 def _idle(child: nn.Module) -> bool:

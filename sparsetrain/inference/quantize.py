@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparsetrain.inference.engine import engine_of
 from sparsetrain.inference.linear import DTYPES, PackedLinear, short
-from sparsetrain.inference.mlp import PackedMlp, fits
+from sparsetrain.inference.mlp import PackedMlp, why_not_packed
 from sparsetrain.nn import (
     LayerReport,
     Part,
@@ -22,11 +22,12 @@ from sparsetrain.nn import (
 )
 from sparsetrain.nn.engine import find_engines
 from sparsetrain.nn.given import check_module, unwrapped
+from sparsetrain.nn.lookalikes import mlp_linears, why_not_gelu
 from sparsetrain.nn.obstacles import weight_obstacle
-from sparsetrain.nn.report import grouped
+from sparsetrain.nn.report import grouped, one_function_note
 from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.nn.shares import unreached
-from sparsetrain.nn.structure import DROPS, is_mlp, why_not
+from sparsetrain.nn.structure import DROPS
 from sparsetrain.nn.swap import replace_module
 from sparsetrain.patterns import NM
 from sparsetrain.pruning.conv1d import put_back, replace_conv1d
@@ -103,22 +104,28 @@ def quantize(
 
 def put_packed(model: nn.Module, layers: Mapping[str, PackedLinear]) -> str:
     """Put packed layers in place of the linear ones of these names, and MLPs of them in place of
-    MLPs; the model is for inference then. Returns a line about those MLPs, empty without any.
+    MLPs; the model is for inference then. Returns a line about those MLPs, and one for each reason
+    why others with packed layers are no such; empty without any.
     """
     densify(model, apply_masks=True)
-    found = {n: why_not(m, may_drop=DROPS) for n, m in model.named_modules() if n and is_mlp(m)}
+    model.eval().requires_grad_(False)
+    found = {
+        name: why_not_gelu(name, model.get_submodule(name), may_drop=DROPS)
+        for name, linears in mlp_linears(model).items()
+        if layers.keys() & {*linears}
+    }
     for name, layer in layers.items():
         linear = model.get_submodule(name)
         for hooks in _HOOKS:
             setattr(layer, hooks, getattr(linear, hooks))
         replace_module(model, linear, layer)
-    for name, why in found.items():
-        mlp = model.get_submodule(name)
-        if not why and fits(mlp):
-            replace_module(model, mlp, PackedMlp.from_dense(mlp))
-    model.eval().requires_grad_(False)
+    for name in [name for name, why in found.items() if not why]:
+        mlp = PackedMlp.from_dense(model.get_submodule(name))
+        found[name] = why_not_packed(mlp)
+        if not found[name]:
+            replace_module(model, model.get_submodule(name), mlp)
     mlps = [module for module in model.modules() if isinstance(module, PackedMlp)]
-    return f"{len(mlps)} MLP{'s' * (len(mlps) > 1)}: {mlps[0].extra_repr()}." if mlps else ""
+    return one_function_note(found, mlps[0].extra_repr() if mlps else "")
 
 
 def packed_linears(model: nn.Module) -> dict[str, PackedLinear]:

@@ -28,6 +28,8 @@ from sparsetrain.nn.structure import mlp_shape
 from sparsetrain.nn.swap import replace_module
 from sparsetrain.products import NATIVE, Engine, product_of
 
+_FUSED = "fc1, GELU and fc2 as one function, until one of them is changed"
+
 
 def sparsify(
     model: nn.Module,
@@ -162,7 +164,7 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
         product = product_of(engine, part.format)
         replace_module(model, mlp, SparseMlp.from_dense(mlp, activation, product, phase))
         rows.append(LayerReport(name, mlp_shape(mlp), activation.describe(), why))
-    for name in [name for name, why in plan.gelu.items() if not why]:
+    for name in [name for name, why in plan.fused.items() if not why]:
         mlp = model.get_submodule(name)
         replace_module(model, mlp, SparseMlp.from_dense(mlp, None, NATIVE, phase))
     for name, reason in plan.dense.items():
@@ -174,7 +176,7 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
         reason = f"its activations stay dense: {reason}"
         shape = mlp_shape(model.get_submodule(name))
         skipped.append(LayerReport(name, shape[:2], "dense", reason=reason))
-    kernels, fused = _missing_kernels(), one_function_note(plan.gelu)
+    kernels, fused = _missing_kernels(), one_function_note(plan.fused, _FUSED)
     return Report(tuple(rows), tuple(skipped), _notes(plan), kernels, fused, _fp8_note(plan))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +16,7 @@ from sparsetrain.autograd import (
     packed_squared_relu_mlp,
 )
 from sparsetrain.methods import Activation24, ActivationDropout24, ActivationMethod
+from sparsetrain.nn.activations import act_of, gelu_of, put_act
 from sparsetrain.nn.leaf import traced
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.phase import Phase
@@ -38,13 +38,13 @@ class SquaredReLU(nn.Module):
 
 
 class SparseMlp(nn.Module):
-    """fc1, activation, fc2 as one function; timm's `Mlp` by structure.
+    """fc1, activation, fc2 as one function; timm's `Mlp` or transformers' by structure.
 
     Parameters, their names, the other children and methods are the dense module's own, of whose
     class it stays (`swap.subclass_of`). With `Activation24` the activation becomes squared ReLU, in
     dense phases too; `fc1` and `fc2` may be `SparseLinear`: then all six products are sparse. With
-    None both are, around a GELU, and four products are. With `ActivationDropout24` the activation
-    stays, and two products are sparse, in training alone.
+    None both are, around a GELU (as `nn.GELU`), and four products are. With `ActivationDropout24`
+    the activation stays, and two products are sparse, in training alone.
 
     The children are not called where they are plain. Where one was replaced, adapted, parametrized,
     pruned or hooked, or drops out, the dense module's own forward runs and calls them; 2:4
@@ -60,7 +60,6 @@ class SparseMlp(nn.Module):
     phase: Phase
     watch: Watch | None
     dense_class: type[nn.Module]
-    act: nn.Module
     fc1: nn.Linear
     fc2: nn.Linear
     norm: nn.Module  # may be absent or None, as drop2
@@ -75,7 +74,9 @@ class SparseMlp(nn.Module):
         mlp = with_class(dense, subclass_of(cls, type(dense)))
         mlp.activation, mlp.product, mlp.phase, mlp.watch = activation, product, phase, None
         if isinstance(activation, Activation24):
-            mlp._modules["act"] = SquaredReLU()
+            put_act(mlp, SquaredReLU())
+        elif activation is None and type(act_of(mlp)) is not nn.GELU:
+            put_act(mlp, nn.GELU(gelu_of(act_of(mlp))))
         return mlp
 
     def to_dense(self) -> nn.Module:
@@ -109,8 +110,7 @@ class SparseMlp(nn.Module):
         given = x, _weight(fc1), fc1.bias, _weight(fc2), fc2.bias
         packed = self._packed(fc1, dtype), self._packed(fc2, dtype)
         if self.activation is None:
-            gelu: Any = self.act
-            y = packed_gelu_mlp(*given, *packed, approximate=gelu.approximate)
+            y = packed_gelu_mlp(*given, *packed, approximate=act_of(self).approximate)
         else:
             y = packed_squared_relu_mlp(*given, *packed, selection=self.activation.selection)
         return y if getattr(self, "drop2", None) is None else self.drop2(y)
@@ -121,7 +121,7 @@ class SparseMlp(nn.Module):
         if why := why_not_dropped(self):
             _warn("2:4 dropout is off", why)
             return self.dense_class.forward(self, x)
-        fc2, h, why = self.fc2, self.act(self.fc1(x)), why_fc2_apart(self)
+        fc2, h, why = self.fc2, act_of(self)(self.fc1(x)), why_fc2_apart(self)
         if why and self.product.packs:
             _warn("2:4 dropout makes fc2 no faster", why)
         dtype = None if why else compute_dtype(h, fc2.weight)

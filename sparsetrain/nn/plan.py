@@ -13,6 +13,7 @@ from torch import nn
 from sparsetrain.methods import STE, ActivationDropout24
 from sparsetrain.nn.engine import Engines
 from sparsetrain.nn.for_inference import PACKED, ForInference
+from sparsetrain.nn.lookalikes import mlp_linears, why_not_gelu, why_unlike
 from sparsetrain.nn.obstacles import same_view, tied_weights, weight_obstacle
 from sparsetrain.nn.sparsity import Part, Sparsity
 from sparsetrain.nn.structure import is_mlp, mlp_shape, why_not
@@ -26,15 +27,15 @@ Engined = tuple[Engine, str]
 class Plan:
     """parts: the rule of each layer that one names. linears, mlps: those that are converted, and
     the MLPs that get 2:4 activations. dense: why other linear layers stay dense; dense_mlps: why
-    MLPs' activations do. gelu: why MLPs with 2:4 weights and GELU are not one function, empty where
-    they are."""
+    MLPs' activations do. fused: why MLPs with 2:4 weights are not one function, empty
+    where they are."""
 
     parts: dict[str, Part] = field(default_factory=dict)
     linears: dict[str, tuple[Part, Engined]] = field(default_factory=dict)
     mlps: dict[str, tuple[Part, Engined]] = field(default_factory=dict)
     dense: dict[str, str] = field(default_factory=dict)
     dense_mlps: dict[str, str] = field(default_factory=dict)
-    gelu: dict[str, str] = field(default_factory=dict)
+    fused: dict[str, str] = field(default_factory=dict)
 
 
 def make_plan(
@@ -68,7 +69,7 @@ def make_plan(
         else:
             shape = linear.out_features, linear.in_features
             plan.linears[name] = part, engines.of_part(name, part, shape, tokens.get(name))
-    _fuse_gelu(model, plan)
+    _fuse(model, plan)
     return plan
 
 
@@ -156,27 +157,29 @@ def _choose_mlps(model: nn.Module, plan: Plan, engines: Engines, tokens: Mapping
         engine = engines.of_part(name, sparse, mlp_shape(module), tokens.get(fcs[0]))
         plan.mlps[name] = part, engine
     if activations and not plan.mlps:
-        found = "; ".join(f"{n or 'the model'}: {r}" for n, r in list(plan.dense_mlps.items())[:5])
+        reasons = plan.dense_mlps or why_unlike(model)
+        found = "; ".join(f"{n or 'the model'}: {r}" for n, r in list(reasons.items())[:5])
         activation = next(iter(activations))
         raise ValueError(
             f"activation={activation}: no MLP can take it ({found or 'no MLP is included'})"
         )
 
 
-def _fuse_gelu(model: nn.Module, plan: Plan) -> None:
+def _fuse(model: nn.Module, plan: Plan) -> None:
     """MLPs with GELU whose two weights are 2:4 and run native become one function."""
-    for name, module in _mlps(model):
-        fcs = [plan.linears.get(f"{name}.{fc}".lstrip(".")) for fc in ("fc1", "fc2")]
-        native = [part.weight for part, (engine, _) in filter(None, fcs) if engine == "native"]
-        if name in plan.mlps or type(module.act) is not nn.GELU or len(native) < 2:
+    native = {n: part for n, (part, (engine, _)) in plan.linears.items() if engine == "native"}
+    for name, linears in mlp_linears(model).items():
+        mlp, others = model.get_submodule(name), [n for n in linears if n not in native]
+        if name in plan.mlps or len(others) == len(linears) or (others and not is_mlp(mlp)):
             continue
-        if not name:
-            why = "it is the model itself, wrap it in another module"
-        elif not all(isinstance(method, STE) and not method.mvue for method in native):
+        methods = [native[linear].weight for linear in linears if linear in native]
+        if others:
+            why = f"{others[0].rpartition('.')[2]} is not 2:4 on native products"
+        elif not all(isinstance(method, STE) and not method.mvue for method in methods):
             why = "MVUE and S-STE have products of their own"
         else:
-            why = why_not(module)
-        plan.gelu[name] = why
+            why = why_not_gelu(name, mlp)
+        plan.fused[name] = why
 
 
 def _mlps(model: nn.Module) -> list[tuple[str, Any]]:

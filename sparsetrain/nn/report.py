@@ -44,7 +44,7 @@ class Report:
     converted, skipped: linear layers and MLPs. unreached: sizeable matrices in no `nn.Linear`.
     shares: how much of the model is sparse; None where nothing was to be.
     notes: what the methods want of the training loop. kernels: why a GPU has no kernels and what
-    to do, else empty. fused: how many MLPs with GELU run as one function, and why others do not.
+    to do, else empty. fused: how many MLPs run as one function, and why others do not.
     fp8: which products of the layers in that format read 8 bits, and which do not; else empty.
     """
 
@@ -95,15 +95,13 @@ def grouped(rows: tuple[LayerReport, ...]) -> list[tuple[LayerReport, int]]:
     return [(key if len(alike) > 1 else alike[0], len(alike)) for key, alike in groups.items()]
 
 
-def one_function_note(outcome: Mapping[str, str]) -> str:
-    """A line for the MLPs with GELU that are one function, and for each reason why others are not.
+def one_function_note(outcome: Mapping[str, str], fused: str) -> str:
+    """A line for the MLPs that are one function, and for each reason why others are not.
 
-    outcome: the reason by name, empty for those that are.
+    outcome: the reason by name, empty for those that are. fused: what those run.
     """
     lines = []
     for why, count in sorted(Counter(outcome.values()).items()):
-        mlps = f"{count} MLP{'' if count == 1 else 's'}: fc1, GELU and fc2"
-        how = "as one function, until one of them is changed"
-        how = f"not as one function, so slower: {why}" if why else how
-        lines.append(f"{mlps} {how}.")
+        how = f"not as one function, so slower: {why}" if why else fused
+        lines.append(f"{count} MLP{'' if count == 1 else 's'}: {how}.")
     return "\n".join(lines)

@@ -70,9 +70,44 @@ class DropsEarly(Mlp):
         return self.fc2(self.drop2(self.act(self.fc1(x))))
 
 
+class Clamped(Mlp):
+    def forward(self, x):
+        return super().forward(x.clamp(-1e6, 1e6))
+
+
+class Branched(Mlp):
+    def forward(self, x):
+        return super().forward(x / 2 if x.max() > 1e6 else x)
+
+
+class ClampsGradient(Mlp):
+    def forward(self, x):
+        y = super().forward(x)
+        if y.requires_grad:
+            y.register_hook(lambda grad: grad.clamp(-1e6, 1e6))
+        return y
+
+
+class Scripted(Mlp):
+    def forward(self, x):
+        return super().forward(at_most(x))
+
+
+@torch.jit.script
+def at_most(x):
+    return torch.clamp(x, max=1e6)
+
+
+OPS = "its forward runs ops that fc2(act(fc1(x))) does not: "
+
+
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
+        (Clamped, OPS + "clamp, ge, le, logical_and_, scalar_tensor, where"),
+        (Branched, OPS + "_local_scalar_dense, gt, max"),
+        (ClampsGradient, OPS + "clamp"),
+        (Scripted, OPS + "clamp, le, scalar_tensor, where"),
         (Argument, "its forward takes more than x: gate"),
         (ChannelsFirst, "its forward takes channels first too"),
         (Skipped, "its forward draws random numbers"),
@@ -119,3 +154,15 @@ def test_an_mlp_without_norm_and_second_dropout_is_one_function(activation):
     assert torch.equal(y, model(normal(6, 8)))
     y.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+class Reshapes(Mlp):
+    def forward(self, x):
+        y = super().forward(x.contiguous().reshape(-1, x.shape[-1]))
+        return y.view(x.shape)
+
+
+def test_views_and_copies_change_no_values_and_are_no_obstacle():
+    model: Any = nn.Sequential(seeded(Reshapes(8, 16)))
+    st.sparsify(model, st.Sparsity(), engine="native")
+    assert isinstance(model[0], SparseMlp)

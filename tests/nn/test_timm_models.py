@@ -157,3 +157,16 @@ def test_a_trained_vit_exports_dense_and_gives_the_same_logits():
     densify(model, apply_masks=True)
     assert sparse_linears(model) == {}
     torch.testing.assert_close(model(image("vit")), expected)
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_tanh", "silu", "quick_gelu"])
+def test_an_activation_that_timm_makes_by_name_is_recognised_or_named(act):
+    report = sparsify(
+        timm.create_model("vit_tiny_patch16_224", **TINY, act_layer=act), Sparsity(), "native"
+    )
+    known = {"silu": "SiLU", "quick_gelu": "QuickGELU"}
+    expected = "1 MLP: fc1, GELU and fc2 as one function, until one of them is changed."
+    if act in known:
+        why = f"its activation is {known[act]}, not GELU"
+        expected = f"1 MLP: not as one function, so slower: {why}."
+    assert report.fused == expected

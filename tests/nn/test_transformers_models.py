@@ -83,5 +83,15 @@ def test_gpt2_has_no_linear_layers_but_its_head_and_the_error_says_so():
 
 def test_mlps_by_other_names_cannot_take_activations():
     model = hf.BertForMaskedLM(hf.BertConfig(vocab_size=32, max_position_embeddings=16, **TINY))
-    with pytest.raises(ValueError, match="no MLP is included"):
+    with pytest.raises(
+        ValueError, match=r"layer\.0\.intermediate: its second linear layer is in another"
+    ):
         sparsify(model, Sparsity(weight=None, activation=Activation24()))
+
+
+def test_the_mlps_of_vit_are_one_function():
+    model = hf.ViTModel(hf.ViTConfig(image_size=32, patch_size=8, **TINY))
+    report = sparsify(model, Sparsity(), "native")
+    assert (
+        report.fused == "2 MLPs: fc1, GELU and fc2 as one function, until one of them is changed."
+    )

@@ -1,0 +1,58 @@
+"""The activation of an MLP: under which name it is, and whether it is a GELU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sparsetrain.nn.calls import Calls
+from sparsetrain.nn.phase import evaluating
+
+ACTIVATIONS = ("act", "activation_fn", "act_fn", "activation")
+"""Names of the activation between fc1 and fc2: timm's, and those of transformers."""
+
+
+def act_name(module: nn.Module) -> str:
+    """Under which name an MLP has its activation; `act` where it has none."""
+    found = (n for n in ACTIVATIONS if isinstance(getattr(module, n, None), nn.Module))
+    return next(found, ACTIVATIONS[0])
+
+
+def act_of(module: nn.Module) -> Any:
+    """The activation of an MLP, None where it has none."""
+    return getattr(module, act_name(module), None)
+
+
+def put_act(module: nn.Module, act: nn.Module) -> None:
+    """Give an MLP another activation, under the name of the old one."""
+    module._modules[act_name(module)] = act
+
+
+@torch.no_grad()
+def gelu_of(act: nn.Module) -> str:
+    """Which GELU a module is, `none` or `tanh` as in `nn.GELU`; empty for any other activation.
+
+    timm and transformers have classes of their own for it. One of them is torch's where its forward
+    runs that op alone, in training and in evaluation, and returns what it gives.
+    """
+    if type(act) is nn.GELU:
+        return act.approximate
+    found = {_gelu_in(act, training) for training in (True, False)}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _gelu_in(act: nn.Module, training: bool) -> str:
+    x = torch.linspace(-3, 3, 16)
+    with evaluating(act), Calls() as calls:
+        try:
+            y = type(act).forward(act.train(training), x)
+        except Exception:  # anybody's code; it is no GELU
+            return ""
+    if list(calls.counts()) != ["gelu"] or len(calls.ops) > 1:
+        return ""
+    approximate = calls.ops[0][1].get("approximate", "none")
+    same = isinstance(y, torch.Tensor) and torch.equal(y, F.gelu(x, approximate=approximate))
+    return approximate if same else ""

@@ -1,0 +1,79 @@
+"""The MLPs of a model, whatever the names of their children: why they are not one function."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+from sparsetrain.nn.activations import act_of, gelu_of
+from sparsetrain.nn.structure import is_mlp, why_not
+
+_ACTIVATION = re.compile(r"(^|_)act(_fn|ivation(_fn|_function)?)?$")
+_KINDS = (nn.GELU, nn.ReLU, nn.SiLU)
+
+
+def mlp_linears(model: nn.Module) -> dict[str, list[str]]:
+    """Names of the linear layers of each MLP: a module with an activation among its children, and
+    linear layers that follow each other, or one alone that widens, as BERT's."""
+    found = {name: _linears_of(module) for name, module in model.named_modules()}
+    found = {name: linears for name, linears in found.items() if linears}
+    inner = {name for name in found if not any(n != name and _holds(name, n) for n in found)}
+    return {
+        name: [f"{name}.{linear}".lstrip(".") for linear in linears]
+        for name, linears in found.items()
+        if name in inner or is_mlp(model.get_submodule(name))
+    }
+
+
+def why_not_gelu(name: str, module: Any, may_drop: tuple[str, ...] = ()) -> str:
+    """Why an MLP of `mlp_linears` is not one function with a GELU in it; empty if it can be."""
+    if not name:
+        return "it is the model itself, wrap it in another module"
+    if not is_mlp(module):
+        return _why_unlike(module)
+    if why := why_not(module, may_drop):
+        return why
+    act = act_of(module)
+    return "" if gelu_of(act) else f"its activation is {type(act).__name__}, not GELU"
+
+
+def why_unlike(model: nn.Module) -> dict[str, str]:
+    """Why MLPs whose children have other names than fc1 and fc2 cannot be one function."""
+    mlps = {name: model.get_submodule(name) for name in mlp_linears(model)}
+    return {name: _why_unlike(mlp) for name, mlp in mlps.items() if not is_mlp(mlp)}
+
+
+def _linears_of(module: Any) -> list[str]:
+    if is_mlp(module):
+        return ["fc1", "fc2"]
+    if not any(_is_activation(name, child) for name, child in module.named_children()):
+        return []
+    below = [n for n, m in module.named_modules() if isinstance(m, nn.Linear) and n.count(".") < 2]
+    direct = [name for name in below if "." not in name]
+    linears = direct if len(direct) > 1 else below
+    if not linears:
+        return []
+    first, last = (module.get_submodule(linears[i]) for i in (0, -1))
+    follow = first.out_features in (last.in_features, 2 * last.in_features)
+    follow = first.out_features > first.in_features if len(linears) == 1 else follow
+    return linears if follow else []
+
+
+def _is_activation(name: str, child: nn.Module) -> bool:
+    return bool(_ACTIVATION.search(name)) or isinstance(child, _KINDS)
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return not outer or inner.startswith(f"{outer}.")
+
+
+def _why_unlike(module: nn.Module) -> str:
+    linears: list[Any] = [module.get_submodule(name) for name in _linears_of(module)]
+    if len(linears) == 1:
+        return "its second linear layer is in another module"
+    if len(linears) > 2 or linears[0].out_features != linears[-1].in_features:
+        return "it is gated"
+    children = ", ".join(name for name, _ in module.named_children())
+    return f"its children are {children}, not fc1, act and fc2"

@@ -90,7 +90,7 @@ class AugmentedData(ImageData):
         self.gpu = gpu
 
     def train_loader(self, sampler: EpochSampler) -> Resumable:
-        word, options = self.gpu_word(self.device), self.options()
+        word = self.gpu_word(self.device)
         if word is None:
             return super().train_loader(sampler)
         if word == "decode":
@@ -98,7 +98,6 @@ class AugmentedData(ImageData):
             augment = self.on_device(self.augment)
             # Apart: decoding takes a step's time of its thread, most of it waiting for the GPU.
             stages = [Decoder(augment.device), partial(augmented, augment=augment)]
-            options["pin_memory"] = False  # nvJPEG reads files on the host
         else:
             host, there = shared_out(self.augment)
             steps = to_pixels(host, self.img_size, self.mean, self.std)
@@ -113,7 +112,7 @@ class AugmentedData(ImageData):
             sampler=sampler,
             drop_last=True,
             collate_fn=collate,
-            **options,
+            **self.options(),
         )
         group = augment.batches_at_once(self.batch_size)
         return DeviceLoader(loader, stages, group, self.device, word)

@@ -14,6 +14,7 @@ import torch
 from data_helpers import COMMON, encoded
 from PIL import Image, ImageFilter
 from test_data_cached import fit, moments
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from sparsetrain.lightning.data import Augment, ImageNet, batch_augment
 from sparsetrain.lightning.data.batch_augment import BatchAugment
@@ -220,12 +221,13 @@ def test_a_tensor_is_turned_as_an_image_is(turn):
     assert got.permute(1, 2, 0).tolist() == want.tolist()
 
 
-@pytest.mark.parametrize("word", WORDS)
-def test_pixels_are_pinned_and_files_are_not(photos, monkeypatch, word):
-    module = data(photos, word)
-    options = {**module.options(), "pin_memory": True}
-    monkeypatch.setattr(module, "options", lambda: dict(options))
-    assert module.train_dataloader().loader.pin_memory == (word == "augment")
+def test_only_the_bytes_of_a_batch_are_pinned(monkeypatch):
+    samples = JpegParts(Listed(photo(), photo()), Decode())
+    parts = together([samples[(0, 0)], samples[(0, 1)]])
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(len(x)) or x)
+    assert pin_memory(parts).lengths == parts.lengths
+    assert pinned == [sum(parts.lengths)]
 
 
 def test_a_damaged_jpeg_is_named():

@@ -127,8 +127,8 @@ def test_nothing_saturates_into_nan_and_the_largest_stays_the_largest(dtype):
         assert scales.isinf().any() == (largest > 3.5e38), "beyond float32 is infinite"
 
 
-def test_what_pytorch_makes_nan_is_clamped():
-    assert torch.tensor(465.0).to(E4M3).float().isnan()
+def test_what_a_cast_makes_nan_is_clamped():
+    """PyTorch's cast of 465 is NaN on a CPU before 2.14."""
     q, _ = quantize(torch.tensor([[465.0, -1e9]]), E4M3, "tensor", True)
     assert q.float().isfinite().all()
 

@@ -1,19 +1,19 @@
-"""JPEGs that are decoded in whole batches, on a GPU by nvJPEG through torchvision.
+"""JPEGs that are decoded in whole batches, on a GPU by nvJPEG through torchvision or TorchCodec.
 
 Loading processes read the files and look at their headers. What nvJPEG is not asked for is decoded
 there by Pillow: other formats, JPEGs that are not RGB (grey, CMYK) and ones that are cut short.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from sparsetrain.lightning.data.batch_augment import BatchAugment
 from sparsetrain.lightning.data.dataset import Source
@@ -116,15 +116,30 @@ class Decoded(NamedTuple):
 
 
 class Decoder:
-    """Decodes batches of `JpegParts`."""
+    """Decodes batches of `JpegParts`. Raises ValueError where no library does."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.decode_jpeg = jpeg_decoder()
 
     def __call__(self, parts: Sequence[Parts]) -> Decoded:
         index = torch.cat([part.index for part in parts])
         labels = upload(torch.cat([part.labels for part in parts]), self.device)
-        return Decoded(decoded_on(parts, self.device), labels, parts[0].epoch, index)
+        images = decoded_on(parts, self.device, self.decode_jpeg)
+        return Decoded(images, labels, parts[0].epoch, index)
+
+
+def jpeg_decoder() -> Callable[..., Any]:
+    """`decode_jpeg` of torchvision, which deprecated it in 0.29, or else of TorchCodec."""
+    for module in ("torchvision.io", "torchcodec.decoders"):
+        try:
+            return import_module(module).decode_jpeg
+        except (ImportError, AttributeError):
+            continue
+    raise ValueError(
+        "data.gpu=decode: this torchvision decodes no JPEGs; pip install torchcodec, or set "
+        "data.gpu=augment"
+    )
 
 
 def augmented(decoded: Decoded, augment: BatchAugment) -> tuple[Tensor, Tensor]:
@@ -132,10 +147,12 @@ def augmented(decoded: Decoded, augment: BatchAugment) -> tuple[Tensor, Tensor]:
     return augment(decoded.images, decoded.epoch, decoded.index), decoded.labels
 
 
-def decoded_on(parts: Sequence[Parts], device: torch.device) -> list[Tensor]:
+def decoded_on(
+    parts: Sequence[Parts], device: torch.device, decode_jpeg: Callable[..., Any]
+) -> list[Tensor]:
     """The upright images of some batches, uint8 [3, h, w] each, on the device.
 
-    Raises ValueError naming a JPEG that torchvision cannot decode.
+    Raises ValueError naming a JPEG that `decode_jpeg` cannot decode.
     """
     data = [image for part in parts for image in part.data.split(part.lengths)]
     sizes = [size for part in parts for size in part.sizes]
@@ -143,7 +160,7 @@ def decoded_on(parts: Sequence[Parts], device: torch.device) -> list[Tensor]:
     where = [name for part in parts for name in part.where]
     jpegs = [number for number, (height, _) in enumerate(sizes) if height == 0]
     images: list[Any] = [None] * len(data)
-    for number, image in zip(jpegs, _decode(data, jpegs, where, device), strict=True):
+    for number, image in zip(jpegs, _decode(data, jpegs, where, device, decode_jpeg), strict=True):
         images[number] = upright(image, turns[number])
     for number, (height, width) in enumerate(sizes):
         if height:
@@ -152,7 +169,11 @@ def decoded_on(parts: Sequence[Parts], device: torch.device) -> list[Tensor]:
 
 
 def _decode(
-    data: Sequence[Tensor], jpegs: list[int], where: list[str], device: torch.device
+    data: Sequence[Tensor],
+    jpegs: list[int],
+    where: list[str],
+    device: torch.device,
+    decode_jpeg: Callable[..., Any],
 ) -> list[Tensor]:
     if not jpegs:
         return []
@@ -161,11 +182,11 @@ def _decode(
         # read it: torchvision's decoder does not wait for them (pytorch/vision#9606).
         torch.cuda.current_stream(device).synchronize()
     try:
-        return decode_jpeg([data[number] for number in jpegs], ImageReadMode.RGB, device)  # pyright: ignore[reportReturnType]
+        return decode_jpeg([data[number] for number in jpegs], mode="RGB", device=device)
     except RuntimeError:
         for number in jpegs:  # the error of a batch does not say which
             try:
-                decode_jpeg([data[number]], ImageReadMode.RGB, device)
+                decode_jpeg([data[number]], mode="RGB", device=device)
             except RuntimeError as error:
                 reason = str(error).partition("\n")[0]
                 raise ValueError(

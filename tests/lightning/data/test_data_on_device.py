@@ -4,13 +4,16 @@ torchvision's decoder on the CPU stands in for nvJPEG.
 """
 
 import itertools
+import sys
 import threading
 from io import BytesIO
 from threading import Barrier
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torchvision.io
 from data_helpers import COMMON, encoded
 from PIL import Image, ImageFilter
 from test_data_cached import fit, moments
@@ -19,7 +22,13 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from sparsetrain.lightning.data import Augment, ImageNet, batch_augment
 from sparsetrain.lightning.data.batch_augment import BatchAugment
 from sparsetrain.lightning.data.decode import ORIENTATION, UPRIGHT, Decode, Encoded
-from sparsetrain.lightning.data.jpeg import JpegParts, decoded_on, together, upright
+from sparsetrain.lightning.data.jpeg import (
+    JpegParts,
+    decoded_on,
+    jpeg_decoder,
+    together,
+    upright,
+)
 from sparsetrain.lightning.data.loader import TrainLoader
 from sparsetrain.lightning.data.on_device import shared_out
 from sparsetrain.lightning.data.transforms import train_transform
@@ -183,7 +192,9 @@ class Listed:
 
 def on_device(*images: bytes):
     samples = JpegParts(Listed(*images), Decode())
-    return decoded_on([together([samples[(0, i)] for i in range(len(images))])], CPU)
+    return decoded_on(
+        [together([samples[(0, i)] for i in range(len(images))])], CPU, jpeg_decoder()
+    )
 
 
 def photo(kind="JPEG", mode="RGB", **options) -> bytes:
@@ -228,6 +239,17 @@ def test_only_the_bytes_of_a_batch_are_pinned(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(len(x)) or x)
     assert pin_memory(parts).lengths == parts.lengths
     assert pinned == [sum(parts.lengths)]
+
+
+def test_torchcodec_decodes_where_torchvision_does_not(photos, monkeypatch):
+    there = data(photos, "decode").train_dataloader()
+    monkeypatch.delattr(torchvision.io, "decode_jpeg")
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(ValueError, match=r"data\.gpu=decode: .*pip install torchcodec"):
+        data(photos, "decode").train_dataloader()
+    codec = SimpleNamespace(decode_jpeg=there.stages[0].decode_jpeg)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", codec)
+    assert jpeg_decoder() is codec.decode_jpeg
 
 
 def test_a_damaged_jpeg_is_named():
@@ -283,12 +305,12 @@ def test_a_gpu_gives_the_batches_of_the_cpu_and_the_same_ones_again(photos, word
 def test_decoding_leaves_memory_alone_that_queued_kernels_are_still_to_read():
     device = torch.device("cuda")
     parts = together([JpegParts(Listed(photo(quality=95)), Decode())[(0, 0)]])
-    size = decoded_on([parts], device)[0].numel()
+    size = decoded_on([parts], device, jpeg_decoder())[0].numel()
     for _ in range(20):
         freed = [torch.full((size,), 7, dtype=torch.uint8, device=device) for _ in range(64)]
         torch.cuda.synchronize()
         torch.cuda._sleep(20_000_000)  # cycles: 10 ms
         sums = [held.sum(dtype=torch.int64) for held in freed]
         del freed
-        decoded_on([parts], device)
+        decoded_on([parts], device, jpeg_decoder())
         assert torch.stack(sums).tolist() == [7 * size] * 64

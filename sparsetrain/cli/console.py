@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Container
 from pathlib import Path
 
 from rich.console import Console
@@ -16,26 +17,31 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_CO
 
 
 def print_lines(lines: tuple[str, ...]) -> None:
-    """A line each; long ones wrap between words where the terminal ends, and are never cut."""
+    """A line each; long ones wrap between words where the terminal ends, and are never cut.
+
+    They go through `print`, which the bar of a training run shows above itself. What this console
+    prints would land in the bar.
+    """
     for line in lines:
-        console.print(escape(line), soft_wrap=not console.is_terminal)
+        for part in wrapped(line, console.width) if console.is_terminal else [line]:
+            print(part, flush=True)
 
 
-def show_values(values: tuple[tuple[str, str], ...], prose: bool = False) -> None:
+def show_values(values: tuple[tuple[str, str], ...], prose: Container[str] = ()) -> None:
     """Label and value on a line each; long values are never cut.
 
-    prose: on a terminal long values wrap between words, below their beginning. Commands and paths
-        must not: the terminal breaks them, so that they can be copied whole.
+    prose: labels whose values wrap on a terminal, between words and below their beginning.
+        Commands and paths must not: the terminal breaks them, so that they can be copied whole.
     """
     width = max(len(label) for label, _ in values)
     for label, value in values:
-        wraps = prose and console.is_terminal
-        lines = _wrapped(value, console.width - width - 2) if wraps else [value]
+        wraps = label in prose and console.is_terminal
+        lines = wrapped(value, console.width - width - 2) if wraps else [value]
         text = f"\n{' ' * (width + 2)}".join(escape(line) for line in lines)
         console.print(f"[dim]{label:<{width}}[/dim]  {text}", soft_wrap=True)
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def wrapped(text: str, width: int) -> list[str]:
     """Words that are wider, as paths may be, stay whole, so that they can be copied."""
     wrap = textwrap.TextWrapper(max(width, 20), break_long_words=False, break_on_hyphens=False)
     return wrap.wrap(text) or [""]

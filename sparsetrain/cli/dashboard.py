@@ -47,7 +47,7 @@ def dashboard(words: list[str]) -> None:
         write_whole(folder / f"{name}.json", json.dumps(values, indent=1) + "\n")
     files = [(name, str(relative(folder / f"{name}.json"))) for name in specs]
     told = f"{why}; what W&B would be sent is written, and reads back"
-    show_values((("offline", told), *files))
+    show_values((("offline", told), *files), prose=("offline",))
 
 
 def _saved(made: dict[str, Any]) -> tuple[tuple[tuple[str, str], ...], str | None]:

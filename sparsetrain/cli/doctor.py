@@ -24,13 +24,17 @@ def doctor(words: list[str]) -> None:
     if words:
         raise ValueError(f"doctor takes no words, and was given {' '.join(words)!r}")
     console.print("Versions", style="bold")
-    show_values((("python", platform.python_version()), *_versions()), prose=True)
+    _show((("python", platform.python_version()), *_versions()))
     console.print("\nDevices", style="bold")
-    show_values(_devices(), prose=True)
+    _show(_devices())
     console.print("\nEngines", style="bold")
-    show_values(_engines(), prose=True)
+    _show(_engines())
     console.print("\nRuns", style="bold")
-    show_values(_runs(), prose=True)
+    _show(_runs())
+
+
+def _show(values: tuple[tuple[str, str], ...]) -> None:
+    show_values(values, prose=dict(values))
 
 
 def _versions() -> tuple[tuple[str, str], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -86,8 +87,17 @@ def one_line(error: BaseException) -> str:
 
 
 def stop(message: str, status: int) -> NoReturn:
-    """End the program with one line on standard error."""
-    print(f"sparsetrain: {message}", file=sys.stderr)
+    """End the program with a line on standard error; on a terminal it wraps between words.
+
+    A command follows a line break in the message. It stays whole, so that it can be copied.
+    """
+    first, *commands = f"sparsetrain: {message}".split("\n")
+    lines = [first]
+    if sys.stderr is not None and sys.stderr.isatty():
+        from sparsetrain.cli.console import wrapped  # with rich, which a good start does not need
+
+        lines = wrapped(first, shutil.get_terminal_size().columns)
+    print("\n".join([*lines, *commands]), file=sys.stderr)
     raise SystemExit(status)
 
 

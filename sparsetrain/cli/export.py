@@ -67,7 +67,7 @@ def export(words: list[str]) -> None:
     if relu2:
         what = "squared ReLU, dense: what made it 2:4 is no part of the file"
         rows.append(("activation", what))
-    show_values(tuple(rows))
+    show_values(tuple(rows), prose=("layers", "activation"))
 
 
 def write_safetensors(

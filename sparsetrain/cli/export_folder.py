@@ -28,6 +28,8 @@ def export_folder(trained: Trained, options: dict[str, str]) -> None:
     """Write a checkpoint's network into `out=`, read it back, and say what is there."""
     form: Any = options["format"]
     out = Path(options.get("out") or _beside(options["checkpoint"], form))
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out={out} is not an empty folder: give another out=")
     make_folder(out.parent, f"out={out}")
     densities = save_pretrained(
         trained.network,
@@ -47,10 +49,8 @@ def export_folder(trained: Trained, options: dict[str, str]) -> None:
     if form == "dense":
         rows[2] = ("read", f'timm.create_model("local-dir:{relative(out)}", pretrained=True)')
     if form == "semi_structured":
-        rows[2] = (
-            "read",
-            "torch.sparse.to_sparse_semi_structured packs each weight on the GPU that loads it",
-        )
+        packs = "torch.sparse.to_sparse_semi_structured(weight), on the GPU that multiplies it"
+        rows.append(("pack", packs))
     if form == "packed":
         rows[2:] = [
             ("build", f'model = timm.create_model("local-dir:{relative(out)}")'),
@@ -58,7 +58,7 @@ def export_folder(trained: Trained, options: dict[str, str]) -> None:
         ]
     elif _squared_relu(trained):
         rows.append(("activation", "squared ReLU in the MLPs: set it in the model that is built"))
-    show_values(tuple(rows))
+    show_values(tuple(rows), prose=("layers", "pack", "activation"))
 
 
 def _beside(checkpoint: str, form: str) -> Path:

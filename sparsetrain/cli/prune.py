@@ -248,4 +248,5 @@ def _show(
     rows.append(("validate", f"python -m sparsetrain validate checkpoint={relative(out)}"))
     given = " ".join(f'"{word}"' if "'" in word else word for word in words)
     retrain = f"python -m sparsetrain fit recipe=… checkpoint={relative(out)} {given}"
-    show_values((*rows, ("retrain", retrain)))
+    prose = ("dense", "permuted", "calibration", "output error")
+    show_values((*rows, ("retrain", retrain)), prose)

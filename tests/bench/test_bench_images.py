@@ -18,7 +18,7 @@ def test_photographs_have_the_size_of_imagenets(tmp_path):
     }
     data = ImageNet(tmp_path, mean=(0.5,) * 3, std=(0.5,) * 3, **settings)
     data.setup()
-    assert data.name == "imagenet (30 train / 10 val)"
+    assert data.name.endswith(" (30 train / 10 val)")
     image, _ = data.splits.train.source.read(0)
     assert data.decode(image).size == (WIDTH, HEIGHT)
     make_folder(tmp_path, distinct=99, copies=9)

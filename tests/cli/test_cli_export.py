@@ -136,6 +136,8 @@ def test_folders_are_built_by_timm_and_read_back(trained, tmp_path):
     assert ended.status == 0, ended.err
     again = timm.create_model(f"local-dir:{tmp_path / 'd'}", pretrained=True).eval()
     torch.testing.assert_close(again(images), network(images))
+    ended = call("export", f"checkpoint={trained.last}", "format=dense", f"out={tmp_path / 'd'}")
+    assert f"out={tmp_path / 'd'} is not an empty folder: give another out=" in ended.complaint
     words = ["format=csr", f"out={tmp_path / 'c'}", "tensorrt=true"]
     ended = call("export", f"checkpoint={trained.last}", *words)
     assert shown(ended.out, "layers") == "4 as csr, density 0.500: values verified"

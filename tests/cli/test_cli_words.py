@@ -1,6 +1,7 @@
 """Words on the command line that are wrong: one line, the nearest names, no traceback."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,8 @@ from cli_helpers import call, environment, spawn
 
 from sparsetrain import __version__
 from sparsetrain.cli import main
-from sparsetrain.cli.console import _wrapped
+from sparsetrain.cli.console import console, show_values, wrapped
+from sparsetrain.cli.explain import stop
 from sparsetrain.cli.main import VERBS
 from sparsetrain.native import ARCHS
 from sparsetrain.recipe import nearest
@@ -152,8 +154,32 @@ def test_the_help_of_build_names_every_architecture():
 
 def test_long_values_wrap_between_words_and_paths_stay_whole():
     path = "runs/" + "x" * 40
-    assert _wrapped(f"one two {path} three", 20) == ["one two", path, "three"]
-    assert _wrapped("", 20) == [""]
+    assert wrapped(f"one two {path} three", 20) == ["one two", path, "three"]
+    assert wrapped("", 20) == [""]
+
+
+def test_on_a_terminal_prose_wraps_between_words_and_commands_are_left_to_it(monkeypatch, capsys):
+    monkeypatch.setattr(console, "_force_terminal", True)
+    monkeypatch.setattr(console, "_width", 40)
+    command = f"wandb sync runs/{'x' * 40}"
+    show_values((("layers", "word " * 10), ("sync", command)), prose=("layers",))
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in capsys.readouterr().out.splitlines()]
+    prose = [f"layers  {'word ' * 5}word", f"        {'word ' * 3}word"]
+    assert lines == [*prose, f"sync    {command}"]
+
+
+def test_an_error_wraps_between_words_on_a_terminal_and_its_command_does_not(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    message = f"{'word ' * 10}\ngo on with: {'command ' * 10}"
+    with pytest.raises(SystemExit):
+        stop(message, 1)
+    assert capsys.readouterr().err == f"sparsetrain: {message}\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with pytest.raises(SystemExit):
+        stop(message, 1)
+    *prose, command = capsys.readouterr().err.splitlines()
+    assert [len(line) <= 40 for line in prose] == [True, True]
+    assert command == f"go on with: {'command ' * 10}"
 
 
 def test_help_whose_reader_has_seen_enough_ends_without_a_word():

@@ -8,8 +8,10 @@ import pytorch_lightning as pl
 from lightning_helpers import CHATTER, Stranger, vectors
 from rich.console import Console
 
+from sparsetrain.cli.console import console
+from sparsetrain.cli.show import show_line
 from sparsetrain.lightning import progress
-from sparsetrain.lightning.progress_bar import Bar, EpochLines, duration
+from sparsetrain.lightning.progress_bar import Bar, EpochLines, _bar, duration
 
 pytestmark = CHATTER
 
@@ -105,6 +107,21 @@ def test_the_bar_reads_the_loss_of_the_steps_that_are_logged_alone(tmp_path, mon
 def test_an_epoch_leaves_a_row_above_the_bar_too(tmp_path, monkeypatch):
     rows = [line for line in pictures(tmp_path, monkeypatch) if "  step " in line]
     assert rows == ["epoch 1/2  step 4  train/loss 4", "epoch 2/2  step 8  train/loss 8"]
+
+
+def test_a_line_that_is_shown_amid_a_run_stays_above_the_bar(monkeypatch):
+    # What the commands print goes to another console than the bar's, on the same terminal.
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    bar = _bar(Console(force_terminal=True, width=80, color_system=None))
+    monkeypatch.setattr(console, "_force_terminal", True)
+    bar.start()
+    bar.add_task("", total=1, where="epoch 1/1", rest="")
+    bar.refresh()
+    show_line("step 1: phase sparse begins")
+    bar.stop()
+    rows = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", terminal.getvalue()).replace("\r", "\n")
+    assert "step 1: phase sparse begins" in rows.splitlines()
 
 
 def test_the_time_that_is_left_is_told_in_hours_and_in_days():

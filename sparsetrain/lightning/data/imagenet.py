@@ -38,6 +38,7 @@ class ImageNet(AugmentedData):
 
     def load(self) -> Splits:
         root = existing_root(self.root, WANTED)
+        self.label = " ".join(dict.fromkeys(("imagenet", root.resolve().name)))
         folder = split_folder(root, "train")
         if folder is not None and not any(folder.glob("*.tar")):
             return self._load_folders(root, folder)

@@ -17,11 +17,11 @@ def ready(data):
 
 def test_a_folder_without_splits_is_divided(folders):
     data = ready(ImageNet(folders / "train", val_fraction=1 / 3, **COMMON))
-    assert data.name == "imagenet (4 train / 2 val)"
+    assert data.name == "imagenet train (4 train / 2 val)"
     assert data.class_names == ["cat", "dog"]
     whole = ready(ImageNet(folders, val_fraction=1 / 3, **COMMON))
     assert any("training images validate, and no others" in note for note in whole.notes)
-    assert whole.name == data.name, "val/ is left alone"
+    assert whole.name == "imagenet set (4 train / 2 val)", "val/ is left alone"
 
 
 def test_shards_and_parquet_files_without_splits_are_divided(tmp_path):

@@ -93,7 +93,7 @@ def test_asking_before_setup_says_what_to_call():
 
 def test_folders_read_each_image_with_the_label_of_its_class(folders):
     data = ready(ImageNet(folders, **COMMON))
-    assert (data.name, data.num_train) == ("imagenet (6 train / 2 val)", 6)
+    assert (data.name, data.num_train) == ("imagenet set (6 train / 2 val)", 6)
     assert data.class_names == ["cat", "dog"]
     image, label = source(data, "train").read(4)
     assert label == 1
@@ -103,12 +103,12 @@ def test_folders_read_each_image_with_the_label_of_its_class(folders):
 
 def test_a_folder_named_validation_is_the_validation_split(folders):
     (folders / "val").rename(folders / "validation")
-    assert ready(ImageNet(folders, **COMMON)).name == "imagenet (6 train / 2 val)"
+    assert ready(ImageNet(folders, **COMMON)).name == "imagenet set (6 train / 2 val)"
 
 
 def test_shards_pair_images_and_labels_across_files(shards):
     data = ready(ImageNet(shards, **COMMON))
-    assert data.name == "imagenet (6 train / 2 val)"
+    assert data.name == "imagenet shards (6 train / 2 val)"
     assert data.class_names is None
     for seed in range(6):
         image, label = source(data, "train").read(seed)

@@ -13,8 +13,14 @@ from torch import Tensor
 def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     """The dtype the products run in: autocast's where it is on, else the weight's.
 
-    float64 is not autocast, as in PyTorch. Raises ValueError where x and weight then differ.
+    float64 is not autocast, as in PyTorch. Raises ValueError where x and weight then differ, and
+    for a weight in 8 bits.
     """
+    if weight.dtype.itemsize == 1:
+        raise ValueError(
+            f"weight is {weight.dtype}, which optimizers do not update: keep it in float32, "
+            "bfloat16 or float16; Sparsity(format=sparsetrain.FP8()) multiplies in 8 bits"
+        )
     device, double = autocast_device(x), torch.float64 in (x.dtype, weight.dtype)
     if torch.is_autocast_enabled(device) and not double:
         return torch.get_autocast_dtype(device)

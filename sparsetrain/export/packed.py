@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.export.whole_copy import whole_copy
-from sparsetrain.inference import packed_linears, quantize
+from sparsetrain.inference import PackedLinear, packed_linears, quantize
 from sparsetrain.inference.linear import short
 from sparsetrain.reference.pack24 import EIGHT_BITS, meta_order24
 
@@ -39,7 +39,14 @@ def packed_state(
         for name, layer in layers.items()
     }
     header = {"format": "packed", "layout": layout_of(found), "weights": weights}
-    return model.state_dict(), header
+    # A state dict has copies, and float8 values as bytes.
+    held = {
+        f"{name}.{part}": tensor
+        for name, layer in model.named_modules(remove_duplicate=False)
+        if isinstance(layer, PackedLinear)
+        for part, tensor in layer.held().items()
+    }
+    return {**model.state_dict(), **held}, header
 
 
 def layout_of(dtype: torch.dtype) -> dict[str, Any]:

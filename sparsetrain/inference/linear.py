@@ -8,14 +8,12 @@ Dimension key:  T tokens   I inputs   O outputs
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from sparsetrain.autograd.inputs import autocast_device, compute_dtype
-from sparsetrain.nn.for_inference import ForInference
+from sparsetrain.autograd.inputs import autocast_device
+from sparsetrain.inference.held import HoldsPacked
 from sparsetrain.nn.leaf import traced
 from sparsetrain.ops import empty_forms24, pack_into24, quantize, quantize24, scaled_matmul24
 from sparsetrain.products import NATIVE, Product
@@ -28,12 +26,12 @@ DTYPES = (torch.float8_e4m3fn, torch.int8, torch.bfloat16, torch.float16)
 """Those that values are packed in."""
 
 
-class PackedLinear(ForInference):
+class PackedLinear(HoldsPacked):
     """A linear layer whose weight is 2:4 and packed (reference/pack24.py), for inference alone.
 
-    values   [O, I/2] in one of DTYPES, a buffer
-    meta     uint8, where the values lie in their row, a buffer
-    scales   float32 [O, 1] of 8-bit values, a buffer; None of 16-bit ones
+    values   [O, I/2] in one of DTYPES
+    meta     uint8, where the values lie in their row
+    scales   float32 [O, 1] of 8-bit values; None of 16-bit ones
     bias     [O] or None, a parameter without gradient
     product  what multiplies 16-bit values; 8-bit ones go to ops.scaled_matmul24
 
@@ -42,13 +40,11 @@ class PackedLinear(ForInference):
     With 16-bit values the input has their dtype, or autocast gives it. Sums are float32, rounded
     once, after the bias.
 
-    `.to(dtype)` changes the bias alone, `.to(device)` all. In training mode, and for an input that
-    wants a gradient, the forward raises RuntimeError.
+    `.to(dtype)` changes the bias alone, `.to(device)` all. The packed tensors are no buffers
+    (`held.py`). In training mode, and for an input that wants a gradient, the forward raises
+    RuntimeError.
     """
 
-    values: Tensor
-    meta: Tensor
-    scales: Tensor | None
     bias: nn.Parameter | None
     weight = None  # T5's MLP casts to its dtype where it is a tensor
 
@@ -63,9 +59,7 @@ class PackedLinear(ForInference):
         super().__init__()
         self.out_features, self.in_features = values.shape[0], 2 * values.shape[1]
         self.product = product
-        self.register_buffer("values", values)
-        self.register_buffer("meta", meta)
-        self.register_buffer("scales", scales)
+        self.values, self.meta, self.scales = values, meta, scales
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self.eval()
 
@@ -101,47 +95,20 @@ class PackedLinear(ForInference):
 
     def of_tokens(self, x_TI: Tensor) -> Tensor:
         """The layer of a matrix, in its dtype."""
-        if self.scales is None:
+        values, meta, scales = self.weight_at(x_TI)
+        if scales is None:
             bias = None if self.bias is None else self.bias.to(x_TI.dtype)
-            return self.product.mm(self.values, self.meta, x_TI.T, bias, True)
+            return self.product.mm(values, meta, x_TI.T, bias, True)
         # Compiled, quantizing is part of the graph and is fused with what x comes from.
         quantized = quantize_in_graph if torch.compiler.is_compiling() else quantize
-        return self.of_rows(*quantized(x_TI, self.values.dtype, "row", False), x_TI.dtype)
+        return self.of_rows(*quantized(x_TI, values.dtype, "row", False), x_TI.dtype)
 
     def of_rows(self, q_TI: Tensor, scales_T1: Tensor, dtype: torch.dtype) -> Tensor:
         """The layer, of 8-bit values, of a matrix in their dtype with a scale for each row."""
-        assert self.scales is not None, "16-bit values multiply 16-bit ones"
+        values, meta, scales = self.weight_at(q_TI)
+        assert scales is not None, "16-bit values multiply 16-bit ones"
         bias = None if self.bias is None else self.bias.to(dtype)
-        weight = self.values, self.meta, self.scales
-        return scaled_matmul24(*weight, q_TI.T, scales_T1.T, bias, True, dtype)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        packed = {id(t) for t in (self.values, self.meta, self.scales)}
-
-        def keeping_dtype(tensor: Tensor) -> Tensor:
-            new = fn(tensor)
-            same = id(tensor) not in packed or new.dtype == tensor.dtype
-            return new if same else tensor.to(new.device)
-
-        return super()._apply(keeping_dtype, recurse)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        values = state_dict.get(f"{prefix}values")
-        if values is None and f"{prefix}weight" in state_dict:
-            errors: list[str] = rest[-1]
-            errors.append(
-                f"{prefix}weight is dense in the file and packed here: load the file into the "
-                "dense model, and quantize that"
-            )
-            return
-        if isinstance(values, Tensor) and values.dtype != self.values.dtype:
-            errors = rest[-1]
-            errors.append(
-                f"{prefix}values is {values.dtype} in the file and {self.values.dtype} here: "
-                f"quantize the model with dtype={values.dtype}"
-            )
-            return
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        return scaled_matmul24(values, meta, scales, q_TI.T, scales_T1.T, bias, True, dtype)
 
     def extra_repr(self) -> str:
         return (
@@ -182,13 +149,26 @@ def check_features(x: Tensor, features: int) -> None:
 
 def _dtype_in_16(x: Tensor, values: Tensor) -> torch.dtype:
     """That of the products of 16-bit values: theirs, which x has or autocast gives it."""
-    dtype = compute_dtype(x, values)
-    if dtype != values.dtype:
+    dtype = _dtype_of(x)
+    if dtype == values.dtype:
+        return dtype
+    fix = f"torch.autocast(…, dtype={values.dtype}), or quantize the model with dtype={dtype}"
+    if dtype != x.dtype:
         raise ValueError(
-            f"autocast is in {dtype} and the packed weight is {values.dtype}: use "
-            f"torch.autocast(…, dtype={values.dtype}), or quantize the model with dtype={dtype}"
+            f"autocast is in {dtype} and the packed weight is {values.dtype}: use {fix}"
         )
-    return dtype
+    fix = fix if dtype in DTYPES else f"torch.autocast(…, dtype={values.dtype})"
+    raise ValueError(
+        f"x is {dtype} and the packed weight {values.dtype}, which .to(dtype) leaves as it is: "
+        f"give x in {values.dtype}, use {fix}"
+    )
+
+
+def _dtype_of(x: Tensor) -> torch.dtype:
+    """That of x, or of autocast, which leaves float64 alone."""
+    device = autocast_device(x)
+    on = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if on else x.dtype
 
 
 def short(dtype: torch.dtype) -> str:
@@ -197,9 +177,7 @@ def short(dtype: torch.dtype) -> str:
 
 
 def _dtype_in_8(x: Tensor) -> torch.dtype:
-    device = autocast_device(x)
-    on = torch.is_autocast_enabled(device) and x.dtype != torch.float64
-    dtype = torch.get_autocast_dtype(device) if on else x.dtype
+    dtype = _dtype_of(x)
     if dtype not in RESULTS:
         raise ValueError(
             f"x is {dtype}: 8-bit products give float32, bfloat16 or float16; convert x"

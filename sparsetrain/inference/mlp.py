@@ -66,12 +66,14 @@ class PackedMlp(nn.Module):
     def _of_tokens_in_16(self, x_TI: Tensor) -> Tensor:
         fc1 = self.fc1
         bias = None if fc1.bias is None else fc1.bias.to(x_TI.dtype)
-        h_TH = matmul24(fc1.values, fc1.meta, x_TI.T, bias, True, None, "gelu")
+        values, meta, _ = fc1.weight_at(x_TI)
+        h_TH = matmul24(values, meta, x_TI.T, bias, True, None, "gelu")
         return self.fc2.of_tokens(h_TH)
 
     def _of_tokens_in_8(self, x_TI: Tensor) -> Tensor:
         z_TH, approximate = self.fc1.of_tokens(x_TI), act_of(self).approximate
-        rows = gelu_quantize(z_TH, approximate, self.fc2.values.dtype)  # pyright: ignore
+        values, _, _ = self.fc2.weight_at(z_TH)
+        rows = gelu_quantize(z_TH, approximate, values.dtype)  # pyright: ignore
         return self.fc2.of_rows(*rows, x_TI.dtype)
 
     def extra_repr(self) -> str:

@@ -315,3 +315,15 @@ def test_the_dense_layer_differs():
     # So that none of the above passes by running dense.
     inputs, _ = problem()
     assert (linear24(*inputs) - F.linear(*inputs)).abs().max() > 0.1
+
+
+def test_a_weight_in_8_bits_is_refused_with_what_to_do():
+    layer = torch.nn.Linear(8, 8).to(torch.float8_e4m3fn)
+    for on in (False, True):
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=on),
+            pytest.raises(
+                ValueError, match=r"^weight is torch.float8_e4m3fn, .*FP8\(\)\) multiplies"
+            ),
+        ):
+            linear24(torch.ones(2, 8), layer.weight)

@@ -118,8 +118,11 @@ def test_training_and_gradients_are_refused():
 def test_what_it_has_no_products_for_is_named():
     with pytest.raises(ValueError, match=r"^x is torch.float64: 8-bit .* float16; convert x"):
         layer_of(E4M3)(torch.randn(3, 40).double())
-    with pytest.raises(ValueError, match=r"^x is torch.float32 and weight torch.bfloat16: convert"):
+    both = r"^x is torch.float32 and the packed weight torch.bfloat16, which .to\(dtype\) leaves as"
+    with pytest.raises(ValueError, match=rf"{both} it is: give x in .*autocast\(…, dtype=.*16\)$"):
         layer_of(torch.bfloat16)(torch.randn(3, 40))
+    with pytest.raises(ValueError, match=r"or quantize the model with dtype=torch.float16$"):
+        layer_of(torch.bfloat16).half()(torch.randn(3, 40).half())
 
 
 @dtypes

@@ -10,6 +10,10 @@ from typing import Any
 
 import torch
 
+from sparsetrain.nn import SquaredReLU
+from sparsetrain.nn.activations import act_of
+from sparsetrain.nn.structure import is_mlp
+
 CONFIG = "config.json"
 
 
@@ -34,7 +38,9 @@ def write_config(
 
 def _write_transformers(folder: Path, model: Any, own: Any, dtype: torch.dtype | None) -> None:
     """With what a model's own `save_pretrained` adds: its class, its dtype, how it generates."""
-    config = copy.deepcopy(own)
+    copies: dict[int, Any] = {}
+    config = copy.deepcopy(own, copies)
+    _name_squared_relu(model, copies)
     if hasattr(model, "save_pretrained"):  # else somebody's module that holds a config
         config.architectures = [type(model).__name__]
         setattr(
@@ -43,6 +49,18 @@ def _write_transformers(folder: Path, model: Any, own: Any, dtype: torch.dtype |
         if model.can_generate() and model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
     config.save_pretrained(folder)
+
+
+def _name_squared_relu(model: Any, configs: Mapping[int, Any]) -> None:
+    """Set `hidden_act` in the configs of MLPs that are all squared ReLU since they were trained
+    with 2:4 activations. configs: copies by the id of what an MLP holds."""
+    squared: dict[int, bool] = {}
+    for mlp in filter(is_mlp, model.modules()):
+        key = id(getattr(mlp, "config", None))
+        squared[key] = squared.get(key, True) and type(act_of(mlp)) is SquaredReLU
+    for key in [key for key, all_squared in squared.items() if all_squared and key in configs]:
+        if hasattr(configs[key], "hidden_act"):
+            configs[key].hidden_act = "relu2"
 
 
 def _write_timm(path: Path, model: Any) -> None:

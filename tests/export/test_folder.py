@@ -257,3 +257,23 @@ def test_tensorrt_looks_at_convolutions_along_their_input_channels():
         model[0].weight[..., ::2] = 0  # along the width
     with pytest.raises(ValueError, match=r"^0: 64 of 128 fours along the input channels"):
         st.check_tensorrt(model)
+
+
+@pytest.mark.slow  # transformers' imports
+@pytest.mark.parametrize("include", [("*",), ("*layers.0*",)], ids=["all", "the first"])
+def test_squared_relu_of_2_of_4_activations_is_in_a_transformers_config(tmp_path, include):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        image_size=16, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32,
+    )  # fmt: skip
+    model = transformers.ViTForImageClassification(config)
+    st.sparsify(model, st.Sparsity(include, activation=st.Activation24()))
+    st.save_pretrained(model, tmp_path / "out")
+    st.densify(model.eval(), apply_masks=True)
+    assert model.config.hidden_act == "gelu"
+    again = transformers.ViTForImageClassification.from_pretrained(tmp_path / "out").eval()
+    if include == ("*",):
+        x = torch.linspace(-1, 1, 768).reshape(1, 3, 16, 16)
+        torch.testing.assert_close(again(x).logits, model(x).logits)
+    assert again.config.hidden_act == ("relu2" if include == ("*",) else "gelu")

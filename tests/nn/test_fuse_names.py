@@ -186,3 +186,14 @@ def test_an_mlp_with_dropout_is_one_function_when_it_is_quantized_in_training_mo
 def test_an_activation_that_no_mlp_can_take_says_why():
     with pytest.raises(ValueError, match=r"no MLP can take it \(0: it is gated\)$"):
         st.sparsify(nn.ModuleList([Gated()]), st.Sparsity(activation=st.Activation24()))
+
+
+def test_2_of_4_dropout_lies_behind_activation_fn():
+    model: Any = nn.Sequential(seeded(TransformersMlp()))
+    st.sparsify(model, st.Sparsity(weight=None, activation=st.ActivationDropout24()))
+    dense = copy.deepcopy(model[0]).to_dense()
+    x = normal(6, 8)
+    y = model(x)
+    y.square().mean().backward()
+    assert (y - dense(x)).abs().max() > 0.1
+    torch.testing.assert_close(model.eval()(x), dense(x))

@@ -20,7 +20,7 @@ from sparsetrain.cli.console import relative
 from sparsetrain.cli.explain import one_line
 from sparsetrain.cli.facts import about
 from sparsetrain.cli.interrupt import resumable
-from sparsetrain.cli.load import changes_since, check_sparsity, check_weights
+from sparsetrain.cli.load import changes_since, check_sparsity, check_weights, first_masks
 from sparsetrain.cli.overrides import NOTES, split_word
 from sparsetrain.cli.permuted import permute_once
 from sparsetrain.cli.quiet import quiet_lightning
@@ -77,6 +77,7 @@ def fit(config: DictConfig) -> None:
         check_sparsity(saved, config, str(config.checkpoint))
         check_weights(module, saved["state_dict"], str(config.checkpoint))
         show_lines(changes_since(saved, config, str(config.checkpoint)))
+    show_lines(first_masks(saved, config))
     tokens = tokens_of(module, config, data.batch_size)
     sparsity = instantiate_sparsity(config)
     sparsify = SparsifyModel(sparsity, engine=config.engine, tokens=tokens)

@@ -96,6 +96,18 @@ def check_sparsity(checkpoint: dict[str, Any], config: DictConfig, path: str) ->
     )
 
 
+def first_masks(saved: dict[str, Any] | None, config: DictConfig) -> tuple[str, ...]:
+    """A line where masks stay from the first step on and no checkpoint has them."""
+    schedule = config.sparsity.get("schedule")
+    stay = schedule is not None and schedule.get("freeze_at") == 0
+    if saved is not None or not stay or not _is_sparse(config.sparsity):
+        return ()
+    return (
+        "masks stay from the first step on, and there is no checkpoint= that has them: they are "
+        "chosen from the weights that the run starts with",
+    )
+
+
 def _is_sparse(sparsity: Any) -> bool:
     return any(sparsity.get(part) for part in ("weight", "activation", "parts"))
 

@@ -22,6 +22,7 @@ def check_words(words: list[str]) -> None:
         raise ValueError(f"recipe= is missing: {_instead_of_recipe(words, known)}")
     for name in value.split(","):
         if name not in known:
+            name = name.strip("'")  # which a word has that Hydra reads only in quotes
             raise ValueError(f"recipe={name!r} is unknown: {nearest(name, known)}")
         if take(words, "hydra.searchpath")[0] is None:  # else options are in other folders too
             _check_defaults(name, known)

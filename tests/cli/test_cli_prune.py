@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from cli_helpers import TINY, call, shown
+from cli_helpers import TINY, call, fit, shown
 from safetensors.torch import load_file
 
 from sparsetrain.cli.load import load_trained
@@ -88,6 +88,11 @@ def test_other_patterns_are_written_and_read_back(trained, tmp_path, method, wor
         f"blocks.1.{name}" for name in ("attn.qkv", "mlp.fc1", "mlp.fc2")
     ]
     assert call("export", f"checkpoint={tmp_path / 'p.ckpt'}").status == 0
+
+
+def test_masks_that_stay_and_are_in_no_checkpoint_are_told(tmp_path):
+    ended = fit(tmp_path / "run", "sparsity=frozen24", "trainer.max_epochs=1")
+    assert "chosen from the weights that the run starts with" in ended.out
 
 
 def test_retraining_goes_on_under_the_masks_of_the_checkpoint(trained, tmp_path):

@@ -79,6 +79,10 @@ def test_a_wrong_word_is_answered_in_one_line_with_the_nearest_names(words, part
         assert part in complaint
 
 
+def test_a_recipe_that_hydra_reads_in_quotes_is_named_without_them():
+    assert call("fit", "recipe=…").complaint.startswith("recipe='…' is unknown: ")
+
+
 def test_no_name_is_offered_twice():
     complaint = call("fit", "recipe=vit_b24").complaint
     assert complaint.count("vit_b_24") == 1

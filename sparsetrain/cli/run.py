@@ -55,6 +55,8 @@ def run_fit(args: list[str]) -> None:
     words = _in_slurm(_with_hydras_folder(words)) if not flags else words
     words = with_demo(words, has_gpu=torch.cuda.is_available())
     check(words, allowed)
+    if {"--cfg", "-c"} & {*flags} and (demo := take(words, "demo")[0]):
+        print(f"# cut down by demo={demo}; demo=null has the recipe's own values", file=sys.stderr)
     whole = sys.argv
     sweep = _Sweep(swept(words))
 

@@ -152,6 +152,15 @@ def test_a_recipe_file_of_ones_own_brings_its_numbers_and_its_data(tmp_path, mon
     assert metric(run, "train/lr")[0] == pytest.approx(3.0e-3)
 
 
+def test_a_config_that_is_cut_down_says_so_when_it_is_printed():
+    ended = call("fit", "recipe=vit_b_24", "--cfg", "job")
+    assert "img_size: 32" in ended.out
+    assert ended.err == "# cut down by demo=digits; demo=null has the recipe's own values\n"
+    ended = call("fit", "recipe=vit_b_24", "demo=null", "--cfg", "job")
+    assert "img_size: 224" in ended.out
+    assert ended.err == ""
+
+
 def test_cfg_job_prints_the_config_and_trains_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ended = call("fit", "recipe=vit_tiny_24", "optimizer.lr=0.125", "--cfg", "job")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from sparsetrain.lightning.data.cached import Fixed
 from sparsetrain.lightning.data.dataset import SeededImages, Source
 from sparsetrain.lightning.data.decode import WHITE, Decode
 from sparsetrain.lightning.data.held_out import held_out
-from sparsetrain.lightning.data.jpeg import Decoder, JpegParts, augmented, together
+from sparsetrain.lightning.data.jpeg import DecodedAndAugmented, JpegParts, together
 from sparsetrain.lightning.data.loader import Resumable
 from sparsetrain.lightning.data.on_device import Augmented, DeviceLoader, Keyed, shared_out
 from sparsetrain.lightning.data.sampler import EpochSampler
@@ -96,8 +95,7 @@ class AugmentedData(ImageData):
         if word == "decode":
             samples, collate = JpegParts(self.splits.train.source, self.decode), together
             augment = self.on_device(self.augment)
-            # Apart: decoding takes a step's time of its thread, most of it waiting for the GPU.
-            stages = [Decoder(augment.device), partial(augmented, augment=augment)]
+            finish = DecodedAndAugmented(augment)
         else:
             host, there = shared_out(self.augment)
             steps = to_pixels(host, self.img_size, self.mean, self.std)
@@ -105,7 +103,7 @@ class AugmentedData(ImageData):
             images = SeededImages(source, chain(self.decode_for_crops, *steps), self.seed)
             samples, collate = Keyed(images), None
             augment = self.on_device(there, crop=False)
-            stages = [Augmented(augment)]
+            finish = Augmented(augment)
         loader = DataLoader(
             samples,
             batch_size=self.batch_size,
@@ -115,7 +113,7 @@ class AugmentedData(ImageData):
             **self.options(),
         )
         group = augment.batches_at_once(self.batch_size)
-        return DeviceLoader(loader, stages, group, self.device, word)
+        return DeviceLoader(loader, finish, group, self.device, word)
 
     def _shortest(self) -> int:
         """The shorter edge of a training image, in pixels, that leaves the smallest crop as large

@@ -106,27 +106,18 @@ def together(samples: Sequence[tuple[int, Part]]) -> Parts:
     )
 
 
-class Decoded(NamedTuple):
-    """Images of some batches, uint8 [3, h, w] each, and labels int64 [B], on the device."""
+class DecodedAndAugmented:
+    """Finishes batches of `JpegParts`. Raises ValueError where no library decodes JPEGs."""
 
-    images: list[Tensor]
-    labels: Tensor
-    epoch: int
-    index: Tensor
-
-
-class Decoder:
-    """Decodes batches of `JpegParts`. Raises ValueError where no library does."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, augment: BatchAugment) -> None:
+        self.augment = augment
         self.decode_jpeg = jpeg_decoder()
 
-    def __call__(self, parts: Sequence[Parts]) -> Decoded:
+    def __call__(self, parts: Sequence[Parts]) -> tuple[Tensor, Tensor]:
+        images = decoded_on(parts, self.augment.device, self.decode_jpeg)
         index = torch.cat([part.index for part in parts])
-        labels = upload(torch.cat([part.labels for part in parts]), self.device)
-        images = decoded_on(parts, self.device, self.decode_jpeg)
-        return Decoded(images, labels, parts[0].epoch, index)
+        augmented = self.augment(images, parts[0].epoch, index)
+        return augmented, upload(torch.cat([part.labels for part in parts]), self.augment.device)
 
 
 def jpeg_decoder() -> Callable[..., Any]:
@@ -140,11 +131,6 @@ def jpeg_decoder() -> Callable[..., Any]:
         "data.gpu=decode: this torchvision decodes no JPEGs; pip install torchcodec, or set "
         "data.gpu=augment"
     )
-
-
-def augmented(decoded: Decoded, augment: BatchAugment) -> tuple[Tensor, Tensor]:
-    """Images float32 [B, 3, img_size, img_size] and labels."""
-    return augment(decoded.images, decoded.epoch, decoded.index), decoded.labels
 
 
 def decoded_on(

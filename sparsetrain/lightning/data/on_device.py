@@ -7,9 +7,8 @@ A sample's random numbers are functions of (seed, epoch, index) either way, and 
 does not depend on the others, so a resumed run repeats an uninterrupted one bit for bit.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -26,8 +25,7 @@ from sparsetrain.lightning.data.sampler import EpochSampler, Key
 from sparsetrain.lightning.data.transforms import Augment
 
 Batch = tuple[Tensor, Tensor]
-Made = tuple[Any, Any]
-"""What a stage gives, and the event after which it is there; the event is None on a CPU."""
+Made = tuple[Tensor, Tensor, Any]
 
 
 class DeviceLoader(Resumable):
@@ -35,10 +33,8 @@ class DeviceLoader(Resumable):
 
     Args:
         loader: gives what loading processes make, over an `EpochSampler`.
-        stages: functions one after the other: the first takes several of these, each other one
-            what the one before gives, the last gives one batch of all. Each runs in a thread and,
-            on CUDA, on a stream of its own, while others do their part for later batches and the
-            batches before are trained on. Tensors in what they give are in tuples or lists.
+        finish: makes one batch on the device of several of these. It runs in a thread and, on
+            CUDA, on a stream of its own, while the batches before are trained on.
         together: so many batches are finished at once, which costs the host little more than one.
         word: what `data.gpu` is; a checkpoint in the middle of an epoch is resumed with the same.
     """
@@ -46,7 +42,7 @@ class DeviceLoader(Resumable):
     def __init__(
         self,
         loader: DataLoader,
-        stages: Sequence[Callable[[Any], Any]],
+        finish: Callable[[Sequence[Any]], Batch],
         together: int,
         device: torch.device,
         word: str,
@@ -54,7 +50,7 @@ class DeviceLoader(Resumable):
         assert isinstance(loader.sampler, EpochSampler)
         self.loader = loader
         self.sampler = loader.sampler
-        self.stages = stages
+        self.finish = finish
         self.together = together
         self.device = device
         self.word = word
@@ -63,62 +59,35 @@ class DeviceLoader(Resumable):
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        cuda = self.device.type == "cuda"
-        streams = [torch.cuda.Stream(self.device) if cuda else None for _ in self.stages]
-        threads = [ThreadPoolExecutor(1, "sparsetrain-data") for _ in self.stages]
+        stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         parts = iter(self.loader)
-
-        def begin() -> Future[Made | None]:
-            coming = threads[0].submit(self._group, parts)
-            for thread, stage, stream in zip(threads, self.stages, streams, strict=True):
-                coming = thread.submit(self._run, stage, coming, stream)
-            return coming
-
+        thread = ThreadPoolExecutor(1, "sparsetrain-data")
         try:
-            coming = deque(begin() for _ in self.stages)
-            while (made := coming.popleft().result()) is not None:
-                coming.append(begin())
-                images, labels = self._taken(*made)
-                size = self.sampler.batch_size
-                yield from zip(images.split(size), labels.split(size), strict=True)
+            coming = thread.submit(self._make, parts, stream)
+            while (made := coming.result()) is not None:
+                coming = thread.submit(self._make, parts, stream)
+                yield from self._taken(*made)
         finally:
-            for thread in threads:
-                thread.shutdown(cancel_futures=True)
+            thread.shutdown(cancel_futures=True)
 
-    def _group(self, parts: Iterator[Any]) -> Made | None:
-        """What the next batches are made of; None after the last one."""
+    def _make(self, parts: Iterator[Any], stream: torch.cuda.Stream | None) -> Made | None:
+        """The next group of batches; None after the last one."""
         group = list(islice(parts, self.together))
-        return (group, None) if group else None
-
-    def _run(
-        self,
-        stage: Callable[[Any], Any],
-        given: Future[Made | None],
-        stream: torch.cuda.Stream | None,
-    ) -> Made | None:
-        made = given.result()
-        if made is None:
+        if not group:
             return None
         with torch.cuda.stream(stream):  # pyright: ignore[reportArgumentType] (None is no stream)
-            value = stage(self._taken(*made))
-            return value, None if stream is None else stream.record_event()
+            images, labels = self.finish(group)
+            return images, labels, None if stream is None else stream.record_event()
 
-    def _taken(self, value: Any, done: Any) -> Any:
-        """What the current stream may read: when it is done, as long as the stream wants."""
+    def _taken(self, images: Tensor, labels: Tensor, done: Any) -> Iterator[Batch]:
+        """Batches that the current stream may read: when they are done, as long as it wants."""
         if done is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(done)
-            for tensor in _on_gpu(value):
-                tensor.record_stream(current)
-        return value
-
-
-def _on_gpu(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor) and value.is_cuda:
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _on_gpu(item)
+            images.record_stream(current)
+            labels.record_stream(current)
+        size = self.sampler.batch_size
+        return zip(images.split(size), labels.split(size), strict=True)
 
 
 class Keyed(Dataset[tuple[Any, ...]]):

@@ -3,11 +3,9 @@
 torchvision's decoder on the CPU stands in for nvJPEG.
 """
 
-import itertools
 import sys
 import threading
 from io import BytesIO
-from threading import Barrier
 from types import SimpleNamespace
 
 import numpy as np
@@ -82,41 +80,13 @@ def test_a_run_resumed_after_any_step_sees_the_same_pixels(
         assert fit(tmp_path / "again", data(photos, word), path) == whole[step:], path.name
 
 
-def staged(photos, monkeypatch):
-    """A loader whose groups are single batches, and its two stages."""
-    monkeypatch.setattr(batch_augment, "CHUNK_PIXELS", 4 * 16 * 16)
+def test_an_error_on_the_way_reaches_the_run_and_ends_the_thread(photos):
     loader = data(photos, "decode").train_dataloader()
-    decode, augment = loader.stages
-    return loader, decode, augment
-
-
-def test_a_batch_is_decoded_while_the_one_before_is_augmented(photos, monkeypatch):
-    loader, decode, augment = staged(photos, monkeypatch)
-    meet, decoded, augmented = Barrier(2, timeout=20), itertools.count(1), itertools.count(1)
-
-    def second_decodes(parts):
-        if next(decoded) == 2:
-            meet.wait()
-        return decode(parts)
-
-    def first_augments(images):
-        if next(augmented) == 1:
-            meet.wait()  # an error where no other thread comes
-        return augment(images)
-
-    loader.stages = [second_decodes, first_augments]
-    assert len(list(loader)) == 6
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_an_error_of_a_stage_reaches_the_run_and_ends_the_threads(photos, monkeypatch, number):
-    loader, *stages = staged(photos, monkeypatch)
 
     def fails(value):
         raise ValueError("this one")
 
-    stages[number] = fails
-    loader.stages = stages
+    loader.finish = fails
     with pytest.raises(ValueError, match="this one"):
         next(iter(loader))
     assert not [t for t in threading.enumerate() if t.name.startswith("sparsetrain-data")]
@@ -247,7 +217,7 @@ def test_torchcodec_decodes_where_torchvision_does_not(photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(ValueError, match=r"data\.gpu=decode: .*pip install torchcodec"):
         data(photos, "decode").train_dataloader()
-    codec = SimpleNamespace(decode_jpeg=there.stages[0].decode_jpeg)
+    codec = SimpleNamespace(decode_jpeg=there.finish.decode_jpeg)
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", codec)
     assert jpeg_decoder() is codec.decode_jpeg
 

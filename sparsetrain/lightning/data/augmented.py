@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
 from sparsetrain.lightning.data.base import ImageData, Splits
 from sparsetrain.lightning.data.cached import Fixed
@@ -25,6 +24,7 @@ from sparsetrain.lightning.data.transforms import (
     to_pixels,
     train_transform,
 )
+from sparsetrain.lightning.data.workers import Loader
 
 GPU = ("auto", "augment", "decode")
 
@@ -104,7 +104,7 @@ class AugmentedData(ImageData):
             samples, collate = Keyed(images), None
             augment = self.on_device(there, crop=False)
             finish = Augmented(augment)
-        loader = DataLoader(
+        loader = Loader(
             samples,
             batch_size=self.batch_size,
             sampler=sampler,

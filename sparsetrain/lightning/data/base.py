@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from sparsetrain.lightning.data.batch_augment import BatchAugment
 from sparsetrain.lightning.data.cached import (
@@ -26,7 +25,7 @@ from sparsetrain.lightning.data.loader import (
 )
 from sparsetrain.lightning.data.sampler import EpochSampler, EvalBatches
 from sparsetrain.lightning.data.transforms import Augment
-from sparsetrain.lightning.data.workers import outlast_sigterm
+from sparsetrain.lightning.data.workers import Loader, outlast_sigterm
 from sparsetrain.lightning.flavour import pl
 
 
@@ -159,7 +158,7 @@ class ImageData(pl.LightningDataModule, ABC):
             **self.options(),
         )
 
-    def val_dataloader(self) -> DataLoader | CachedEvalLoader:
+    def val_dataloader(self) -> Loader | CachedEvalLoader:
         """Every validation sample once across processes, in order."""
         rank, world_size = self._place()
         batches = EvalBatches(
@@ -169,7 +168,7 @@ class ImageData(pl.LightningDataModule, ABC):
             cached = self._on_device("val")
             mean, std = (torch.tensor(v, device=self.device) for v in (self.mean, self.std))
             return CachedEvalLoader(cached, batches, mean, std)
-        return DataLoader(self.splits.val, batch_sampler=batches, **self.options())
+        return Loader(self.splits.val, batch_sampler=batches, **self.options())
 
     def _sampler(self) -> EpochSampler:
         """The order of training samples, from where the trainer stands."""

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from torch.utils.data import DataLoader
-
 from sparsetrain.lightning.data.sampler import EpochSampler
+from sparsetrain.lightning.data.workers import Loader
 from sparsetrain.lightning.flavour import pl
 
 
@@ -101,5 +100,5 @@ class Resumable:
             )
 
 
-class TrainLoader(Resumable, DataLoader):
+class TrainLoader(Resumable, Loader):
     """A DataLoader over an `EpochSampler` that a mid-epoch checkpoint can be resumed with."""

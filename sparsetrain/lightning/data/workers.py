@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing import resource_tracker
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+_CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS
+
+
+class Loader(DataLoader):
+    """A DataLoader whose processes start with SIGTERM blocked, as `outlast_sigterm` needs it.
+
+    Blocked for a process is blocked in all of its threads, and a thread inherits that from the one
+    that starts it. Some begin before `worker_init_fn`: PyTorch starts its pool of threads anew in
+    a forked process, where the training process called `torch.set_num_threads`.
+    """
+
+    def __iter__(self) -> Any:
+        if not _CAN_WAIT:
+            return super().__iter__()
+        if (self.multiprocessing_context or multiprocessing).get_start_method() != "fork":
+            resource_tracker.ensure_running()  # else it starts with the first process and unblocks
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def outlast_sigterm(worker: int) -> None:
-    """A `worker_init_fn` of DataLoader: SIGTERM ends a loading process only if the training process
+    """A `worker_init_fn` of `Loader`: SIGTERM ends a loading process only if the training process
     sends it. SLURM sends it to every process of a job, and the step that is under way, after which
     the run saves, would end with an error where a loading process is gone."""
-    if not hasattr(signal, "sigwaitinfo"):  # macOS
+    if not _CAN_WAIT:
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "worker_init_fn is called in a process of multiprocessing"
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a fork server may be an older one
+    threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:

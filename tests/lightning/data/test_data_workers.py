@@ -5,37 +5,53 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from sparsetrain.lightning import read_checkpoint
-from sparsetrain.lightning.data.workers import outlast_sigterm
+from sparsetrain.lightning.data.workers import Loader, outlast_sigterm
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 
-def test_a_loading_process_ends_by_the_sigterm_of_its_parent_alone():
-    batches, worker = started()
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """After this PyTorch starts threads in every forked process, before any of our code."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "start", ["fork", *(pytest.param(s, marks=pytest.mark.slow) for s in ("spawn", "forkserver"))]
+)
+def test_a_loading_process_ends_by_the_sigterm_of_its_parent_alone(start, two_threads):
+    batches, worker = started(start)
     subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # another process
     time.sleep(0.5)
     assert worker.is_alive()
     assert [int(batch) for batch in batches][-1] == 99
     worker.join(10)
     assert worker.exitcode == 0
-    batches, worker = started()
+    batches, worker = started(start)
     worker.terminate()
     worker.join(10)
     assert worker.exitcode == 0
 
 
-def started() -> Any:
+def started(start: str) -> Any:
     """Batches that a process loads, and that process."""
     data: Any = range(100)
-    batches: Any = iter(DataLoader(data, num_workers=1, worker_init_fn=outlast_sigterm))
+    loader = Loader(
+        data, num_workers=1, worker_init_fn=outlast_sigterm, multiprocessing_context=start
+    )
+    batches: Any = iter(loader)
     next(batches)
     return batches, batches._workers[0]
 
@@ -52,6 +68,7 @@ def test_a_job_whose_processes_all_get_sigterm_saves(tmp_path, gpu):
         f"data.root={train}",
         "data.val_fraction=0.1",
         f"data.gpu={gpu}",
+        "cpu_threads=2",
         "data.num_workers=2",
         "data.batch_size=8",
         "trainer.limit_val_batches=0",

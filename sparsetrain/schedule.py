@@ -8,6 +8,12 @@ from numbers import Integral
 from typing import Any, Literal
 
 Phase = Literal["dense_warmup", "sparse", "dense_tail"]
+PHASE_NAMES: dict[Phase, str] = {
+    "dense_warmup": "dense warm-up",
+    "sparse": "sparse",
+    "dense_tail": "dense tail",
+}
+"""As people read them."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import nn
 
 from sparsetrain.cli.limits import no_larger_than
 from sparsetrain.cli.ranges import shown
+from sparsetrain.errors import first_three
 from sparsetrain.lightning import read_checkpoint
 from sparsetrain.nn import load_sparse_state, sparsify
 from sparsetrain.recipe import instantiate_sparsity
@@ -59,13 +60,15 @@ def check_weights(module: nn.Module, saved: dict[str, Any], path: str) -> None:
     finite."""
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     others = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-    differ = [name for name in {**shapes, **others} if shapes.get(name) != others.get(name)]
+    differ = [
+        f"{name} is {others.get(name, 'absent')} there and {shapes.get(name, 'absent')} here"
+        for name in {**shapes, **others}
+        if shapes.get(name) != others.get(name)
+    ]
     if differ:
-        name = differ[0]
         raise ValueError(
-            f"checkpoint={path} is of another model: {name} is {others.get(name, 'absent')} there "
-            f"and {shapes.get(name, 'absent')} here ({len(differ)} tensors differ); give the "
-            "model.* and data of the run that wrote it"
+            f"checkpoint={path} is of another model: {first_three(differ)}; give the model.* and "
+            "data of the run that wrote it"
         )
     bad = [name for name, tensor in saved.items() if not torch.isfinite(tensor).all()]
     if bad:

@@ -15,7 +15,7 @@ from sparsetrain.cli.console import console, print_lines, relative, show_values
 from sparsetrain.lightning import EMA, SparsifyModel
 from sparsetrain.lightning.flavour import pl
 from sparsetrain.nn import LayerReport, Report, grouped, shape_text
-from sparsetrain.schedule import Phase
+from sparsetrain.schedule import PHASE_NAMES, Phase
 
 
 @rank_zero_only
@@ -59,10 +59,11 @@ class ShowLayers(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         before, self._phase = self._phase, _sparsify_of(trainer).phase
-        if before not in (None, self._phase):
+        if self._phase is not None and before not in (None, self._phase):
             compiled = any(m._compiled_call_impl for m in pl_module.modules())
             again = ": what is compiled compiles once for it" if compiled else ""
-            show_lines((f"step {trainer.global_step}: phase {self._phase} begins{again}",))
+            name = PHASE_NAMES[self._phase]
+            show_lines((f"step {trainer.global_step}: phase {name} begins{again}",))
 
 
 def _long_average(trainer: pl.Trainer) -> Iterator[str]:

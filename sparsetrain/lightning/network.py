@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsetrain.errors import first_three
 from sparsetrain.lightning.patches import multiply_patches
 from sparsetrain.recipe import nearest
 
@@ -34,7 +35,8 @@ def build_network(
     options: further arguments of the timm model, as `embed_dim` or `depth`.
 
     Raises ValueError for an unknown model (with the nearest names), an option it does not take or
-    that could unpickle a file, a tokenizer it does not take, or an attention that cannot run here.
+    that could unpickle a file, weights of another model, a tokenizer it does not take, or
+    an attention that cannot run here.
     """
     import timm
 
@@ -69,6 +71,9 @@ def build_network(
             f"model.name={name!r} does not take img_size={img_size} with options={options}: "
             f"{error}{fix}; give a ViT of timm, or options that its class takes"
         ) from error
+    except RuntimeError as error:
+        _check_weights(str(error), options or {})
+        raise
     _check_size(network, name, img_size)
     multiply_patches(network)
     if attention == "xformers":
@@ -89,6 +94,27 @@ def _check_option(refusal: str, options: dict[str, Any]) -> None:
         takes = [f"model.options.{name}" for name in inspect.signature(kind).parameters]
         option = f"model.options.{found[2]}"
         raise ValueError(f"{option} is no argument of {found[1]}: {nearest(option, takes)}")
+
+
+def _check_weights(refusal: str, options: dict[str, Any]) -> None:
+    """Raise ValueError with the first tensors of a file that `load_state_dict` says do not fit. Any
+    other refusal passes."""
+    if not refusal.startswith("Error(s) in loading state_dict"):
+        return
+    differ = []
+    for line in refusal.splitlines():
+        names = re.findall(r'"([^"]+)"', line)
+        if line.strip().startswith("Missing"):
+            differ += [f"{name} is absent there" for name in names]
+        elif line.strip().startswith("Unexpected"):
+            differ += [f"{name} is absent here" for name in names]
+        elif match := re.search(r"size mismatch for (\S+):.*?\[(.*?)\].*?\[(.*?)\]", line):
+            differ.append(f"{match[1]} is ({match[2]}) there and ({match[3]}) here")
+    path = options.get("checkpoint_path")
+    raise ValueError(
+        f"model.options.checkpoint_path={path} is of another model: {first_three(differ)}; give "
+        "the model.* that the file was written with"
+    )
 
 
 def _check_size(network: nn.Module, name: str, img_size: int) -> None:

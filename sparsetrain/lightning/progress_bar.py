@@ -12,6 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from sparsetrain.lightning.callbacks.monitor import first_tensor
 from sparsetrain.lightning.callbacks.sparsify import SparsifyModel
 from sparsetrain.lightning.flavour import ProgressBar, pl
+from sparsetrain.schedule import PHASE_NAMES
 
 if TYPE_CHECKING:  # the callbacks, which are imported with this file, need no rich
     from rich.console import Console
@@ -21,7 +22,6 @@ LOSS = "train/loss"
 ROW = (LOSS, "val/loss", "val/top1")
 SECONDS = 0.2
 """Between two pictures of the bar: each takes the interpreter from the training."""
-_PHASES = {"dense_warmup": "dense warm-up", "sparse": "sparse", "dense_tail": "dense tail"}
 
 
 class EpochLines(ProgressBar):
@@ -197,4 +197,4 @@ def _epoch(trainer: pl.Trainer) -> str:
 def _phase(trainer: pl.Trainer) -> str:
     callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     sparsify = next((c for c in callbacks if isinstance(c, SparsifyModel)), None)
-    return "" if sparsify is None or sparsify.phase is None else _PHASES[sparsify.phase]
+    return "" if sparsify is None or sparsify.phase is None else PHASE_NAMES[sparsify.phase]

@@ -25,7 +25,8 @@ class Shares:
     """How much of the model is sparse, as fractions.
 
     parameters: of all, those of sparse weights. flops: of those that `flops_of` names, the ones of
-    sparse products.
+    sparse products. Where no tokens are known, a token passes through each linear layer once, and
+    the products within attention are left out.
     """
 
     parameters: float

@@ -30,11 +30,11 @@ def shares_of(model: nn.Module, tokens: Mapping[str, int]) -> Shares:
         name: 2 * layer.weight.numel() * (rows.get(name, 0) if rows else 1)
         for name, layer in _linears(model)
     }
-    total, of = sum(flops.values()), "of its linear layers, per token of each"
+    total, of = sum(flops.values()), "that its linear layers spend on a token"
     if isinstance(tokens, Tokens):
-        total, of = tokens.flops, "of a forward's matrix products"
+        total, of = tokens.flops, "of all matrix products of a forward"
     elif rows:
-        of = "of its linear layers, at their tokens"
+        of = "that its linear layers spend on the tokens of each"
     saved = sum(flops[name] for name in names)
     return Shares(pruned / parameters, saved / total if total else 0.0, of)
 

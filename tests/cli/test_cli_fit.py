@@ -61,10 +61,10 @@ def test_a_run_in_its_own_process_prints_nothing_but_table_epochs_and_summary(tm
 
 def test_a_change_of_phase_is_told_and_that_it_compiles_once(dense_tail, tmp_path):
     lines = dense_tail.ended.out.splitlines()
-    assert [line for line in lines if "begins" in line] == ["step 2: phase dense_tail begins"]
+    assert [line for line in lines if "begins" in line] == ["step 2: phase dense tail begins"]
     with torch.compiler.set_stance("force_eager"):  # compiling takes half a minute
         out = fit(tmp_path, *SHORT, "sparsity.schedule.dense_tail=0.5", "compile=true").out
-    assert "step 2: phase dense_tail begins: what is compiled compiles once for it" in out
+    assert "step 2: phase dense tail begins: what is compiled compiles once for it" in out
 
 
 def test_a_recipe_for_imagenet_alone_runs_on_digits_under_a_banner(tmp_path):

@@ -265,6 +265,13 @@ def test_weights_of_another_model_and_weights_that_are_not_finite_are_refused():
     check_weights(layer, weights, "a.ckpt")
     with pytest.raises(ValueError, match=r"a.ckpt is of another model: weight is \(3, 2\) there"):
         check_weights(layer, torch.nn.Linear(2, 3).state_dict(), "a.ckpt")
+    five = torch.nn.Sequential(layer, layer, torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    line = (
+        r"another model: weight is absent there and \(2, 2\) here, bias is absent there and \(2,\) "
+        r"here, 0.weight is \(2, 2\) there and absent here and 7 more; give the model\.\*"
+    )
+    with pytest.raises(ValueError, match=line):
+        check_weights(layer, five.state_dict(), "a.ckpt")
     with pytest.raises(ValueError, match=r"a.ckpt: bias is not finite \(1 of 2 tensors\)"):
         check_weights(layer, {**weights, "bias": torch.tensor([0.0, torch.nan])}, "a.ckpt")
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning_helpers import tiny_vit
+from safetensors.torch import save_file
 from timm.layers.attention import Attention
 
 from sparsetrain.lightning import attention, build_network
@@ -42,6 +43,35 @@ def test_a_name_like_no_model_at_all_says_where_to_look():
 def test_options_that_the_model_does_not_take_are_named(options, said):
     with pytest.raises(ValueError, match=said):
         build_network("vit_tiny_patch16_224", 8, 10, options={"patch_size": 4, **options})
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (
+            {"embed_dim": 6, "depth": 1},
+            r"blocks\.1\.norm1\.weight is absent there, blocks\.1\.norm1\.bias is absent there, "
+            r"blocks\.1\.attn\.qkv\.weight is absent there and 28 more; give the model\.\*",
+        ),
+        (
+            {"embed_dim": 6},
+            r"cls_token is \(1, 1, 6\) there and \(1, 1, 12\) here, pos_embed is .* and 28 more; ",
+        ),
+        (
+            {"qkv_bias": False},
+            r"blocks\.0\.attn\.qkv\.bias is absent there, blocks\.1\.attn\S+ is absent there; give",
+        ),
+        ({"init_values": 0.1}, r"blocks\.0\.ls1\.gamma is absent here, .* and 1 more; give"),
+    ],
+)
+def test_weights_of_another_model_are_told_by_the_first_three_tensors(tmp_path, other, said):
+    file, options = tmp_path / "vit.safetensors", {"embed_dim": 12, "depth": 2, "patch_size": 4}
+    written = build_network("vit_tiny_patch16_224", 8, 10, options={**options, **other})
+    save_file(written.state_dict(), file)
+    with pytest.raises(ValueError, match=rf"checkpoint_path={file} is of another model: {said}"):
+        build_network(
+            "vit_tiny_patch16_224", 8, 10, options={**options, "checkpoint_path": str(file)}
+        )
 
 
 def test_an_unknown_attention_is_refused_with_the_choices():

@@ -50,8 +50,8 @@ def test_shares_are_of_all_parameters_and_of_the_linear_layers_per_token():
     assert report.shares.parameters == pytest.approx(320 / (352 + 32))
     assert report.shares.flops == pytest.approx(320 / 352)
     assert str(report).splitlines()[1] == (
-        "sparse: 83.3% of the parameters, 90.9% of the FLOPs of its linear layers, per token of "
-        "each"
+        "sparse: 83.3% of the parameters, 90.9% of the FLOPs that its linear layers spend on a "
+        "token"
     )
 
 
@@ -64,13 +64,13 @@ def test_with_counted_tokens_flops_are_of_all_matrix_products_of_a_forward():
     assert tokens.flops == 2 * (mix + head + scores + patches)
     shares = shares_of(model, Sparsity(include=("mix",)), tokens=tokens)
     assert shares.flops == pytest.approx(2 * mix / tokens.flops)
-    assert str(shares).endswith("of a forward's matrix products")
+    assert str(shares).endswith("of the FLOPs of all matrix products of a forward")
 
 
 def test_with_rows_by_name_flops_are_of_the_linear_layers_at_their_tokens():
     shares = shares_of(Twice(), Sparsity(include=("mix",)), tokens={"mix": 2, "head": 4})
     assert shares.flops == pytest.approx(64 * 2 / (64 * 2 + 32 * 4))
-    assert str(shares).endswith("of its linear layers, at their tokens")
+    assert str(shares).endswith("that its linear layers spend on the tokens of each")
 
 
 @pytest.mark.parametrize(("weight", "parameters", "flops"), [(None, 0, 0.5), (STE(), 256, 1.0)])

@@ -1,9 +1,12 @@
-"""Train one small ViT with every method on CIFAR-10 and collect the accuracies in a JSON file.
+"""Train one small ViT with every method on CIFAR-10 and collect the accuracies
+in a JSON file.
 
-    python scripts/compare_methods.py --root DATA --out docs/results/methods-cifar10.json
+    python scripts/compare_methods.py --root DATA \\
+        --out docs/results/methods-cifar10.json
 
-DATA holds cifar10-{train,test}.parquet (Hugging Face image layout). Runs are spread over the CUDA
-devices, `--jobs` at a time; without a device they run on the CPU.
+DATA holds cifar10-{train,test}.parquet (Hugging Face image layout). Runs are
+spread over the CUDA devices, `--jobs` at a time; without a device they run on
+the CPU.
 """
 
 from __future__ import annotations
@@ -56,7 +59,9 @@ METHODS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", required=True, help="folder of the Parquet files")
     parser.add_argument("--out", required=True, type=Path, help="JSON file to write")
     parser.add_argument("--epochs", type=int, default=16)

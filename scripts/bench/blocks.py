@@ -1,13 +1,16 @@
-"""Blocks at 70, 80 and 90 % zeros: what trained models lose, how fast PyTorch's BSR product is.
+"""Blocks at 70, 80 and 90 % zeros: what trained models lose, how fast PyTorch's
+BSR product is.
 
     python -m scripts.bench.blocks json=docs/results/blocks-h200.json
 
-    words    json=FILE  rows=FILE (of scripts/study) speed=FILE (written before, not measured again)
+    words    json=FILE  rows=FILE (of scripts/study)
+             speed=FILE (written before, not measured again)
 
-Δ top-1: blocks of 16×16 against the dense model of the same seed, of the longest final runs among
-the rows, all with the same recipe and further words. Speed: over the dense product, of fc1 of that
-model with a batch of 256 images, and of fc1 of ViT-B with 128; random weights under balanced masks,
-in bfloat16 on a GPU; with the tokens of one image in float32 on a CPU.
+Δ top-1: blocks of 16×16 against the dense model of the same seed, of the
+longest final runs among the rows, all with the same recipe and further words.
+Speed: over the dense product, of fc1 of that model with a batch of 256 images,
+and of fc1 of ViT-B with 128; random weights under balanced masks, in bfloat16
+on a GPU; with the tokens of one image in float32 on a CPU.
 """
 
 from __future__ import annotations

@@ -1,19 +1,22 @@
-"""Speed over density: COO, CSR, BSR and 2:4 against the dense product, for fc1 of ViT-B.
+"""Speed over density: COO, CSR, BSR and 2:4 against the dense product, for fc1
+of ViT-B.
 
     python -m scripts.bench.curve json=curve.json picture=curve.png
 
     words    json=FILE picture=FILE (needs matplotlib) tokens=N seconds=16
 
-y = x @ w.T with x [tokens, 768] and w [3072, 768]. The weights are random; the mask keeps the
-largest magnitudes, or random blocks. On a GPU, if there is one, in bfloat16 with the tokens of 128
-images, BSR by PyTorch's Triton kernels (`F.linear`) and 2:4 by this package's; on a CPU in float32
-with those of one image, all by PyTorch, no 2:4: nothing there multiplies it faster than dense. On a
-GPU ten products are one CUDA graph, which leaves out what Python takes to start them; COO and CSR
-are called one by one.
+y = x @ w.T with x [tokens, 768] and w [3072, 768]. The weights are random; the
+mask keeps the largest magnitudes, or random blocks. On a GPU, if there is one,
+in bfloat16 with the tokens of 128 images, BSR by PyTorch's Triton kernels
+(`F.linear`) and 2:4 by this package's; on a CPU in float32 with those of one
+image, all by PyTorch, no 2:4: nothing there multiplies it faster than dense. On
+a GPU ten products are one CUDA graph, which leaves out what Python takes to
+start them; COO and CSR are called one by one.
 
-Each density times the dense product again; a speed is over that one. Rows are printed as they
-come, fewest kept values first; after `seconds` the rest is skipped, and said.
-Every result is compared with the dense product of the same weight.
+Each density times the dense product again; a speed is over that one. Rows are
+printed as they come, fewest kept values first; after `seconds` the rest is
+skipped, and said. Every result is compared with the dense product of the same
+weight.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ Trains so many steps of each recipe as `python -m sparsetrain fit` does, callbac
 included; dense warm-up and tail are off. Images/s are of the steps between two logs, the median of
 those after the first in which nothing was traced. × is over the first recipe. In the last round
 some steps are traced: how much of their time the GPU worked, and the kernels that take the most;
-and the main thread's Python is profiled, into RECIPE.txt beside the JSON. What `fit` says goes to
-RECIPE.log, also of a run that is cut. Further words go to `fit`.
+and the main thread's Python is profiled, into RECIPE.txt beside the JSON; nothing is traced where
+there is no GPU. What `fit` says goes to RECIPE.log, also of a run that is cut. Further words go to
+`fit`.
 """
 
 from __future__ import annotations
@@ -28,11 +29,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scripts.bench.gpu_trace import profile_of
 from sparsetrain.lightning.flavour import Callback, pl
 
 EVERY = 50
 """Optimizer steps between two logs, as in the recipes."""
+
+RATE = "perf/images_per_s"
 
 TRACED = range(130, 140)
 """The steps whose kernels are traced."""
@@ -53,8 +58,6 @@ class Trace(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        import torch
-
         if trainer.global_step == TRACED.start:
             torch.cuda.synchronize()
             self.profiler: Any = torch.profiler.profile(
@@ -92,12 +95,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path)
     args = parser.parse_intermixed_args()
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+    last = args.rounds - 1 if torch.cuda.is_available() else None
     recipes = args.recipes.split(",")
     runs: dict[str, list[float]] = {recipe: [] for recipe in recipes}
     traces: dict[str, Any] = {}
     for number in range(args.rounds):
         for recipe in recipes:
-            rates, trace = measure(recipe, args, traced=number == args.rounds - 1)
+            rates, trace = measure(recipe, args, traced=number == last)
             runs[recipe] += rates
             traces[recipe] = trace
     rows = []
@@ -137,15 +143,41 @@ def measure(recipe: str, args: argparse.Namespace, traced: bool) -> tuple[list[f
         with log.open("w") as said:
             status = subprocess.run(command, stdout=said, stderr=subprocess.STDOUT).returncode
         if status:
-            raise SystemExit(f"{recipe}: fit ended with {status}\n{log.read_text()[-3000:]}")
-        with (Path(folder) / "metrics.csv").open() as rows:
-            column = [row["perf/images_per_s"] for row in csv.DictReader(rows)]
-        rates = [float(value) for value in column if value]
+            whole = (
+                f"all of it is in {log}" if args.json else "--json FILE keeps all of it beside FILE"
+            )
+            end = error_of(log.read_text())
+            raise SystemExit(f"{recipe}: fit ended with {status}; {whole}; its log ends:\n{end}")
+        rates = rates_of(Path(folder) / "metrics.csv")
+        needed = max(UNDISTURBED) + 1 if traced else 2
+        if len(rates) < needed:
+            raise SystemExit(
+                f"{recipe}: fit logged {len(rates)} times and {needed} are needed: give --steps of "
+                f"{needed * EVERY} or more, and trainer.max_epochs= where the data set is small"
+            )
         if not traced:
             return rates[1:], None
         if args.json:
             shutil.copy(file.with_suffix(".txt"), args.json.parent / f"{recipe}.txt")
         return [rates[log] for log in UNDISTURBED], json.loads(file.read_text())
+
+
+def error_of(log: str) -> str:
+    """The error that a log ends with, without its traceback; without one the last three lines."""
+    hint = "Set the environment variable HYDRA_FULL_ERROR"
+    lines = [line for line in log.splitlines() if line.strip() and not line.startswith(hint)]
+    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (")]
+    if not starts:
+        return "\n".join(lines[-3:])
+    return "\n".join(line for line in lines[starts[-1] + 1 :] if not line.startswith(" "))
+
+
+def rates_of(metrics: Path) -> list[float]:
+    """Images/s of each log; none where nothing was logged."""
+    if not metrics.exists():
+        return []
+    with metrics.open() as rows:
+        return [float(row[RATE]) for row in csv.DictReader(rows) if row.get(RATE)]
 
 
 if __name__ == "__main__":

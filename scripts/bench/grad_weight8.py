@@ -1,15 +1,19 @@
-"""Could gradients of 2:4 MLP weights pay in fp8? Their product, and what its operands cost.
+"""Could gradients of 2:4 MLP weights pay in fp8? Their product, and what its
+operands cost.
 
     python -m scripts.bench.grad_weight8
-    python -m scripts.bench.grad_weight8 shapes=25216x1024x4096 rounds=40 json=grad_weight8.json
+    python -m scripts.bench.grad_weight8 shapes=25216x1024x4096 rounds=40 \\
+        json=grad_weight8.json
 
-dw1 = dz24.T x and dw2 = dy.T h24 contract along tokens, which 8-bit products read K-major:
+dw1 = dz24.T x and dw2 = dy.T h24 contract along tokens, which 8-bit products
+read K-major:
 
     bf16         the product as a layer calls it, to float32
-    fp8          the same with both operands in e4m3, a scale for each of their features, so that
-                 scales are factors of the result
+    fp8          the same with both operands in e4m3, a scale for each of their
+                 features, so that scales are factors of the result
     narrow24     dz24.T or h24.T, packed along tokens in bfloat16, in 8 bits
-    quantize     x.T or dy.T in 8 bits by the op, which copies the transpose first
+    quantize     x.T or dy.T in 8 bits by the op, which copies the transpose
+                 first
     inductor     the same by torch.compile of the definition
 """
 

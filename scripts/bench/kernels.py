@@ -1,11 +1,13 @@
 """What a step of `bench step` spends the GPU's time on, kernel by kernel.
 
     python -m scripts.bench.kernels models=vit_l variants=all+attn,fp8
-    python -m scripts.bench.kernels mode=inference models=vit_h variants=fp8-24 json=kernels.json
+    python -m scripts.bench.kernels mode=inference models=vit_h \\
+        variants=fp8-24 json=kernels.json
 
-For each variant: ms of a step from the first kernel's start to the last one's end, in which any
-kernel ran, and of each kernel, with its launches; the mean of four traced steps. words: mode,
-models, variants and batch as of `bench step`; json=FILE for every kernel.
+For each variant: ms of a step from the first kernel's start to the last one's
+end, in which any kernel ran, and of each kernel, with its launches; the mean of
+four traced steps. words: mode, models, variants and batch as of `bench step`;
+json=FILE for every kernel.
 """
 
 from __future__ import annotations

@@ -1,16 +1,20 @@
-"""The 2:4 products of an MLP against cuBLAS, cuSPARSELt, torch's CUTLASS op and xFormers:
+"""The 2:4 products of an MLP against cuBLAS, cuSPARSELt, torch's CUTLASS op and
+xFormers:
 
   python -m scripts.bench.matmul
   python -m scripts.bench.matmul json=matmul.json picture=roofline.png
-  python -m scripts.bench.matmul shapes=25216x1024x4096 products=w24-forward,act24-dw
-  python -m scripts.bench.matmul random=200 seed=0        is the choice ever slower than dense?
+  python -m scripts.bench.matmul shapes=25216x1024x4096 \\
+      products=w24-forward,act24-dw
+  python -m scripts.bench.matmul random=200 seed=0  is the choice ever slower?
 
-shapes= TOKENSxFEATURESxHIDDEN with commas; products= w24-forward, w24-dx, act24-forward, act24-dw,
-dz24-dx, dz24-dw; dtype= bfloat16, float16, fp8 (e4m3) or int8 (the last two against cuBLAS in
-bfloat16 and PyTorch's dense products of the dtype, without the products of dW); rounds= calls that
-count; peers= false, or cusparselt, cusparselt-best, torch-cutlass, xformers, cusparselt-search (its
-own search, slow), of fp8 and int8 cusparselt, cusparselt-best and, of fp8, torchao-cutlass; json=
-the file for every number. Every 2:4 result is compared with float64 first.
+shapes= TOKENSxFEATURESxHIDDEN with commas; products= w24-forward, w24-dx,
+act24-forward, act24-dw, dz24-dx, dz24-dw; dtype= bfloat16, float16, fp8 (e4m3)
+or int8 (the last two against cuBLAS in bfloat16 and PyTorch's dense products of
+the dtype, without the products of dW); rounds= calls that count; peers= false,
+or cusparselt, cusparselt-best, torch-cutlass, xformers, cusparselt-search (its
+own search, slow), of fp8 and int8 cusparselt, cusparselt-best and, of fp8,
+torchao-cutlass; json= the file for every number. Every 2:4 result is compared
+with float64 first.
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
-"""An MLP of a training step, forward and backward, against the compiled dense one and the peers:
+"""An MLP of a training step, forward and backward, against the compiled dense
+one and the peers:
 
   python -m scripts.bench.mlp
   python -m scripts.bench.mlp json=mlp.json picture=mlp.png
-  python -m scripts.bench.mlp shapes=25216x1024x4096 variants=weights,all peers=false
+  python -m scripts.bench.mlp shapes=25216x1024x4096 \\
+      variants=weights,all peers=false
 
-shapes= TOKENSxFEATURESxHIDDEN with commas; variants= dense-eager, dense-relu2, weights,
-activations, all (dense, compiled, is always there); peers= false, or xformers-cutlass,
-xformers-cusparselt, torchao-weights, torchao-activations; rounds= that count; compile= default,
-reduce-overhead, max-autotune or max-autotune-no-cudagraphs (of torch.compile); json= the file for
-every number; picture= a PNG of bars. Every result is compared with masked products first. The
+shapes= TOKENSxFEATURESxHIDDEN with commas; variants= dense-eager, dense-relu2,
+weights, activations, all (dense, compiled, is always there); peers= false, or
+xformers-cutlass, xformers-cusparselt, torchao-weights, torchao-activations;
+rounds= that count; compile= default, reduce-overhead, max-autotune or
+max-autotune-no-cudagraphs (of torch.compile); json= the file for every number;
+picture= a PNG of bars. Every result is compared with masked products first. The
 energy is read where nvidia-ml-py is installed.
 """
 

@@ -3,9 +3,10 @@
     python -m scripts.bench.packed_mlp
     python -m scripts.bench.packed_mlp shapes=25216x1024x4096 rounds=40
 
-Does GELU at the end of fc1's product cost less than in a kernel of its own (bfloat16)? Is
-quantizing as a part of the compiled graph faster than the op (fp8)? And the whole MLP, compiled,
-whose GELU is the op's pass or Inductor's (fp8 and int8)?
+Does GELU at the end of fc1's product cost less than in a kernel of its own
+(bfloat16)? Is quantizing as a part of the compiled graph faster than the op
+(fp8)? And the whole MLP, compiled, whose GELU is the op's pass or Inductor's
+(fp8 and int8)?
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
-"""What writes 8-bit values in a pass that computes something else, against the passes apart.
+"""What writes 8-bit values in a pass that computes something else, against the
+passes apart.
 
     python -m scripts.bench.producers8
-    python -m scripts.bench.producers8 shapes=16448x1280x5120 rounds=40 json=producers8.json
+    python -m scripts.bench.producers8 shapes=16448x1280x5120 rounds=40 \\
+        json=producers8.json
 
-Of each MLP (TOKENSxFEATURESxHIDDEN) its hidden activations, bfloat16 [tokens, hidden], and the
-float32 weight of fc1. Apart is the op in 16 bits and `quantize` or `narrow24` after it; of
-`quantize_across24` it is `quantize24`, and `mask24` of the dense form, its transpose and `quantize`
-of that.
+Of each MLP (TOKENSxFEATURESxHIDDEN) its hidden activations, bfloat16 [tokens,
+hidden], and the float32 weight of fc1. Apart is the op in 16 bits and
+`quantize` or `narrow24` after it; of `quantize_across24` it is `quantize24`,
+and `mask24` of the dense form, its transpose and `quantize` of that.
 """
 
 from __future__ import annotations

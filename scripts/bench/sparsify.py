@@ -1,13 +1,16 @@
-"""Kernels that make a matrix 2:4 against what PyTorch and xFormers have, and against a copy:
+"""Kernels that make a matrix 2:4 against what PyTorch and xFormers have, and
+against a copy:
 
   python -m scripts.bench.sparsify
   python -m scripts.bench.sparsify json=sparsify.json
-  python -m scripts.bench.sparsify shapes=25216x4096,3072x768 dtype=float16 rounds=100
+  python -m scripts.bench.sparsify shapes=25216x4096,3072x768 \\
+      dtype=float16 rounds=100
   python -m scripts.bench.sparsify ops=sparsify24,mvue24
 
-shapes= ROWSxCOLUMNS with commas; dtype= bfloat16, float16 or float32 (packed as bfloat16), without
-it bfloat16 and, for weight-sized matrices, float32 too; rounds= calls of each that count; json= the
-file for every number. Each op is held against its reference on the CPU before it is timed.
+shapes= ROWSxCOLUMNS with commas; dtype= bfloat16, float16 or float32 (packed as
+bfloat16), without it bfloat16 and, for weight-sized matrices, float32 too;
+rounds= calls of each that count; json= the file for every number. Each op is
+held against its reference on the CPU before it is timed.
 """
 
 from __future__ import annotations

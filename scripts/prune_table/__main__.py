@@ -1,13 +1,16 @@
 """What 2:4 pruning costs without retraining, and what the best of it costs after.
 
-    python -m scripts.prune_table runs/dense-*/checkpoints/last.ckpt --json prune.json
+    python -m scripts.prune_table runs/dense-*/checkpoints/last.ckpt \\
+        --json prune.json
 
-Each checkpoint of `fit` is dense, of a seed of its own. Its linear layers in blocks are pruned by
-each method with masks of rows and exact ones, each as it is, permuted before, fitted after, and
-both, and read all validation images. Of the exact masks the way that loses least on training
-images (not those of calibration) is retrained under its masks.
+Each checkpoint of `fit` is dense, of a seed of its own. Its linear layers in
+blocks are pruned by each method with masks of rows and exact ones, each as it
+is, permuted before, fitted after, and both, and read all validation images. Of
+the exact masks the way that loses least on training images (not those of
+calibration) is retrained under its masks.
 
-Checkpoints are worked on side by side. What --folder holds already is not done again.
+Checkpoints are worked on side by side. What --folder holds already is not done
+again.
 """
 
 from __future__ import annotations

@@ -1,15 +1,18 @@
-"""Does it learn as well? Train variants over seeds, and compare each with its dense twin.
+"""Does it learn as well? Train variants over seeds, and compare each with its
+dense twin.
 
-    python scripts/study run --data cifar10 --root FOLDER --variants dense,w24 --seeds 0,1 --jobs 4
-    python scripts/study merge ROWS.json ...       # into docs/results/accuracy-DATA.json
-    python scripts/study summary                   # of all that is in docs/results
-    python scripts/study decay                     # which λ of SR-STE, by flip rate and accuracy
-    python scripts/study time --picture time.png   # which seconds reach the dense twin's accuracy
+    python scripts/study run --data cifar10 --root FOLDER \\
+        --variants dense,w24 --seeds 0,1 --jobs 4
+    python scripts/study merge ROWS.json ...   # into docs/results
+    python scripts/study summary               # of all that is in docs/results
+    python scripts/study decay                 # λ of SR-STE: flips and accuracy
+    python scripts/study time --picture T.png  # seconds to the twin's accuracy
 
-`run` leaves out what has a row already, here or in docs/results; it writes a row for each run that
-ends into OUT/accuracy-DATA.json. With --choose it trains on 90 % of the training images and
-validates on the rest: for choices. Without, it trains on all and reads the test images once, at
-the end. variants.yaml, beside this file, says what there is.
+`run` leaves out what has a row already, here or in docs/results; it writes a
+row for each run that ends into OUT/accuracy-DATA.json. With --choose it trains
+on 90 % of the training images and validates on the rest: for choices. Without,
+it trains on all and reads the test images once, at the end. variants.yaml,
+beside this file, says what there is.
 """
 
 from __future__ import annotations

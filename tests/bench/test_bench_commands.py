@@ -1,5 +1,8 @@
 """scripts/bench as commands, in processes of their own."""
 
+import contextlib
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,32 @@ sys.modules |= {"hydra": None, "omegaconf": None, "pytorch_lightning": None}
 sys.argv = ["bench", "round=3"]
 runpy.run_module("scripts.bench.NAME", run_name="__main__")
 """
+
+
+HELPFUL = [
+    "scripts/study",
+    "scripts/prune_table",
+    *(
+        str(path.relative_to(ROOT))
+        for path in sorted(
+            [*(ROOT / "scripts").glob("*.py"), *(ROOT / "scripts/bench").glob("*.py")]
+        )
+        if re.search("import argparse|command import run", path.read_text("utf-8"))
+    ),
+]
+"""Scripts with a `--help`."""
+
+
+@pytest.mark.parametrize("script", HELPFUL)
+def test_help_fits_a_terminal_of_80_columns(script, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with contextlib.suppress(SystemExit):
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 3
+    assert [line for line in lines if len(line) > 80] == []
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:

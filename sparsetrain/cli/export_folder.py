@@ -57,7 +57,7 @@ def export_folder(trained: Trained, options: dict[str, str]) -> None:
             ("read", f'sparsetrain.load_packed(model, "{relative(out)}")'),
         ]
     elif _squared_relu(trained):
-        rows.append(("activation", "squared ReLU in the MLPs: set it in the model that is built"))
+        rows.append(("activation", "squared ReLU in the MLPs: put it where sparsity.json says"))
     show_values(tuple(rows), prose=("layers", "pack", "activation"))
 
 

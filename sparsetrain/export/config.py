@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sparsetrain.nn import SquaredReLU
-from sparsetrain.nn.activations import act_of
+from sparsetrain.nn.activations import act_name, act_of
 from sparsetrain.nn.structure import is_mlp
 
 CONFIG = "config.json"
@@ -19,28 +19,29 @@ CONFIG = "config.json"
 
 def write_config(
     folder: Path, model: Any, dtype: torch.dtype | None, config: Mapping[str, Any] | None
-) -> None:
+) -> set[str]:
     """Write `config`, or else what transformers or timm read, or else the model's class.
 
-    dtype: to which floating-point weights were rounded. Raises ValueError where timm cannot tell
-    how it built the model.
+    dtype: to which floating-point weights were rounded. Returns the names of the squared ReLUs that
+    a model built of the file has. Raises ValueError where timm cannot tell how it built the model.
     """
     own = getattr(model, "config", None)
     if config is None and hasattr(own, "save_pretrained"):
-        _write_transformers(folder, model, own, dtype)
-    elif config is None and getattr(model, "pretrained_cfg", None):
+        return _write_transformers(folder, model, own, dtype)
+    if config is None and getattr(model, "pretrained_cfg", None):
         _write_timm(folder / CONFIG, model)
     else:
         kind = type(model)
         said = {"class": f"{kind.__module__}.{kind.__qualname__}"} if config is None else config
         (folder / CONFIG).write_text(json.dumps(dict(said), indent=2) + "\n", "utf-8")
+    return set()
 
 
-def _write_transformers(folder: Path, model: Any, own: Any, dtype: torch.dtype | None) -> None:
+def _write_transformers(folder: Path, model: Any, own: Any, dtype: torch.dtype | None) -> set[str]:
     """With what a model's own `save_pretrained` adds: its class, its dtype, how it generates."""
     copies: dict[int, Any] = {}
     config = copy.deepcopy(own, copies)
-    _name_squared_relu(model, copies)
+    named = _name_squared_relu(model, copies)
     if hasattr(model, "save_pretrained"):  # else somebody's module that holds a config
         config.architectures = [type(model).__name__]
         setattr(
@@ -49,18 +50,25 @@ def _write_transformers(folder: Path, model: Any, own: Any, dtype: torch.dtype |
         if model.can_generate() and model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
     config.save_pretrained(folder)
+    return named
 
 
-def _name_squared_relu(model: Any, configs: Mapping[int, Any]) -> None:
+def _name_squared_relu(model: Any, configs: Mapping[int, Any]) -> set[str]:
     """Set `hidden_act` in the configs of MLPs that are all squared ReLU since they were trained
-    with 2:4 activations. configs: copies by the id of what an MLP holds."""
-    squared: dict[int, bool] = {}
-    for mlp in filter(is_mlp, model.modules()):
-        key = id(getattr(mlp, "config", None))
-        squared[key] = squared.get(key, True) and type(act_of(mlp)) is SquaredReLU
-    for key in [key for key, all_squared in squared.items() if all_squared and key in configs]:
-        if hasattr(configs[key], "hidden_act"):
+    with 2:4 activations, and return the names of those activations. configs: copies by the id of
+    what an MLP holds."""
+    mlps: dict[int, dict[str, Any]] = {}
+    for name, mlp in model.named_modules():
+        if is_mlp(mlp):
+            full = f"{name}.{act_name(mlp)}".lstrip(".")
+            mlps.setdefault(id(getattr(mlp, "config", None)), {})[full] = act_of(mlp)
+    named: set[str] = set()
+    for key, acts in mlps.items():
+        squared = all(type(act) is SquaredReLU for act in acts.values())
+        if squared and hasattr(configs.get(key), "hidden_act"):
             configs[key].hidden_act = "relu2"
+            named |= acts.keys()
+    return named
 
 
 def _write_timm(path: Path, model: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.errors import installed
-from sparsetrain.export.config import write_config
+from sparsetrain.errors import first_three, installed
+from sparsetrain.export.config import CONFIG, write_config
 from sparsetrain.export.options import check_options
 from sparsetrain.export.packed import packed_state
 from sparsetrain.export.parts import PARTS, from_parts, to_parts
@@ -68,6 +69,9 @@ def save_pretrained(
     dtype: floating-point weights are rounded to it; of `packed` that of `st.quantize`, e4m3 if it
         is not given, and the dense rest keeps its own.
     config: of `config.json`; what transformers or timm read if None and the model is theirs.
+
+    Warns of squared ReLUs that 2:4 activations left and `config.json` cannot name: whoever builds
+    the model of it has to set them.
 
     Returns the density of each sparse weight. Raises ValueError, naming the layer, for a weight
     that the format does not take, and for a folder that is not empty.
@@ -157,8 +161,17 @@ def _save(
     """Write them, read them back, and compare with `state`; the density of each sparse weight."""
     squared = [n for n, m in model.named_modules() if isinstance(m, SquaredReLU)]
     describe = partial(write_config, model=model, dtype=dtype, config=config)
-    _write(folder, tensors, {**header, "tied": tied, "squared_relu": squared}, describe)
+    header = {**header, "tied": tied, "squared_relu": squared}
+    named = _write(folder, tensors, header, describe)
     _compare(load_weights(folder), state)
+    unnamed = [name for name in squared if name not in named]
+    if unnamed and config is None and header["format"] != "packed":  # load_packed sets them
+        warnings.warn(
+            f"folder={folder}: its {CONFIG} cannot name the squared ReLU of "
+            f"{first_three(unnamed)}: put it into a model that loads the folder, where {HEADER} "
+            "says (docs/export.md)",
+            stacklevel=3,
+        )
     weights = header["weights"].items()
     return {key.removesuffix(".weight"): each["density"] for key, each in weights}
 
@@ -211,19 +224,21 @@ def _write(
     folder: Path,
     tensors: Mapping[str, Tensor],
     header: Mapping[str, Any],
-    describe: Callable[[Path], None],
-) -> None:
+    describe: Callable[[Path], set[str]],
+) -> set[str]:
+    """Write the files of a folder; what `describe` returns."""
     with installed("safetensors", "save_pretrained"):
         from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    describe(folder)
+    named = describe(folder)
     (folder / HEADER).write_text(json.dumps(header, indent=2) + "\n", "utf-8")
     unfinished = folder / f".{WEIGHTS}.unfinished"
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     # Not save_file: its files are readable by their owner alone.
     unfinished.write_bytes(save(plain, metadata={"format": "pt"}))
     os.replace(unfinished, folder / WEIGHTS)
+    return named
 
 
 def _compare(written: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

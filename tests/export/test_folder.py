@@ -1,12 +1,15 @@
 """Folders that are read back by torch.sparse, safetensors, transformers and timm alone."""
 
 import json
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.layers.mlp import Mlp
 from torch import nn
 
 import sparsetrain as st
@@ -269,11 +272,52 @@ def test_squared_relu_of_2_of_4_activations_is_in_a_transformers_config(tmp_path
     )  # fmt: skip
     model = transformers.ViTForImageClassification(config)
     st.sparsify(model, st.Sparsity(include, activation=st.Activation24()))
-    st.save_pretrained(model, tmp_path / "out")
+    whole = include == ("*",)
+    line = r"config\.json cannot name the squared ReLU of vit\.layers\.0\.mlp\.activation_fn: put"
+    with nullcontext() if whole else pytest.warns(UserWarning, match=line):
+        st.save_pretrained(model, tmp_path / "out")
     st.densify(model.eval(), apply_masks=True)
     assert model.config.hidden_act == "gelu"
     again = transformers.ViTForImageClassification.from_pretrained(tmp_path / "out").eval()
-    if include == ("*",):
-        x = torch.linspace(-1, 1, 768).reshape(1, 3, 16, 16)
-        torch.testing.assert_close(again(x).logits, model(x).logits)
-    assert again.config.hidden_act == ("relu2" if include == ("*",) else "gelu")
+    assert again.config.hidden_act == ("relu2" if whole else "gelu")
+    if not whole:
+        put_squared_relu(again, tmp_path / "out")
+    x = torch.linspace(-1, 1, 768).reshape(1, 3, 16, 16)
+    torch.testing.assert_close(again(x).logits, model(x).logits)
+
+
+def test_squared_relu_of_a_timm_model_is_told_and_put_back_where_sparsity_json_says(tmp_path):
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, embed_dim=48, depth=5, num_classes=7
+    )
+    st.sparsify(model, st.Sparsity(activation=st.Activation24()))
+    with pytest.warns(
+        UserWarning, match=r"squared ReLU of blocks\.0\.mlp\.act, .* and 2 more: put"
+    ):
+        st.save_pretrained(model, tmp_path / "out")
+    st.densify(model.eval(), apply_masks=True)
+    again = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    x = torch.linspace(-1, 1, 3072).reshape(1, 3, 32, 32)
+    assert not torch.allclose(again(x), model(x))
+    put_squared_relu(again, tmp_path / "out")
+    torch.testing.assert_close(again(x), model(x))
+
+
+def test_a_folder_whose_config_the_caller_gives_and_a_packed_one_warn_of_nothing(tmp_path):
+    model = nn.Sequential()
+    model.mlp = Mlp(64, 128)
+    st.sparsify(model, st.Sparsity(activation=st.Activation24()))
+    st.save_pretrained(model, tmp_path / "given", config={"act": "squared ReLU"})
+    st.save_pretrained(model, tmp_path / "packed", "packed", dtype=torch.bfloat16)
+
+
+def put_squared_relu(model: nn.Module, folder: Path) -> None:
+    """What docs/export.md says."""
+    for name in json.loads((folder / "sparsity.json").read_text())["squared_relu"]:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, SquaredReLU())
+
+
+class SquaredReLU(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.relu().square()

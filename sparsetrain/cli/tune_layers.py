@@ -68,7 +68,7 @@ def layer_products(
     for name, mlp in mlps.items():
         inputs, hidden, outputs = mlp_shape(mlp)
         fc1, count = mlp.fc1, tokens[f"{name}.fc1"]
-        part = Part(weight=None, activation=mlp.activation, format=mlp.product.format)
+        part = Part(weight=None, activation=mlp.method, format=mlp.product.format)
         if isinstance(fc1, SparseLinear):
             format, selection = fc1.product.format, fc1.selection
             part = replace(part, weight=fc1.method, format=format, selection=selection)

@@ -74,47 +74,51 @@ class HoldsPacked(ForInference):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        mine = {name: state_dict.get(f"{prefix}{name}") for name in self.held()}
-        if mine["values"] is None and f"{prefix}weight" in state_dict:
+        keys = {f"{prefix}{name}": name for name in self.held()}
+        if f"{prefix}values" not in state_dict and f"{prefix}weight" in state_dict:
             error_msgs.append(
                 f"{prefix}weight is dense in the file and packed here: load the file into the "
                 "dense model, and quantize that"
             )
             return
-        rest = {k: v for k, v in state_dict.items() if k.removeprefix(prefix) not in mine}
+        rest = {key: tensor for key, tensor in state_dict.items() if key not in keys}
         lists = missing_keys, unexpected_keys, error_msgs
         super()._load_from_state_dict(rest, prefix, local_metadata, strict, *lists)
-        missing = [f"{prefix}{name}" for name, tensor in mine.items() if tensor is None]
-        missing_keys += missing if strict else []
-        given = {name: tensor for name, tensor in mine.items() if isinstance(tensor, Tensor)}
-        if wrong := [why for name in given if (why := self._why_not(name, given[name], prefix))]:
+        missing_keys += [key for key in keys if strict and key not in state_dict]
+        given = {key: name for key, name in keys.items() if key in state_dict}
+        assign = local_metadata.get("assign_to_params_buffers", False)
+        reasons = [self._why_not(key, given[key], state_dict[key], assign) for key in given]
+        if wrong := list(filter(None, reasons)):
             error_msgs.append(wrong[0])
             return
-        assign = local_metadata.get("assign_to_params_buffers", False)
-        for name, tensor in given.items():
-            here = getattr(self, name)
-            tensor = tensor.detach().view(here.dtype)
+        for key, name in given.items():
+            here: Tensor = getattr(self, name)
+            tensor = state_dict[key].detach().view(here.dtype)
             if assign:
                 setattr(self, name, tensor)
-            elif here.is_meta:
-                error_msgs.append(f"{prefix}{name} is on the meta device: load with assign=True")
             else:
                 with torch.no_grad():
                     here.copy_(tensor)
 
-    def _why_not(self, name: str, there: Tensor, prefix: str) -> str:
+    def _why_not(self, key: str, name: str, there: Any, assign: bool) -> str:
         here: Tensor = getattr(self, name)
+        if not isinstance(there, Tensor):
+            return f"{key} is {type(there).__name__} in the file, not a tensor"
         dtype = there.dtype
         if name == "values" and dtype == torch.uint8:
             dtype = FLOAT8
         if name == "values" and dtype != here.dtype:
             return (
-                f"{prefix}values is {dtype} in the file and {here.dtype} here: "
+                f"{key} is {dtype} in the file and {here.dtype} here: "
                 f"quantize the model with dtype={dtype}"
             )
         if (dtype, there.shape) != (here.dtype, here.shape):
             found, wanted = (f"{t.dtype} {list(t.shape)}" for t in (there, here))
-            return f"{prefix}{name} is {found} in the file and {wanted} here"
+            return f"{key} is {found} in the file and {wanted} here"
+        if not assign and here.is_meta:
+            return f"{key} is on the meta device: load with assign=True"
+        if not assign and there.is_meta:
+            return f"{key} is on the meta device in the file, without numbers"
         return ""
 
 

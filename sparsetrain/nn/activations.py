@@ -10,6 +10,7 @@ from torch import nn
 
 from sparsetrain.nn.calls import Calls
 from sparsetrain.nn.phase import evaluating
+from sparsetrain.nn.swap import with_class
 
 ACTIVATIONS = ("act", "activation_fn", "act_fn", "activation")
 """Names of the activation between fc1 and fc2: timm's, and those of transformers."""
@@ -45,10 +46,10 @@ def gelu_of(act: nn.Module) -> str:
 
 
 def _gelu_in(act: nn.Module, training: bool) -> str:
-    x = torch.linspace(-3, 3, 16)
+    x = torch.linspace(-3, 3, 16, device="cpu")
     with evaluating(act), Calls() as calls:
         try:
-            y = type(act).forward(act.train(training), x)
+            y = with_class(act, type(act)).train(training)(x)
         except Exception:  # anybody's code; it is no GELU
             return ""
     if list(calls.counts()) != ["gelu"] or len(calls.ops) > 1:

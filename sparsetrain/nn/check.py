@@ -32,7 +32,7 @@ def begin(layers: Iterable[Layer]) -> None:
     """Watch the layers from the next forward on, which runs without compiled code. Of MLPs those
     whose activations are 2:4: the others have no zeros but their linear layers'."""
     for layer in layers:
-        if isinstance(layer, SparseLinear) or layer.activation is not None:
+        if isinstance(layer, SparseLinear) or layer.method is not None:
             layer.watch = Watch()
             # Of a model that is thrown away before its first step.
             finalize(layer, _set_stance).atexit = False

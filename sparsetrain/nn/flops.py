@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sparsetrain.nn.for_inference import ForInference
 from sparsetrain.nn.phase import all_dense, evaluating
 
 # Dense bf16 tensor-core FLOP/s from the vendors' datasheets (SXM parts where they differ).
@@ -82,6 +83,9 @@ def count_tokens(model: nn.Module, *inputs: Tensor) -> Tokens:
         tokens.calls[name] += rows
 
     tensors = [*model.named_parameters(), *model.named_buffers()]
+    for name, layer in model.named_modules():
+        if isinstance(layer, ForInference):
+            tensors += [(f"{name}.{part}".lstrip("."), held) for part, held in layer.held().items()]
     state = {name: tensor.detach().to("meta") for name, tensor in tensors}
     hooks = [
         layer.register_forward_pre_hook(partial(note, name), with_kwargs=True)

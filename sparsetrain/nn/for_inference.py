@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 PACKED = (
     "is packed for inference and has no dense weight any more: work on the model that it was "
@@ -12,6 +12,10 @@ PACKED = (
 
 class ForInference(nn.Module):
     """What has taken a linear layer's place for inference alone (`sparsetrain.inference`)."""
+
+    def held(self) -> dict[str, Tensor]:
+        """Its packed tensors by name, which are no buffers."""
+        raise NotImplementedError
 
 
 def refuse_packed(model: nn.Module, what: str) -> None:

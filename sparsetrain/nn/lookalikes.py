@@ -19,11 +19,11 @@ def mlp_linears(model: nn.Module) -> dict[str, list[str]]:
     linear layers that follow each other, or one alone that widens, as BERT's."""
     found = {name: _linears_of(module) for name, module in model.named_modules()}
     found = {name: linears for name, linears in found.items() if linears}
-    inner = {name for name in found if not any(n != name and _holds(name, n) for n in found)}
+    outer = {above for name in found for above in _above(name)}
     return {
         name: [f"{name}.{linear}".lstrip(".") for linear in linears]
         for name, linears in found.items()
-        if name in inner or is_mlp(model.get_submodule(name))
+        if name not in outer or is_mlp(model.get_submodule(name))
     }
 
 
@@ -65,8 +65,10 @@ def _is_activation(name: str, child: nn.Module) -> bool:
     return bool(_ACTIVATION.search(name)) or isinstance(child, _KINDS)
 
 
-def _holds(outer: str, inner: str) -> bool:
-    return not outer or inner.startswith(f"{outer}.")
+def _above(name: str) -> list[str]:
+    """Names of the modules that hold this one, of the model first."""
+    parts = name.split(".") if name else []
+    return [".".join(parts[:depth]) for depth in range(len(parts))]
 
 
 def _why_unlike(module: nn.Module) -> str:

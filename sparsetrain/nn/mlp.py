@@ -51,11 +51,12 @@ class SparseMlp(nn.Module):
     activations then warn that they are dense. 2:4 dropout stays before an fc2 that must be called,
     and warns that it makes that no faster.
 
-    activation: what lies between; product: what multiplies; phase: whether it runs sparse now;
-    watch: what the first sparse step sees of 2:4 activations (`nn.watch`), else None.
+    method: what lies between (`activation` may be a child's name); product: what multiplies;
+    phase: whether it runs sparse now; watch: what the first sparse step sees of 2:4 activations
+    (`nn.watch`), else None.
     """
 
-    activation: ActivationMethod | None
+    method: ActivationMethod | None
     product: Product
     phase: Phase
     watch: Watch | None
@@ -72,7 +73,7 @@ class SparseMlp(nn.Module):
         """The sparse MLP on the parameters (shared) of `dense`; `structure.why_not` says what it
         must be."""
         mlp = with_class(dense, subclass_of(cls, type(dense)))
-        mlp.activation, mlp.product, mlp.phase, mlp.watch = activation, product, phase, None
+        mlp.method, mlp.product, mlp.phase, mlp.watch = activation, product, phase, None
         if isinstance(activation, Activation24):
             put_act(mlp, SquaredReLU())
         elif activation is None and type(act_of(mlp)) is not nn.GELU:
@@ -82,7 +83,7 @@ class SparseMlp(nn.Module):
     def to_dense(self) -> nn.Module:
         """The dense module on the same parameters. It keeps the activation it was trained with."""
         mlp = with_class(self, self.dense_class)
-        for name in ("activation", "product", "phase", "watch"):
+        for name in ("method", "product", "phase", "watch"):
             del mlp.__dict__[name]
         return mlp
 
@@ -94,25 +95,25 @@ class SparseMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if (node := traced(self, x)) is not None:
             return node
-        in_evaluation = not isinstance(self.activation, ActivationDropout24)
+        in_evaluation = not isinstance(self.method, ActivationDropout24)
         if not self.sparse or not (self.training or in_evaluation):
             return self.dense_class.forward(self, x)
         if self.watch is not None and torch.is_grad_enabled():
             self.watch.ran = True
-        if isinstance(self.activation, ActivationDropout24):
+        if isinstance(self.method, ActivationDropout24):
             return self._dropped(x)
-        if why := why_apart(self, SquaredReLU if self.activation is not None else nn.GELU):
-            if self.activation is not None:
+        if why := why_apart(self, SquaredReLU if self.method is not None else nn.GELU):
+            if self.method is not None:
                 _warn("hidden activations stay dense", why)
             return self.dense_class.forward(self, x)
         fc1, fc2 = self.fc1, self.fc2
         dtype = compute_dtype(x, fc1.weight)
         given = x, _weight(fc1), fc1.bias, _weight(fc2), fc2.bias
         packed = self._packed(fc1, dtype), self._packed(fc2, dtype)
-        if self.activation is None:
+        if self.method is None:
             y = packed_gelu_mlp(*given, *packed, approximate=act_of(self).approximate)
         else:
-            y = packed_squared_relu_mlp(*given, *packed, selection=self.activation.selection)
+            y = packed_squared_relu_mlp(*given, *packed, selection=self.method.selection)
         return y if getattr(self, "drop2", None) is None else self.drop2(y)
 
     def _dropped(self, x: Tensor) -> Tensor:
@@ -134,11 +135,11 @@ class SparseMlp(nn.Module):
 
     def forms(self, linear: nn.Linear) -> Forms:
         """What the products read of the weight of fc1 or fc2."""
-        if self.activation is None:
+        if self.method is None:
             return BOTH
         if linear is self.fc2:
             return SECOND
-        return FIRST if isinstance(self.activation, Activation24) else BOTH
+        return FIRST if isinstance(self.method, Activation24) else BOTH
 
     def _packed(self, linear: nn.Linear, dtype: torch.dtype) -> Packed:
         if isinstance(linear, SparseLinear) and linear.sparse:
@@ -148,7 +149,7 @@ class SparseMlp(nn.Module):
 
     def extra_repr(self) -> str:
         what = "2:4 weights and GELU as one"
-        what = what if self.activation is None else self.activation.describe()
+        what = what if self.method is None else self.method.describe()
         state = "" if self.sparse else ", now dense"
         return f"{what}, engine={self.product}{state}"
 

@@ -67,9 +67,7 @@ def _stateful(model: nn.Module) -> dict[str, SparseLinear | SparseMlp]:
     # An MLP with GELU has no state that its linears have not: where it is none, they alone are
     # saved.
     mlps = {
-        n: m
-        for n, m in model.named_modules()
-        if isinstance(m, SparseMlp) and m.activation is not None
+        n: m for n, m in model.named_modules() if isinstance(m, SparseMlp) and m.method is not None
     }
     return {**sparse_linears(model), **mlps}
 

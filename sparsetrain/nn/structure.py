@@ -60,6 +60,8 @@ def why_not(module: Any, may_drop: tuple[str, ...] = ()) -> str:
         return f"it drops out between act and fc2 ({why})"
     if bad := [features for features in mlp_shape(module) if features % 4]:
         return f"{bad[0]} features are not a multiple of 4"
+    if hooked := [name for name, part in act_of(module).named_modules() if name and _hooks(part)]:
+        return f"{act_name(module)}.{hooked[0]} has hooks, which would not run"
     return why_not_called(module) or why_not_equal(module)
 
 
@@ -133,10 +135,14 @@ def why_not_called(module: nn.Module) -> str:
     return _why_hooked(module, _BETWEEN)
 
 
+def _hooks(module: Any) -> bool:
+    return any(getattr(module, kind, None) for kind in _HOOKS)
+
+
 def _why_hooked(module: nn.Module, names: tuple[str, ...]) -> str:
     for name in names:
         child = getattr(module, name, None)
-        if any(getattr(child, kind, None) for kind in _HOOKS):
+        if _hooks(child):
             return f"{name} has hooks, which would not run"
         if "forward" in getattr(child, "__dict__", ()):
             return f"{name}.forward was replaced on the instance, which would not run"

@@ -136,6 +136,14 @@ def test_what_is_written_into_a_state_dict_changes_no_layer():
     assert [name for name, _ in net.named_buffers()] == []
 
 
+@dtypes
+def test_the_rows_of_a_model_with_packed_layers_are_counted(dtype):
+    net = packed(dtype)
+    wide = net if net.mlp.fc1.scales is not None else net.to(dtype)
+    tokens = st.count_tokens(wide, normal(6, 8).to(wide.head.weight.dtype))
+    assert dict(tokens) == {"embed": 6, "head": 6}
+
+
 def test_float8_is_saved_as_bytes_and_loaded_from_both():
     net, other = packed(E4M3), packed(E4M3, seed=1)
     state = net.state_dict()
@@ -151,6 +159,11 @@ def test_a_state_dict_that_is_not_the_layers_is_refused_and_changes_no_packed_we
     for changes, complaint in (
         ({"mlp.fc1.meta": torch.zeros(3)}, r"mlp.fc1.meta is torch.float32 \[3\] in the file and"),
         ({"mlp.fc1.values": packed(E4M3).mlp.fc1.values}, "values is torch.float8_e4m3fn in the"),
+        (
+            {"mlp.fc1.meta": state["mlp.fc1.meta"].numpy()},
+            "mlp.fc1.meta is ndarray in the file, not",
+        ),
+        ({"mlp.fc1.meta": state["mlp.fc1.meta"].to("meta")}, "on the meta device in the file"),
         ({"mlp.fc1.more": torch.zeros(3)}, r'Unexpected key.*"mlp.fc1.more"'),
     ):
         with pytest.raises(RuntimeError, match=complaint):

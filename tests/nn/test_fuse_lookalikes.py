@@ -1,5 +1,6 @@
 """MLPs that are fc2(act(fc1(x))) for the numbers that are tried, and not for all others."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from nn_checks import Mlp, normal, seeded
 from torch import nn
 
 import sparsetrain as st
+from sparsetrain.inference import PackedMlp
 from sparsetrain.nn import SparseMlp
 
 
@@ -65,6 +67,51 @@ class Keeps(Mlp):
         return self.drop2(self.fc2(h))
 
 
+class Overwrites(Mlp):
+    def __init__(self, *features):
+        super().__init__(*features)
+        self.seen = {"h": torch.zeros(())}  # as after a first forward
+
+    def forward(self, x):
+        self.seen["h"] = h = self.act(self.fc1(x))
+        return self.drop2(self.fc2(h))
+
+
+class Repeats(Mlp):
+    def __init__(self, *features):
+        super().__init__(*features)
+        self.times = 1  # more later
+
+    def forward(self, x):
+        for _ in range(self.times):
+            x = super().forward(x)
+        return x
+
+
+class RepeatsOnImages(Repeats):
+    def forward(self, x):
+        if x.ndim != 4:
+            raise ValueError(x.shape)
+        return super().forward(x)
+
+
+class Scored(Mlp):
+    def forward(self, x):
+        return super().forward(x) if torch.is_grad_enabled() else 2 * super().forward(x)
+
+
+class Float32(Mlp):
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
+class Float32OnGpu(Mlp):
+    def forward(self, x):
+        with torch.autocast("cuda", enabled=False):
+            return super().forward(x.float())
+
+
 class DropsEarly(Mlp):
     def forward(self, x):
         return self.fc2(self.drop2(self.act(self.fc1(x))))
@@ -116,6 +163,12 @@ OPS = "its forward runs ops that fc2(act(fc1(x))) does not: "
         (Hooked, "its backward is not that of fc2(act(fc1(x)))"),
         (Setting, "its forward depends on p"),
         (Keeps, "its forward keeps what it saw in attributes"),
+        (Overwrites, "its forward keeps what it saw in attributes"),
+        (Repeats, "its forward depends on times"),
+        (RepeatsOnImages, "its forward depends on times"),
+        (Scored, "its forward is another one without gradients"),
+        (Float32, "its forward is another one in autocast"),
+        (Float32OnGpu, "its forward is another one in autocast"),
         (DropsEarly, "its forward is not fc2(act(fc1(x)))"),
     ],
 )
@@ -127,6 +180,76 @@ def test_a_lookalike_keeps_its_forward_and_the_report_says_why(kind: Any, why):
     assert type(model[0]) is kind
     assert report.fused.endswith(f"not as one function, so slower: {why}.")
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+class Unused(Mlp):
+    """Its activation is a function, and the module beside it does nothing."""
+
+    def __init__(self, *features):
+        super().__init__(*features)
+        del self.act
+        self.act, self.activation_fn = nn.functional.gelu, nn.GELU()
+
+
+def why_not_fused(mlp: nn.Module) -> str:
+    report = st.sparsify(nn.Sequential(mlp), st.Sparsity(), engine="native")
+    return report.fused.removeprefix("1 MLP: not as one function, so slower: ")
+
+
+@pytest.mark.parametrize("value", [0, torch.nan, torch.inf])
+def test_weights_that_hide_a_difference_are_tried_with_others(value):
+    one = "1 MLP: fc1, GELU and fc2 as one function, until one of them is changed."
+    for kind, why in ((DropsEarly, "its forward is not fc2(act(fc1(x)))."), (Mlp, one)):
+        mlp = kind()
+        for parameter in mlp.fc2.parameters():
+            nn.init.constant_(parameter, value)
+        assert why_not_fused(mlp) == why
+
+
+def test_an_activation_that_the_forward_does_not_call_is_none():
+    assert why_not_fused(Unused()) == "its forward is not fc2(act(fc1(x)))."
+
+
+def test_a_hook_inside_an_activation_runs_as_before_and_not_in_the_trial():
+    mlp: Any = Mlp()
+    mlp.act, seen = Wrapped(nn.GELU()), []
+    mlp.act.inner.register_forward_hook(lambda *given: seen.append(1))
+    assert why_not_fused(mlp) == "act.inner has hooks, which would not run."
+    assert seen == []
+
+
+def test_an_activation_that_cannot_be_copied_is_named():
+    mlp: Any = Mlp()
+    mlp.act.lock = threading.Lock()
+    assert why_not_fused(mlp) == "copying its activation raises TypeError."
+
+
+def test_on_the_meta_device_the_activation_is_tried_with_numbers_of_its_own():
+    with torch.device("meta"):
+        mlp: Any = Mlp()
+        mlp.act = nn.PReLU()
+        model = nn.Sequential(mlp)
+        st.sparsify(model, st.Sparsity(activation=st.Activation24()), engine="native")
+    assert isinstance(model[0], SparseMlp)
+
+
+def test_an_mlp_is_one_function_when_it_is_quantized_under_inference_mode():
+    for made_there in (False, True):
+        with torch.inference_mode(made_there):
+            model = nn.Sequential(seeded(Mlp()))
+        with torch.inference_mode():
+            st.prune(model, st.Magnitude())
+            report = st.quantize(model)
+        assert isinstance(model[0], PackedMlp), report.fused
 
 
 class Bare(Mlp):

@@ -13,7 +13,7 @@ from torch import nn
 import sparsetrain as st
 from sparsetrain.inference import PackedMlp
 from sparsetrain.nn import SparseMlp, SquaredReLU
-from sparsetrain.nn.activations import gelu_of
+from sparsetrain.nn.activations import act_name, act_of, gelu_of, put_act
 
 
 class OtherGelu(nn.Module):
@@ -37,6 +37,17 @@ class TransformersMlp(nn.Module):
         return self.fc2(self.activation_fn(self.fc1(hidden_states)))
 
 
+class VJepaMlp(nn.Module):
+    """The names of transformers' VJEPA2MLP, FocalNetMlp and VitPoseBackboneMLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.activation, self.fc2 = nn.Linear(8, 16), OtherGelu(), nn.Linear(16, 8)
+
+    def forward(self, hidden_state):
+        return self.fc2(self.activation(self.fc1(hidden_state)))
+
+
 def with_act(act: nn.Module) -> Any:
     mlp: Any = Mlp()
     mlp.act = act
@@ -47,6 +58,7 @@ FUSED = {
     "none": lambda: with_act(OtherGelu()),
     "tanh": lambda: with_act(OtherGelu("tanh")),
     "activation_fn": TransformersMlp,
+    "activation": VJepaMlp,
 }
 
 
@@ -55,7 +67,7 @@ def test_a_gelu_of_another_class_or_name_is_one_function_with_the_same_bits(make
     found: Any = nn.Sequential(seeded(make()))
     named: Any = nn.Sequential(seeded(Mlp()))
     named[0].load_state_dict(found[0].state_dict())
-    named[0].act = nn.GELU(gelu_of(getattr(found[0], "act", OtherGelu())))
+    named[0].act = nn.GELU(gelu_of(act_of(found[0])))
     for model in (found, named):
         report = st.sparsify(model, st.Sparsity(), engine="native")
         assert report.fused.startswith("1 MLP: fc1, GELU and fc2 as one function")
@@ -83,13 +95,14 @@ def test_it_is_one_function_for_inference_too(make):
         assert (net(normal(64, 8)) - exact).norm() < 0.08 * exact.norm()
 
 
-def test_2_of_4_activations_take_the_place_of_activation_fn():
-    model: Any = nn.Sequential(seeded(TransformersMlp()))
+@pytest.mark.parametrize("make", [TransformersMlp, VJepaMlp])
+def test_2_of_4_activations_take_the_place_of_another_name(make):
+    model: Any = nn.Sequential(seeded(make()))
     st.sparsify(model, st.Sparsity(activation=st.Activation24()), engine="native")
-    assert type(model[0].activation_fn) is SquaredReLU
+    assert type(act_of(model[0])) is SquaredReLU
     model[0](normal(6, 8)).sum().backward()
-    model[0].activation_fn = nn.Tanh()
-    with pytest.warns(UserWarning, match="activation_fn is Tanh now"):
+    put_act(model[0], nn.Tanh())
+    with pytest.warns(UserWarning, match=f"{act_name(model[0])} is Tanh now"):
         model(normal(6, 8))
 
 
@@ -103,7 +116,14 @@ class InTraining(OtherGelu):
         return F.gelu(input) if self.training else F.relu(input)
 
 
-@pytest.mark.parametrize("act", [Clipped(), InTraining(), nn.SiLU(), nn.PReLU(), nn.Softmax(0)])
+class Called(nn.GELU):
+    def __call__(self, input):
+        return 2 * super().__call__(input)
+
+
+@pytest.mark.parametrize(
+    "act", [Clipped(), InTraining(), Called(), nn.SiLU(), nn.PReLU(), nn.Softmax(0)]
+)
 def test_what_does_more_than_gelu_is_none(act):
     assert gelu_of(act) == ""
     assert act.training
@@ -188,8 +208,9 @@ def test_an_activation_that_no_mlp_can_take_says_why():
         st.sparsify(nn.ModuleList([Gated()]), st.Sparsity(activation=st.Activation24()))
 
 
-def test_2_of_4_dropout_lies_behind_activation_fn():
-    model: Any = nn.Sequential(seeded(TransformersMlp()))
+@pytest.mark.parametrize("make", [TransformersMlp, VJepaMlp])
+def test_2_of_4_dropout_lies_behind_another_name(make):
+    model: Any = nn.Sequential(seeded(make()))
     st.sparsify(model, st.Sparsity(weight=None, activation=st.ActivationDropout24()))
     dense = copy.deepcopy(model[0]).to_dense()
     x = normal(6, 8)

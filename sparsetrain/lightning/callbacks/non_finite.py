@@ -229,7 +229,7 @@ def first_non_finite(module: pl.LightningModule, images: Tensor) -> str:
 
 def _overflow(layer: nn.Module, output: Tensor) -> str:
     """What to do where squared ReLU, which float16 seldom holds, may have overflowed."""
-    sparse = isinstance(layer, SparseMlp) and layer.activation is not None
+    sparse = isinstance(layer, SparseMlp) and layer.method is not None
     if output.dtype != torch.float16 or not (sparse or isinstance(layer, SquaredReLU)):
         return ""
     return (

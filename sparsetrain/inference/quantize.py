@@ -28,7 +28,7 @@ from sparsetrain.nn.report import grouped, one_function_note
 from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.nn.shares import unreached
 from sparsetrain.nn.structure import DROPS
-from sparsetrain.nn.swap import replace_module
+from sparsetrain.nn.swap import replace_modules
 from sparsetrain.patterns import NM
 from sparsetrain.pruning.conv1d import put_back, replace_conv1d
 from sparsetrain.select import ROW
@@ -114,16 +114,18 @@ def put_packed(model: nn.Module, layers: Mapping[str, PackedLinear]) -> str:
         for name, linears in mlp_linears(model).items()
         if layers.keys() & {*linears}
     }
+    linears = {name: model.get_submodule(name) for name in layers}
     for name, layer in layers.items():
-        linear = model.get_submodule(name)
         for hooks in _HOOKS:
-            setattr(layer, hooks, getattr(linear, hooks))
-        replace_module(model, linear, layer)
+            setattr(layer, hooks, getattr(linears[name], hooks))
+    replace_modules(model, [(linears[name], layer) for name, layer in layers.items()])
+    pairs = []
     for name in [name for name, why in found.items() if not why]:
-        mlp = PackedMlp.from_dense(model.get_submodule(name))
+        dense = model.get_submodule(name)
+        mlp = PackedMlp.from_dense(dense)
         found[name] = why_not_packed(mlp)
-        if not found[name]:
-            replace_module(model, model.get_submodule(name), mlp)
+        pairs += [] if found[name] else [(dense, mlp)]
+    replace_modules(model, pairs)
     mlps = [module for module in model.modules() if isinstance(module, PackedMlp)]
     return one_function_note(found, mlps[0].extra_repr() if mlps else "")
 

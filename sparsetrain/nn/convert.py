@@ -25,7 +25,7 @@ from sparsetrain.nn.sharded import is_wrapped, local, own_rows, reshard
 from sparsetrain.nn.shares import shares_of, unreached
 from sparsetrain.nn.sparsity import Sparsity, check_sparsity
 from sparsetrain.nn.structure import mlp_shape
-from sparsetrain.nn.swap import replace_module
+from sparsetrain.nn.swap import replace_modules
 from sparsetrain.products import NATIVE, Engine, product_of
 
 _FUSED = "fc1, GELU and fc2 as one function, until one of them is changed"
@@ -102,8 +102,9 @@ def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
             )
     if apply_masks:
         _apply_masks(model)
-    for _, layer in layers:
-        replace_module(model, layer, layer.to_dense())
+    for kind in (SparseMlp, SparseLinear):  # an MLP holds its linears
+        found = [layer for _, layer in layers if isinstance(layer, kind)]
+        replace_modules(model, [(layer, layer.to_dense()) for layer in found])
     return model
 
 
@@ -146,7 +147,7 @@ def _why_dense(plan: Plan) -> str:
 
 
 def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
-    rows, skipped = [], []
+    rows, skipped, pairs = [], [], []
     for name, (part, (engine, why)) in plan.linears.items():
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear), "as planned"
@@ -155,18 +156,21 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
         layer = SparseLinear.from_dense(
             linear, part.weight, part.selection, product, phase, part.pattern
         )
-        replace_module(model, linear, layer)
+        pairs.append((linear, layer))
         what = part.weight.describe(describe(part.pattern, part.selection))
         rows.append(LayerReport(name, tuple(linear.weight.shape), what, why))
+    replace_modules(model, pairs)
+    mlps = []
     for name, (part, (engine, why)) in plan.mlps.items():
         mlp, activation = model.get_submodule(name), part.activation
         assert activation is not None, "as planned"
         product = product_of(engine, part.format)
-        replace_module(model, mlp, SparseMlp.from_dense(mlp, activation, product, phase))
+        mlps.append((mlp, SparseMlp.from_dense(mlp, activation, product, phase)))
         rows.append(LayerReport(name, mlp_shape(mlp), activation.describe(), why))
     for name in [name for name, why in plan.fused.items() if not why]:
         mlp = model.get_submodule(name)
-        replace_module(model, mlp, SparseMlp.from_dense(mlp, None, NATIVE, phase))
+        mlps.append((mlp, SparseMlp.from_dense(mlp, None, NATIVE, phase)))
+    replace_modules(model, mlps)
     for name, reason in plan.dense.items():
         if name.rpartition(".")[0] not in plan.mlps:
             linear: Any = model.get_submodule(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, TypeVar
 
@@ -49,17 +50,26 @@ def _blank(sparse: type[M], dense: type[nn.Module]) -> M:
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `model` holds `old`, shared modules included. Hooks that it took over can
-    still be removed by their handles.
+    """Put `new` wherever `model` holds `old`, as `replace_modules` does."""
+    replace_modules(model, [(old, new)])
+
+
+def replace_modules(model: nn.Module, pairs: Iterable[tuple[nn.Module, nn.Module]]) -> None:
+    """For each pair (old, new), none of which holds another, put `new` wherever `model` holds
+    `old`, shared modules included. Hooks that it took over can still be removed by their handles.
 
     Where FSDP2 shards the parameters of `old`, that becomes what `new` is: FSDP2 puts whole weights
     into the module objects that it was given.
     """
-    for name, hooks in vars(old).items():
-        if name.endswith(_HOOKS) and vars(new).get(name) == hooks:
-            setattr(new, name, hooks)  # the container that handles refer to
-    if any(is_sharded(parameter) for parameter in old.parameters(recurse=False)):
-        old.__class__, old.__dict__ = type(new), new.__dict__
-        return
-    for parent in list(model.modules()):
-        parent._modules.update({n: new for n, child in parent._modules.items() if child is old})
+    found: dict[nn.Module | None, nn.Module] = {}
+    for old, new in pairs:
+        for name, hooks in vars(old).items():
+            if name.endswith(_HOOKS) and vars(new).get(name) == hooks:
+                setattr(new, name, hooks)  # the container that handles refer to
+        if any(is_sharded(parameter) for parameter in old.parameters(recurse=False)):
+            old.__class__, old.__dict__ = type(new), new.__dict__
+        else:
+            found[old] = new
+    for parent in list(model.modules()):  # one walk: a model may have thousands of experts
+        children = parent._modules
+        children.update({name: found[child] for name, child in children.items() if child in found})

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from sparsetrain.nn.swap import replace_module
+from sparsetrain.nn.swap import replace_modules
 
 
 def conv1d_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -44,15 +44,13 @@ def replace_conv1d(model: nn.Module) -> list[tuple[nn.Module, nn.Linear]]:
     """Turn every Conv1D of a model into a linear layer, in place. Returns the pairs of old and
     new, for `put_back`."""
     pairs = [(conv, as_linear(conv)) for conv in conv1d_layers(model).values()]
-    for conv, linear in pairs:
-        replace_module(model, conv, linear)
+    replace_modules(model, pairs)
     return pairs
 
 
 def put_back(model: nn.Module, pairs: list[tuple[nn.Module, nn.Linear]]) -> None:
     """Undo `replace_conv1d`."""
-    for conv, linear in pairs:
-        replace_module(model, linear, conv)
+    replace_modules(model, [(linear, conv) for conv, linear in pairs])
 
 
 def _transpose_saved(

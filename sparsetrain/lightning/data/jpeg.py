@@ -53,8 +53,7 @@ class Parts:
 
     def pin_memory(self) -> "Parts":
         """What DataLoader calls in a thread of its own: it would look at each number of a tuple or
-        a list. nvJPEG copies files to the GPU, faster out of such memory than out of what
-        loading processes share, whose pages are new to this process."""
+        a list. Runs without it were slower (docs/performance.md)."""
         return replace(self, data=self.data.pin_memory())
 
 

@@ -21,7 +21,7 @@ from sparsetrain.nn.leaf import traced
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.sharded import check_whole
-from sparsetrain.nn.structure import why_apart, why_fc2_apart, why_not_dropped
+from sparsetrain.nn.structure import KEPT, why_apart, why_fc2_apart, why_not_dropped
 from sparsetrain.nn.swap import subclass_of, with_class
 from sparsetrain.nn.watch import Watch, watched
 from sparsetrain.products import BOTH, Forms, Packed, Product, unpruned
@@ -83,7 +83,7 @@ class SparseMlp(nn.Module):
     def to_dense(self) -> nn.Module:
         """The dense module on the same parameters. It keeps the activation it was trained with."""
         mlp = with_class(self, self.dense_class)
-        for name in ("method", "product", "phase", "watch"):
+        for name in KEPT:
             del mlp.__dict__[name]
         return mlp
 

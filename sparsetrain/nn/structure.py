@@ -14,6 +14,8 @@ from sparsetrain.nn.trial import why_not_equal
 _KNOWN = {"fc1", "drop1", "norm", "fc2", "drop2", "drop"}
 _BETWEEN = ("fc1", *ACTIVATIONS, "drop1", "norm", "drop", "fc2")
 DROPS = ("drop1", "drop")
+KEPT = ("method", "product", "phase", "watch")
+"""Attributes of a `SparseMlp`, beside those of the dense module."""
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -47,6 +49,8 @@ def why_not(module: Any, may_drop: tuple[str, ...] = ()) -> str:
         return f"fc1 is {type(fc1).__name__} and fc2 {type(fc2).__name__}, not plain nn.Linear"
     if fc1.out_features != fc2.in_features:
         return "it is gated (fc1 gives more features than fc2 takes)"
+    if taken := [name for name in KEPT if hasattr(module, name)]:
+        return f"its own {taken[0]} would be overwritten"
     known = {*_KNOWN, act_name(module)}
     others = [name for name, _ in module.named_children() if name not in known]
     if others:

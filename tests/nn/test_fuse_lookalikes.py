@@ -1,6 +1,7 @@
 """MLPs that are fc2(act(fc1(x))) for the numbers that are tried, and not for all others."""
 
 import threading
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -182,15 +183,6 @@ def test_a_lookalike_keeps_its_forward_and_the_report_says_why(kind: Any, why):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-class Wrapped(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x):
-        return self.inner(x)
-
-
 class Unused(Mlp):
     """Its activation is a function, and the module beside it does nothing."""
 
@@ -215,14 +207,22 @@ def test_weights_that_hide_a_difference_are_tried_with_others(value):
         assert why_not_fused(mlp) == why
 
 
+@pytest.mark.parametrize("name", ["method", "product", "phase", "watch"])
+def test_an_attribute_of_its_own_is_not_overwritten(name):
+    mlp: Any = Mlp()
+    setattr(mlp, name, "mine")
+    assert why_not_fused(mlp) == f"its own {name} would be overwritten."
+    assert getattr(mlp, name) == "mine"
+
+
 def test_an_activation_that_the_forward_does_not_call_is_none():
     assert why_not_fused(Unused()) == "its forward is not fc2(act(fc1(x)))."
 
 
 def test_a_hook_inside_an_activation_runs_as_before_and_not_in_the_trial():
     mlp: Any = Mlp()
-    mlp.act, seen = Wrapped(nn.GELU()), []
-    mlp.act.inner.register_forward_hook(lambda *given: seen.append(1))
+    mlp.act, seen = nn.Sequential(OrderedDict(inner=nn.GELU())), []
+    mlp.act[0].register_forward_hook(lambda *given: seen.append(1))
     assert why_not_fused(mlp) == "act.inner has hooks, which would not run."
     assert seen == []
 

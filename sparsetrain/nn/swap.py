@@ -55,8 +55,9 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def replace_modules(model: nn.Module, pairs: Iterable[tuple[nn.Module, nn.Module]]) -> None:
-    """For each pair (old, new), none of which holds another, put `new` wherever `model` holds
-    `old`, shared modules included. Hooks that it took over can still be removed by their handles.
+    """Replace modules of a model, shared ones included: pairs of an old module and its new one. No
+    old module may hold another. Hooks that a new module took over can still be removed by their
+    handles.
 
     Where FSDP2 shards the parameters of `old`, that becomes what `new` is: FSDP2 puts whole weights
     into the module objects that it was given.

@@ -110,10 +110,10 @@ class DecodedAndAugmented:
 
     def __init__(self, augment: BatchAugment) -> None:
         self.augment = augment
-        self.decode_jpeg = jpeg_decoder()
+        jpeg_decoder()  # raises here, and not amid an epoch
 
     def __call__(self, parts: Sequence[Parts]) -> tuple[Tensor, Tensor]:
-        images = decoded_on(parts, self.augment.device, self.decode_jpeg)
+        images = decoded_on(parts, self.augment.device)
         index = torch.cat([part.index for part in parts])
         augmented = self.augment(images, parts[0].epoch, index)
         return augmented, upload(torch.cat([part.labels for part in parts]), self.augment.device)
@@ -132,12 +132,10 @@ def jpeg_decoder() -> Callable[..., Any]:
     )
 
 
-def decoded_on(
-    parts: Sequence[Parts], device: torch.device, decode_jpeg: Callable[..., Any]
-) -> list[Tensor]:
+def decoded_on(parts: Sequence[Parts], device: torch.device) -> list[Tensor]:
     """The upright images of some batches, uint8 [3, h, w] each, on the device.
 
-    Raises ValueError naming a JPEG that `decode_jpeg` cannot decode.
+    Raises ValueError naming a JPEG that cannot be decoded.
     """
     data = [image for part in parts for image in part.data.split(part.lengths)]
     sizes = [size for part in parts for size in part.sizes]
@@ -145,7 +143,7 @@ def decoded_on(
     where = [name for part in parts for name in part.where]
     jpegs = [number for number, (height, _) in enumerate(sizes) if height == 0]
     images: list[Any] = [None] * len(data)
-    for number, image in zip(jpegs, _decode(data, jpegs, where, device, decode_jpeg), strict=True):
+    for number, image in zip(jpegs, _decode(data, jpegs, where, device), strict=True):
         images[number] = upright(image, turns[number])
     for number, (height, width) in enumerate(sizes):
         if height:
@@ -154,14 +152,11 @@ def decoded_on(
 
 
 def _decode(
-    data: Sequence[Tensor],
-    jpegs: list[int],
-    where: list[str],
-    device: torch.device,
-    decode_jpeg: Callable[..., Any],
+    data: Sequence[Tensor], jpegs: list[int], where: list[str], device: torch.device
 ) -> list[Tensor]:
     if not jpegs:
         return []
+    decode_jpeg = jpeg_decoder()
     if device.type == "cuda":
         # nvJPEG may write into memory that was freed on this stream before kernels queued here have
         # read it: torchvision's decoder does not wait for them (pytorch/vision#9606).

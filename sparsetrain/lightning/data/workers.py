@@ -17,9 +17,9 @@ _CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS
 class Loader(DataLoader):
     """A DataLoader whose processes start with SIGTERM blocked, as `outlast_sigterm` needs it.
 
-    Blocked for a process is blocked in all of its threads, and a thread inherits that from the one
-    that starts it. Some begin before `worker_init_fn`: PyTorch starts its pool of threads anew in
-    a forked process, where the training process called `torch.set_num_threads`.
+    The signal must be blocked in all threads of a loading process; a thread inherits this from the
+    thread that starts it. `worker_init_fn` runs too late: after `torch.set_num_threads` in the
+    training process, PyTorch starts a pool of threads in each forked process at once.
     """
 
     def __iter__(self) -> Any:

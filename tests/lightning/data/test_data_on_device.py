@@ -162,9 +162,7 @@ class Listed:
 
 def on_device(*images: bytes):
     samples = JpegParts(Listed(*images), Decode())
-    return decoded_on(
-        [together([samples[(0, i)] for i in range(len(images))])], CPU, jpeg_decoder()
-    )
+    return decoded_on([together([samples[(0, i)] for i in range(len(images))])], CPU)
 
 
 def photo(kind="JPEG", mode="RGB", **options) -> bytes:
@@ -212,12 +210,11 @@ def test_only_the_bytes_of_a_batch_are_pinned(monkeypatch):
 
 
 def test_torchcodec_decodes_where_torchvision_does_not(photos, monkeypatch):
-    there = data(photos, "decode").train_dataloader()
+    codec = SimpleNamespace(decode_jpeg=torchvision.io.decode_jpeg)
     monkeypatch.delattr(torchvision.io, "decode_jpeg")
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(ValueError, match=r"data\.gpu=decode: .*pip install torchcodec"):
         data(photos, "decode").train_dataloader()
-    codec = SimpleNamespace(decode_jpeg=there.finish.decode_jpeg)
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", codec)
     assert jpeg_decoder() is codec.decode_jpeg
 
@@ -275,12 +272,12 @@ def test_a_gpu_gives_the_batches_of_the_cpu_and_the_same_ones_again(photos, word
 def test_decoding_leaves_memory_alone_that_queued_kernels_are_still_to_read():
     device = torch.device("cuda")
     parts = together([JpegParts(Listed(photo(quality=95)), Decode())[(0, 0)]])
-    size = decoded_on([parts], device, jpeg_decoder())[0].numel()
+    size = decoded_on([parts], device)[0].numel()
     for _ in range(20):
         freed = [torch.full((size,), 7, dtype=torch.uint8, device=device) for _ in range(64)]
         torch.cuda.synchronize()
         torch.cuda._sleep(20_000_000)  # cycles: 10 ms
         sums = [held.sum(dtype=torch.int64) for held in freed]
         del freed
-        decoded_on([parts], device, jpeg_decoder())
+        decoded_on([parts], device)
         assert torch.stack(sums).tolist() == [7 * size] * 64

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plan import Variant
+from plan import Variant, setting
 from verdict import by_seed
 
 LEAST, MOST = 0.60, 0.95
@@ -40,10 +40,9 @@ def table(rows: list[dict[str, Any]], known: dict[str, Variant]) -> str:
 
 
 def _dense(rows: list[dict[str, Any]], row: dict[str, Any], twin: str | None) -> float | None:
-    """The mean flip rate of the dense run of the same data, recipe, length and seed."""
-    keys = ("data", "recipe_digest", "epochs", "seed")
+    """The mean flip rate of the dense run of the same setting and seed."""
     for other in rows:
-        alike = all(other[key] == row[key] for key in keys)
+        alike = setting(other) == setting(row) and other["seed"] == row["seed"]
         if alike and other["variant"] == FLIPS.get(twin or "") and other["flip_rate"]:
             return other["flip_rate"]["mean"]
     return None

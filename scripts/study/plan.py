@@ -72,6 +72,17 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
     return (*(row[name] for name in names), tuple(row["words"]))
 
 
+OF_VARIANTS = ("sparsity", "~sparsity", "engine", "compile")
+"""Groups of config in which runs that are compared may differ; `compile` changes their speed."""
+
+
+def setting(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What rows have in common that are compared: (data, digest, epochs, choose, words of the
+    command line that change the recipe)."""
+    words = [word for word in row["words"] if word.split("=")[0].split(".")[0] not in OF_VARIANTS]
+    return (*(row[name] for name in ("data", "recipe_digest", "epochs", "choose")), tuple(words))
+
+
 def variants() -> dict[str, Variant]:
     table = yaml.safe_load(TABLE.read_text())["variants"]
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from plan import Variant
+from plan import Variant, setting
 
 BELOW = (0.0, 1.0, 3.0)
 """Points below the twin's best top-1 that are looked for."""
@@ -40,8 +40,8 @@ def with_times(rows: list[Row]) -> list[Row]:
 
 
 def is_twin(other: Row, row: Row, twin: str | None) -> bool:
-    keys = ("data", "recipe_digest", "epochs", "seed")
-    return other["variant"] == twin and all(other[key] == row[key] for key in keys)
+    alike = setting(other) == setting(row) and other["seed"] == row["seed"]
+    return other["variant"] == twin and alike
 
 
 def reached(row: Row, top1: float) -> float | None:

@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from plan import Variant, variants
+from plan import Variant, setting, variants
 
 T_95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
@@ -48,16 +48,16 @@ def judge(difference: Difference, goal: float) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """Tables of all rows, one for each data set, length, kind of images and state of the
-    recipe."""
-    keys = ("data", "recipe_digest", "epochs", "choose")
+    """Tables of all rows, one for each data set, length, kind of images, state of the recipe and
+    changes to it."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+        groups.setdefault(setting(row), []).append(row)
     tables = []
-    for (data, digest, epochs, choose), group in sorted(groups.items()):
+    for (data, digest, epochs, choose, words), group in sorted(groups.items()):
         images = "held-out training images" if choose else "test images"
-        title = f"{data}, {epochs} epochs, {images}, recipe {group[0]['recipe']} {digest}"
+        recipe = " ".join((group[0]["recipe"], digest, *words))
+        title = f"{data}, {epochs} epochs, {images}, recipe {recipe}"
         tables.append(f"{title}\n{table(group, variants())}")
     return "\n\n".join(tables) or "no rows"
 

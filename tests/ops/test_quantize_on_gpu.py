@@ -81,8 +81,8 @@ def test_the_dense_orientation_has_the_bits_of_the_cpu(source, dtype):
 def settled(values, meta, scales, dense, dense_scales):
     """Without the values of a row whose scale is NaN: places of zeros and of padding may hold NaN
     there or not, and a product is NaN either way."""
-    values = values.view(torch.uint8).masked_fill(scales.isnan(), 0)
-    return values, meta, scales, dense, dense_scales
+    bits = values.view(torch.uint8).masked_fill(scales.isnan(), 0)
+    return bits.view(values.dtype), meta, scales, dense, dense_scales
 
 
 @dtypes

@@ -4,7 +4,7 @@ import decay
 from plan import variants
 
 
-def row(variant, mean, top1=60.0, value=None, seed=0, epochs=60):
+def row(variant, mean, top1=60.0, value=None, seed=0, epochs=60, words=()):
     config = {} if value is None else {"sparsity.weight.decay": value}
     flips = {"first": 0.0, "highest": 1.0, "mean": mean, "last": 0.0}
     return {
@@ -12,6 +12,7 @@ def row(variant, mean, top1=60.0, value=None, seed=0, epochs=60):
         "recipe_digest": "c0ffee",
         "variant": variant,
         "seed": seed,
+        "words": [*words],
         "epochs": epochs,
         "choose": True,
         "top1": None,
@@ -38,7 +39,8 @@ def test_of_those_in_range_the_most_accurate_is_taken():
     assert lines[4] == "over dense: λ = 6e-05 (w24_6e-5, 60.70 %)"
 
 
-def test_only_a_dense_run_of_the_same_seed_and_length_counts():
-    for other in (row("w24", 0.009, value=2e-4, seed=1), row("w24", 0.009, value=2e-4, epochs=30)):
+def test_only_a_dense_run_of_the_same_seed_length_and_words_counts():
+    for unlike in ({"seed": 1}, {"epochs": 30}, {"words": ["optimizer.lr=5e-4"]}):
+        other = row("w24", 0.009, value=2e-4, **unlike)
         words = "no run with a decay has a dense run beside it"
         assert decay.table([ROWS[0], other], variants()) == words

@@ -8,7 +8,7 @@ def row(variant, curve, seconds, seed=0, resumed=False):
     return {
         "data": "tiny100_wide", "recipe_digest": "c0ffee", "variant": variant, "seed": seed,
         "epochs": 100, "choose": True, "resumed": resumed, "density": 0.5 if "w" in variant else 1,
-        "curve": curve, "curve_seconds": seconds,
+        "curve": curve, "curve_seconds": seconds, "words": [],
     }  # fmt: skip
 
 
@@ -31,8 +31,9 @@ def test_times_are_those_of_the_first_validation_that_has_so_much():
     ]
 
 
-def test_runs_of_another_seed_and_resumed_ones_are_not_compared():
+def test_runs_of_another_seed_or_recipe_and_resumed_ones_are_not_compared():
     others = [row("w24", [50.0], [1], seed=1), row("w24", [50.0], [1], resumed=True)]
+    others.append({**row("w24", [50.0], [1]), "words": ["mix.prob=0"]})
     without = {**row("w24", [50.0], [1])}
     del without["curve_seconds"]
     found = table([ROWS[0], *others, without], variants())

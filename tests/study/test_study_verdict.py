@@ -7,7 +7,7 @@ from plan import data_sets, variants
 from verdict import Difference, judge, paired, summary
 
 
-def row(variant, seed, top1, sparse=None, choose=False, data="cifar10", digest="c0ffee"):
+def row(variant, seed, top1, sparse=None, choose=False, data="cifar10", digest="c0ffee", words=()):
     value = None if choose else top1
     return {
         "data": data,
@@ -15,6 +15,7 @@ def row(variant, seed, top1, sparse=None, choose=False, data="cifar10", digest="
         "recipe_digest": digest,
         "variant": variant,
         "seed": seed,
+        "words": [*words],
         "epochs": 200,
         "choose": choose,
         "top1": value,
@@ -91,6 +92,19 @@ def test_runs_of_a_recipe_are_never_mixed_with_those_before_it_changed():
     tables = summary(rows).split("\n\n")
     assert [table.splitlines()[0].split()[-1] for table in tables] == ["aaaaaa", "bbbbbb"]
     assert "no seed in common with dense" in tables[1]
+
+
+def test_runs_with_words_that_change_the_recipe_are_compared_among_themselves():
+    batch = ("data.batch_size=128",)
+    sparse = ("sparsity=weights24", "engine=auto", "compile=default")
+    rows = [row("dense", 0, 90.0, words=("sparsity=dense", *batch)), row("dense", 0, 80.0)]
+    rows += [row("w24", 0, 89.5, words=(*sparse, *batch)), row("w24", 0, 79.0, words=sparse)]
+    tables = summary(rows).split("\n\n")
+    assert [table.splitlines()[0].split("cifar10_vit ")[1] for table in tables] == [
+        "c0ffee",
+        "c0ffee data.batch_size=128",
+    ]
+    assert ["-1.00" in tables[0], "-0.50" in tables[1]] == [True, True]
 
 
 def test_every_variant_names_a_twin_that_there_is_dense_or_of_fp8_the_same_in_16_bits():

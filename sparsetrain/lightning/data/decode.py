@@ -12,14 +12,20 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is decoded, by content. Pillow reads more formats, and for EPS it runs the program `gs`."""
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (
+    *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
 """Names of files in these formats."""
 
 WHITE = (255, 255, 255)
+WHITE_IS_ZERO = 0
+"""A value of TIFF's tag PhotometricInterpretation (TIFF 6.0, section 4)."""
 ORIENTATION = 0x0112
 """EXIF's tag. Its values and what turns each upright: Exif 2.32, 4.6.4 A."""
 UPRIGHT = {
@@ -77,7 +83,8 @@ class Decode:
                 turn = UPRIGHT.get(orientation(opened))  # a PNG's may lie behind its pixels
         except UNREADABLE as error:
             unknown = isinstance(error, UnidentifiedImageError)
-            reason = f"it is none of {', '.join(FORMATS)}" if unknown else error
+            kinds = f"it is none of {', '.join(FORMATS)}, or of a kind that Pillow does not read"
+            reason = kinds if unknown else error
             raise ValueError(
                 f"cannot decode the image {image.where} ({len(image.data):,} bytes): {reason}; "
                 "replace or remove it"
@@ -102,7 +109,7 @@ def to_rgb(image: Image.Image, background: Sequence[int] = WHITE) -> Image.Image
     """An image of any mode as RGB.
 
     Raises:
-        ValueError: 32-bit values, whose range the file does not say.
+        ValueError: 32-bit or signed values, whose range the file does not say.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         image.load()
@@ -111,13 +118,26 @@ def to_rgb(image: Image.Image, background: Sequence[int] = WHITE) -> Image.Image
         image.mode == "I" and image.format in ("PNG", "PPM")  # as Pillow scales or reads them
     )
     if sixteen_bits:
-        values = np.asarray(image).astype(np.int64)
-        gray = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-        return gray.convert("RGB")
+        return grey_to_rgb(image, background)
     if image.mode in ("I", "F"):
-        raise ValueError("32-bit values have no known range: save it with 8 or 16 bits a channel")
+        raise ValueError(
+            "32-bit or signed values have no known range: save it with 8 or 16 bits a channel"
+        )
     if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, (*background, 255))
         canvas.alpha_composite(image.convert("RGBA"))
         image = canvas
     return image.convert("RGB")
+
+
+def grey_to_rgb(image: Image.Image, background: Sequence[int]) -> Image.Image:
+    """A grey image of 16 bits a pixel, or a TIFF of 12, as RGB."""
+    values = np.asarray(image).astype(np.int64)
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    white = 2 ** tags.get(BITSPERSAMPLE, (16,))[0] - 1
+    grey = (values * 255 + white // 2) // white
+    if tags.get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:  # Pillow inverts 8 bits only
+        grey = 255 - grey
+    rgb = np.repeat(grey[..., None], 3, axis=-1).astype(np.uint8)
+    rgb[values == image.info.get("transparency", -1)] = background
+    return Image.fromarray(rgb)

@@ -50,28 +50,35 @@ def split_files(
     train = [path for path in files if "train" in names[path]]
     rest = [path for path in files if path not in train]
     val = next(filter(None, ([f for f in rest if w in names[f]] for w in VAL_WORDS)), [])
+    unnamed = [f for f in rest if not any(word in names[f] for word in VAL_WORDS)]
     if val_fraction:
-        unnamed = [f for f in rest if not any(word in names[f] for word in VAL_WORDS)]
         train, val = train or unnamed, []
     for split, found in (("train", train), ("val", val)):
         if not found and not (split == "val" and val_fraction):
-            fix = "" if split == "train" else ", or set data.val_fraction=0.1"
+            divide = split == "val" or (unnamed and not val_fraction)
+            fix = ", or set data.val_fraction=0.1" if divide else ""
             raise FileNotFoundError(
-                f"data.root={root} has no {split} split{only(listing(root))}; "
-                f"wanted *train*{suffix} and *val*{suffix} or *test*{suffix}{fix}{other_kind(root)}"
+                f"data.root={root} has no {split} split{only(listing(root))}; wanted "
+                f"*train*{suffix} and *val*{suffix} or *test*{suffix}{fix}"
+                f"{'' if files else other_kind(root)}"
             )
     return train, val
 
 
-def other_kind(root: Path) -> str:
-    """Which data= reads what is in `root`, for the end of an error; empty where none does."""
+def reader(root: Path) -> str | None:
+    """Which data= reads what is in `root`."""
     if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return "; data=hf reads what is there"
+        return "hf"
     endings = {path.suffix.lower() for path in root.rglob("*")}
     if ".parquet" in endings:
-        return "; data=parquet reads what is there"
-    images = endings & {".tar", *SUFFIXES}
-    return "; data=imagenet reads what is there" if images else ""
+        return "parquet"
+    return "imagenet" if endings & {".tar", *SUFFIXES} else None
+
+
+def other_kind(root: Path) -> str:
+    """Which data= reads what is in `root`, for the end of an error; empty where none does."""
+    kind = reader(root)
+    return f"; data={kind} reads what is there" if kind else ""
 
 
 def listing(folder: Path) -> list[str]:

@@ -6,7 +6,7 @@ strings is copied into every loading process as reference counts are touched.
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,27 +14,31 @@ import numpy as np
 from sparsetrain.lightning.data.decode import SUFFIXES, Encoded
 from sparsetrain.lightning.data.files import listing, only
 
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"),
+}
+"""In upper or lower case, the first that is there; as in the `datasets` documentation."""
 
 
 class FolderSource:
     """The images of one folder per class. Labels follow the sorted class names.
 
     Names that begin with a dot are left out; `skipped` counts other files by their suffix, as
-    {".txt": 2}.
+    {".txt": 2}. `otherwise` is another fix, for the error where there are no class folders.
 
     Raises:
         ValueError: no class folders, or a class folder without images.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, otherwise: str = "") -> None:
         self.folder = folder
         names = listing(folder)
         self.classes = [name for name in names if (folder / name).is_dir()]
         if not self.classes:
             raise ValueError(
                 f"{folder} has no class folders{only(names)}; "
-                f"move every image into {folder.name}/<class>/"
+                f"move every image into {folder.name}/<class>/{otherwise}"
             )
         beside = set(names) - set(self.classes)
         self.skipped = Counter(suffix(name) for name in beside)
@@ -66,15 +70,25 @@ class FolderSource:
         return Encoded(path.read_bytes(), str(path)), int(self.labels[index])
 
 
+def split_name(names: Iterable[str], split: str) -> str | None:
+    """Which of the names says "train" or "val", by the usual words."""
+    by_word = {name.lower(): name for name in sorted(names)}  # of Train and train the latter
+    return next((by_word[word] for word in SPLIT_NAMES[split] if word in by_word), None)
+
+
 def split_folder(root: Path, split: str) -> Path | None:
-    """The folder of "train" or "val" in `root`, by the usual names."""
-    return next((root / name for name in SPLIT_NAMES[split] if (root / name).is_dir()), None)
+    """The folder of "train" or "val" in `root`."""
+    name = split_name((name for name in listing(root) if (root / name).is_dir()), split)
+    return None if name is None else root / name
 
 
-def has_class_folders(root: Path) -> bool:
-    """Whether a folder in `root` holds an image, at any depth."""
-    folders = (root / name for name in listing(root))
-    return any(any(map(is_image, files_below(path))) for path in folders if path.is_dir())
+def image_folders(root: Path) -> list[str]:
+    """Names of the folders in `root` that hold an image, at any depth."""
+    return [
+        name
+        for name in listing(root)
+        if (root / name).is_dir() and any(map(is_image, files_below(root / name)))
+    ]
 
 
 def files_below(folder: Path) -> Iterator[str]:

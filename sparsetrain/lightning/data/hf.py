@@ -19,7 +19,7 @@ from sparsetrain.lightning.data.augmented import AugmentedData
 from sparsetrain.lightning.data.base import Splits, check_class_count, check_labels
 from sparsetrain.lightning.data.decode import WHITE, Encoded
 from sparsetrain.lightning.data.files import existing_root, listing, other_kind, some
-from sparsetrain.lightning.data.folders import SPLIT_NAMES
+from sparsetrain.lightning.data.folders import split_name
 from sparsetrain.lightning.data.transforms import Augment
 
 if TYPE_CHECKING:
@@ -189,8 +189,7 @@ def choose_splits(
 
     Raises FileNotFoundError for one that is not there.
     """
-    train = next((name for name in SPLIT_NAMES["train"] if name in splits), None)
-    val = next((name for name in SPLIT_NAMES["val"] if name in splits), None)
+    train, val = split_name(splits, "train"), split_name(splits, "val")
     if train is None and len(splits) == 1:
         (train,) = splits
         val = None
@@ -228,9 +227,11 @@ def pick(
         raise ValueError(f"data.{argument}={wanted!r} is not a column of {root}: {there}")
     named_type = type_name(features[wanted])
     if wanted not in fits and not named_type.removeprefix("u").startswith(kinds[1]):
+        strings = argument == "label_column" and named_type in ("string", "large_string")
+        fix = f"; save it after .class_encode_column({wanted!r})" if strings else ""
         raise ValueError(
             f"data.{argument}={wanted!r} has type {named_type} in {root}; want {kinds[0]} or "
-            f"{kinds[1]}"
+            f"{kinds[1]}{fix}"
         )
     return wanted
 

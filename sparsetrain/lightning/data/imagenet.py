@@ -1,6 +1,6 @@
 """ImageNet and anything else in its usual layouts.
 
-root/train/<class>/*.JPEG, root/val/<class>/*.JPEG        folders ("validation" and "test" are fine)
+root/train/<class>/*.JPEG, root/val/<class>/*.JPEG        folders (other names: folders.py)
 root/<class>/*.JPEG                                        no splits: with data.val_fraction
 root/**/*train*.tar, root/**/*val*.tar                     WebDataset shards, see shards.py
 """
@@ -14,10 +14,11 @@ from sparsetrain.lightning.data.files import (
     listing,
     only,
     other_kind,
+    reader,
     some,
     split_files,
 )
-from sparsetrain.lightning.data.folders import FolderSource, has_class_folders, split_folder
+from sparsetrain.lightning.data.folders import FolderSource, image_folders, split_folder
 from sparsetrain.lightning.data.shards import ShardSource
 
 WANTED = (
@@ -39,19 +40,31 @@ class ImageNet(AugmentedData):
     def load(self) -> Splits:
         root = existing_root(self.root, WANTED)
         self.label = " ".join(dict.fromkeys(("imagenet", root.resolve().name)))
-        folder = split_folder(root, "train")
-        if folder is not None and not any(folder.glob("*.tar")):
-            return self._load_folders(root, folder)
-        if any(root.rglob("*.tar")):
+        train = split_folder(root, "train")
+        if train is not None and image_folders(train):
+            return self._load_folders(root, train)
+        classes = image_folders(root) if train is None else []
+        if len(classes) < 2 and any(root.rglob("*.tar")):  # else archives beside their images
             return self._load_shards(root)
-        if self.val_fraction and has_class_folders(root):
+        inner = root / classes[0] if len(classes) == 1 else None
+        if inner is not None and image_folders(inner):
+            raise FileNotFoundError(
+                f"data.root={root} has all images in {inner.name}/; set data.root={inner}"
+            )
+        if self.val_fraction and classes:
             return self._load_folders(root, root)
-        fix = f"wanted {WANTED}{other_kind(root)}".replace(
-            "data=imagenet reads what is there", "put its images into a folder for each class"
-        )
-        if has_class_folders(root):
+        kind = reader(root)
+        if train is not None and kind in (None, "imagenet"):
+            return self._load_folders(root, train)  # which says what is wrong
+        fix = f"wanted {WANTED}"
+        if classes:
             fix = "if these are classes, set data.val_fraction=0.1 to validate on a tenth of them"
-        raise FileNotFoundError(f"data.root={root} has no train split{only(listing(root))}; {fix}")
+        elif kind == "imagenet":
+            fix += "; put its images into a folder for each class"
+        else:
+            fix += other_kind(root)
+        what = "no train split" if train is None else "no images in folders"
+        raise FileNotFoundError(f"data.root={root} has {what}{only(listing(root))}; {fix}")
 
     def _load_folders(self, root: Path, folder: Path) -> Splits:
         train = FolderSource(folder)
@@ -65,7 +78,7 @@ class ImageNet(AugmentedData):
                 f"data.root={root} has {folder.name}/ but no val/, validation/ or test/, only "
                 f"{some(listing(root))}; add one, or set data.val_fraction=0.1"
             )
-        val = FolderSource(val_folder)
+        val = FolderSource(val_folder, ", or set data.val_fraction=0.1")
         self.skip_note(val_folder, val.skipped)
         if differing := sorted(set(train.classes) ^ set(val.classes)):
             raise ValueError(

@@ -1,5 +1,6 @@
 """Images of every mode come out as a viewer shows them."""
 
+import struct
 from io import BytesIO
 from typing import Any
 
@@ -48,10 +49,39 @@ def test_sixteen_bits_are_scaled_to_eight(kind):
     assert gray.tolist() == [0, 100, 200, 255]
 
 
+def test_a_transparent_grey_of_sixteen_bits_lies_over_the_background():
+    values = Image.fromarray(np.array([[257 * 100, 257 * 200]], dtype=np.uint16))
+    decoded = Decode((1, 2, 3))(saved(values, "PNG", transparency=257 * 100))
+    assert np.asarray(decoded)[0].tolist() == [[1, 2, 3], [200, 200, 200]]
+
+
+@pytest.mark.parametrize(
+    ("bits", "photometric", "grey"), [(12, 1, [0, 128, 255, 64]), (16, 0, [255, 127, 0, 191])]
+)
+def test_a_tiff_says_how_many_bits_and_whether_zero_is_white(bits, photometric, grey):
+    pixels = {
+        12: bytes.fromhex("000800fff404"),  # 0, 0x800, 0xfff, 0x404
+        16: np.array([0, 0x8000, 0xFFFF, 0x4040], "<u2").tobytes(),
+    }[bits]
+    decoded = Decode()(Encoded(gray_tiff(pixels, 4, bits, photometric), "in a.tif"))
+    assert np.asarray(decoded)[0, :, 0].tolist() == grey
+
+
+def gray_tiff(pixels: bytes, width: int, bits: int, photometric: int) -> bytes:
+    """One row, uncompressed, little endian."""
+    tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, photometric)]
+    tags += [(273, 8), (277, 1), (278, 1), (279, len(pixels))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory
+
+
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_values_without_a_known_range_are_refused(kind):
     image = saved(Image.fromarray(np.full((4, 4), 7, kind)), "TIFF")
-    with pytest.raises(ValueError, match="32-bit values have no known range: save it with 8 or"):
+    with pytest.raises(
+        ValueError, match="32-bit or signed values have no known range: save it with 8 or"
+    ):
         Decode()(image)
 
 

@@ -37,6 +37,12 @@ def test_class_folders_without_splits_name_the_fraction(folders):
     refuses(ImageNet(folders / "train", **COMMON), FileNotFoundError, *said)
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
+def test_a_folder_too_high_says_which_is_meant(folders, fraction):
+    data = ImageNet(folders.parent, val_fraction=fraction, **COMMON)
+    refuses(data, FileNotFoundError, f"has all images in set/; set data.root={folders}")
+
+
 def test_images_in_no_class_folder_are_told_where_they_belong(tmp_path):
     (tmp_path / "1.png").write_bytes(encoded(1, "PNG"))
     with pytest.raises(FileNotFoundError, match="put its images into a folder for each class"):
@@ -92,7 +98,12 @@ def test_images_without_class_folders_are_explained(folders):
     for folder in (folders / "val").iterdir():
         (folder / "0.JPEG").rename(folders / "val" / f"{folder.name}.JPEG")
         folder.rmdir()
-    refuses(ImageNet(folders, **COMMON), ValueError, "no class folders", "into val/<class>/")
+    refuses(
+        ImageNet(folders, **COMMON),
+        ValueError,
+        "no class folders",
+        "into val/<class>/, or set data.val",
+    )
 
 
 def test_a_wrong_number_of_classes_says_the_right_one(folders):

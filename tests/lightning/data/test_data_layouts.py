@@ -24,13 +24,37 @@ def test_a_folder_without_splits_is_divided(folders):
     assert whole.name == "imagenet set (4 train / 2 val)", "val/ is left alone"
 
 
+@pytest.mark.parametrize(("train", "val"), [("Train", "Val"), ("Training", "Testing")])
+def test_splits_are_found_in_upper_case_too(folders, train, val):
+    (folders / "train").rename(folders / train)
+    (folders / "val").rename(folders / val)
+    for fraction, name in ((0.0, "(6 train / 2 val)"), (1 / 3, "(4 train / 2 val)")):
+        data = ready(ImageNet(folders, val_fraction=fraction, **COMMON))
+        assert data.name == f"imagenet set {name}"
+        assert data.class_names == ["cat", "dog"]
+
+
+def test_an_archive_beside_its_images_is_skipped_and_counted(folders):
+    for path in (folders / "train", folders / "train" / "train"):
+        write_shard(path.with_suffix(".tar"), [("cat/0.jpg", encoded(0))])
+    note = f"{folders}/train: 1 file(s) skipped (.tar 1)"
+    assert note in ready(ImageNet(folders, **COMMON)).notes
+    assert note in ready(ImageNet(folders / "train", val_fraction=1 / 3, **COMMON)).notes
+
+
+def test_jpegs_may_be_named_jfif(folders):
+    (folders / "train" / "cat" / "0.JPEG").rename(folders / "train" / "cat" / "0.jfif")
+    assert ready(ImageNet(folders, **COMMON)).notes == ()
+
+
 def test_shards_and_parquet_files_without_splits_are_divided(tmp_path):
     members = [(f"{i}.{kind}", data) for i in range(4) for kind, data in sample(i)]
     write_shard(tmp_path / "all.tar", members)
     write_parquet(tmp_path / "all.parquet", [encoded(i) for i in range(4)], [0, 1, 0, 1])
     for kind in (ImageNet, Parquet):
         assert len(ready(kind(tmp_path, val_fraction=0.25, **COMMON)).splits.val) == 1
-        with pytest.raises(FileNotFoundError, match=r"no train split"):
+        fix = r"no train split.*, or set data\.val_fraction=0\.1$"
+        with pytest.raises(FileNotFoundError, match=fix):
             ready(kind(tmp_path, **COMMON))
 
 
@@ -122,6 +146,20 @@ def test_a_single_saved_data_set_is_divided(save):
 def test_a_column_of_a_saved_data_set_that_does_not_fit_is_named(save, columns, said):
     with pytest.raises(ValueError, match=said):
         ready(HuggingFace(save(train=2, test=2), **columns, **COMMON))
+
+
+def test_labels_that_are_strings_are_told_how_to_become_classes(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [encoded(0)] * 4, "label": ["cat", "dog"] * 2}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "set")
+    columns = {"image_column": "image", "label_column": "label"}
+    with pytest.raises(ValueError, match=r"has type string .*\.class_encode_column\('label'\)$"):
+        ready(HuggingFace(tmp_path / "set", val_fraction=0.5, **columns, **COMMON))
+
+
+def test_a_saved_data_set_is_not_read_as_folders(save):
+    with pytest.raises(FileNotFoundError, match=r"; data=hf reads what is there$"):
+        ready(ImageNet(save(train=2, test=2), **COMMON))
 
 
 def test_a_folder_that_datasets_did_not_write_says_so(folders):

@@ -10,7 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparsetrain.lightning.data.batch_crop import BOX_DRAWS, crop_each, crop_resize, draw_boxes
+from sparsetrain.lightning.data.batch_crop import (
+    BOX_DRAWS,
+    crop_each,
+    crop_padded,
+    crop_resize,
+    draw_boxes,
+)
 from sparsetrain.lightning.data.batch_layers import (
     LAYER_DRAWS,
     RandAugment,
@@ -21,7 +27,7 @@ from sparsetrain.lightning.data.draws import AUGMENT_STREAM, uniform, upload
 from sparsetrain.lightning.data.transforms import Augment
 
 CROP_DRAWS = ERASE_DRAWS = BOX_DRAWS + 2
-NOISE_DRAWS = 1
+NOISE_DRAWS, SHIFT_DRAWS = 1, 2
 NOISE = 2**22
 """Normal numbers that the noise of erased boxes is taken from, at least."""
 CHUNK_PIXELS = 4 * 256 * 224**2
@@ -90,11 +96,13 @@ class BatchAugment:
         `augment.scale` a batch has the size of the result already. index_B: int64 [B] on the CPU,
         the samples' numbers in the set."""
         layers = 0 if self.policy is None else self.policy.layers
-        sizes = [CROP_DRAWS, ERASE_DRAWS, *[LAYER_DRAWS] * layers, NOISE_DRAWS]
+        sizes = [CROP_DRAWS, ERASE_DRAWS, *[LAYER_DRAWS] * layers, NOISE_DRAWS, SHIFT_DRAWS]
         draws = uniform(self.seed, epoch, index_B, sum(sizes), AUGMENT_STREAM)
-        crop, erase, *each_layer, noise = draws.split(sizes, dim=1)
+        crop, erase, *each_layer, noise, shift = draws.split(sizes, dim=1)
         x = self._crop(images, crop) if self.crop else images
         assert isinstance(x, Tensor)
+        if self.crop and self.augment.crop_padding:
+            x = crop_padded(x, shift, self.augment.crop_padding)
         for layer in each_layer:
             assert self.policy is not None
             change_layer(x, draw_layer(layer, self.policy, self.bicubic), self.fill_C)

@@ -6,9 +6,11 @@ Dimension key:  B samples   C channels   H, W pixels   S, T pixels of an edge of
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
@@ -99,6 +101,20 @@ def crop_each(
         along_BSW = _matrix(along.pixel[part], along.weight[part], W)
         crops.append(_resize(x_BH3W.transpose(1, 2), down_BTH, along_BSW).to(torch.uint8))
     return torch.cat(crops)[upload(order.argsort(), device)]
+
+
+def crop_padded(x_BCHW: Tensor, draws_B2: Tensor, padding: int) -> Tensor:
+    """A random crop of each image's own size from the image with `padding` zeros around it.
+
+    draws_B2: numbers in [0, 1) on the CPU, of top and left; all 2 · padding + 1 are as likely.
+    """
+    B, C, H, W = x_BCHW.shape
+    top_B, left_B = upload((draws_B2 * (2 * padding + 1)).long(), x_BCHW.device).unbind(1)
+    at = partial(torch.arange, device=x_BCHW.device)
+    rows = (top_B[:, None] + at(H))[:, None, :, None]
+    columns = (left_B[:, None] + at(W))[:, None, None, :]
+    padded = F.pad(x_BCHW, (padding,) * 4)
+    return padded[at(B)[:, None, None, None], at(C)[:, None, None], rows, columns]
 
 
 def _parts(

@@ -32,6 +32,8 @@ class Augment:
             "pixel" (noise).
         hflip: probability of a horizontal flip.
         scale: area range of RandomResizedCrop, as (0.08, 1.0); None resizes the whole image.
+        crop_padding: black pixels around the image of the result's size, of which a random crop
+            of that size is taken: 4 is usual for images of 32 pixels. 0 is off.
         color_jitter: strength for brightness, contrast and saturation; None is off. timm leaves
             it out next to an `auto_augment` other than "3a".
         interpolation: "bilinear", "bicubic", "nearest", "lanczos", or "random" for either of the
@@ -46,6 +48,7 @@ class Augment:
     remode: str = "pixel"
     hflip: float = 0.0
     scale: Sequence[float] | None = None
+    crop_padding: int = 0
     color_jitter: float | None = None
     interpolation: str = "bicubic"
 
@@ -53,6 +56,10 @@ class Augment:
         for name in ("reprob", "hflip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augment.{name}={getattr(self, name)} is not in [0, 1]")
+        if not (isinstance(self.crop_padding, int) and self.crop_padding >= 0):
+            raise ValueError(
+                f"augment.crop_padding={self.crop_padding} is no number of pixels ≥ 0, as 4"
+            )
         if self.remode not in ("const", "rand", "pixel"):
             raise ValueError(f"augment.remode={self.remode!r} is not const, rand or pixel")
         if self.interpolation not in INTERPOLATIONS:
@@ -91,6 +98,8 @@ def train_transform(
     steps = [step for part in parts for step in part.transforms]
     if augment.scale is None:
         steps[0] = resize(img_size, augment.interpolation)
+    if augment.crop_padding:
+        steps.insert(1, tv.RandomCrop(img_size, augment.crop_padding))
     for op in policy_ops(steps):
         if op.name.startswith("Posterize"):
             op.aug_fn = posterize

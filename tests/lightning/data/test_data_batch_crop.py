@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsetrain.lightning.data import Augment, batch_crop
 from sparsetrain.lightning.data.batch_augment import BatchAugment
-from sparsetrain.lightning.data.batch_crop import crop_each, crop_resize
+from sparsetrain.lightning.data.batch_crop import crop_each, crop_padded, crop_resize
 
 CPU = torch.device("cpu")
 SIZE = 24
@@ -55,6 +55,34 @@ def test_images_of_several_sizes_are_cropped_as_pillow_crops_them():
         means.append(float(off.mean()))
     # Of the tall box, whose rows Pillow resizes first, every fifth value differs by 1.
     assert np.mean(means) < 0.05
+
+
+def test_a_crop_of_a_padded_image_is_where_its_draws_say():
+    images = torch.stack([x[:, :20, :20] for x in tensors() if min(x.shape[1:]) >= 20])
+    draws = torch.tensor([[0.0, 0.0], [0.999, 0.0], [0.5, 0.5], [0.34, 0.7], [0.19, 0.999]])
+    padded = torch.nn.functional.pad(images, (2,) * 4)
+    places = [(0, 0), (4, 0), (2, 2), (1, 3), (0, 4)]
+    got = crop_padded(images[: len(draws)], draws, padding=2)
+    for x, crop, (top, left) in zip(padded, got, places, strict=False):
+        assert torch.equal(crop, x[:, top : top + 20, left : left + 20])
+
+
+def test_batches_are_cropped_out_of_padded_images_in_all_places_alike():
+    augment = Augment(crop_padding=1)
+    whole = BatchAugment(Augment(), 8, (0.0,) * 3, (1.0,) * 3, 0, CPU)
+    shifted = BatchAugment(augment, 8, (0.0,) * 3, (1.0,) * 3, 0, CPU)
+    image = torch.randint(1, 256, (3, 8, 8), dtype=torch.uint8)
+    images, index = image.expand(1800, 3, 8, 8), torch.arange(1800)
+    padded = torch.nn.functional.pad(whole(images[:1], 0, index[:1])[0], (1,) * 4)
+    got = shifted(images, 0, index)
+    count = [
+        int((got == padded[:, top : top + 8, left : left + 8]).all(3).all(2).all(1).sum())
+        for top in range(3)
+        for left in range(3)
+    ]
+    assert sum(count) == 1800
+    assert 150 < min(count) <= max(count) < 250  # 200 ± 13.3
+    assert torch.equal(got[900:], shifted(images[900:], 0, index[900:]))
 
 
 def test_a_crop_is_the_same_in_any_batch(monkeypatch):

@@ -54,6 +54,28 @@ def test_a_crop_of_a_tenth_of_the_area_shows_less_of_the_gradient():
     assert crop.max() - crop.min() < 1.2
 
 
+def test_crops_of_a_padded_image_are_shifts_over_black():
+    whole = augmented(interpolation="bilinear")
+    padded = torch.nn.functional.pad(whole, (2,) * 4, value=-1.0)
+    at = {
+        (top, left): padded[:, top : top + 32, left : left + 32]
+        for top in range(5)
+        for left in range(5)
+    }
+    found = []
+    for seed in range(400):
+        image = augmented(seed, interpolation="bilinear", crop_padding=2)
+        found.append([place for place, crop in at.items() if torch.equal(crop, image)])
+    assert all(len(places) == 1 for places in found)
+    assert {places[0] for places in found} == set(at)
+
+
+@pytest.mark.parametrize("padding", [-1, 0.5, "4"])
+def test_a_padding_that_is_no_number_of_pixels_is_named(padding):
+    with pytest.raises(ValueError, match=f"augment.crop_padding={padding} is no number of pixels"):
+        Augment(crop_padding=padding)
+
+
 def test_random_erasing_of_one_always_erases():
     erased = augmented(reprob=1.0, remode="const") != augmented()
     assert 0.01 < erased.float().mean() < 0.4

@@ -52,4 +52,6 @@ class ConvTokenizer(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
+        # Channels last: cuDNN's convolutions want it, and tokens lie one after the other.
+        images = images.contiguous(memory_format=torch.channels_last)
         return self.layers(images).flatten(2).transpose(1, 2)

@@ -234,7 +234,9 @@ def test_convolutions_make_the_tokens():
     network: Any = build_network(
         "vit_tiny_patch16_224", 32, 10, tokenizer="convolutions", options=small
     )
-    assert network.patch_embed(torch.rand(2, 3, 32, 32)).shape == (2, 64, 64)
+    tokens = network.patch_embed(torch.rand(2, 3, 32, 32))
+    assert tokens.shape == (2, 64, 64)
+    assert tokens.is_contiguous(), "the next layers would copy them"
     assert network(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 

@@ -21,7 +21,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +36,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 import sparsetrain as st
 from sparsetrain.bench.environment import environment
+from sparsetrain.bench.gpu_trace import profile_of
 from sparsetrain.bench.variants import graphs_compiled, many_graphs
 from sparsetrain.cli.bench_words import library_words
 from sparsetrain.nn import load_sparse_state, sparse_linears, sparse_state
@@ -101,22 +101,31 @@ def check_resumed(training: Training, folder: Path) -> list[float]:
     return training.losses(2)
 
 
-def host_ms(training: Training, steps: int = 5) -> float:
-    """Median milliseconds in which the host issues a step to an idle GPU. Where it is near that of
-    the step, the host is what limits it."""
-    times = []
-    for _ in range(steps):
+def traced(training: Training, steps: int = 5) -> dict[str, float]:
+    """Milliseconds of a step on this rank's GPU: in which any kernel ran, of NCCL's and of all
+    others; and how many kernels. Where the GPU is idle for long, the host limits the step; where
+    the others take longer than on one GPU, NCCL's take multiprocessors and memory from them."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        for _ in range(steps):
+            training.step()
         torch.cuda.synchronize()
-        start = time.perf_counter()
-        training.step()
-        times.append(1000 * (time.perf_counter() - start))
-    torch.cuda.synchronize()
-    return statistics.median(times)
+    events: Any = profiler.events()
+    profile = profile_of(events, steps)
+    nccl = [kernel for kernel in profile.kernels if kernel.name.startswith("nccl")]
+    nccl_ms, all_ms = (sum(k.ms for k in kernels) for kernels in (nccl, profile.kernels))
+    launches = sum(kernel.launches for kernel in profile.kernels)
+    return {
+        "traced_ms": profile.span,
+        "busy_ms": profile.busy,
+        "nccl_ms": nccl_ms,
+        "other_kernels_ms": all_ms - nccl_ms,
+        "launches": launches,
+    }
 
 
 def measure(training: Training, steps: int) -> dict[str, float]:
-    """A step's median milliseconds, and those of the host, on the slowest rank, and the peak of the
-    fullest."""
+    """A step's median milliseconds on the slowest rank, the peak of the fullest, and where the time
+    of this one goes."""
     torch.cuda.reset_peak_memory_stats()
     events = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
     dist.barrier()
@@ -127,11 +136,12 @@ def measure(training: Training, steps: int) -> dict[str, float]:
     torch.cuda.synchronize()
     median = statistics.median(a.elapsed_time(b) for a, b in pairwise(events))
     peak = torch.cuda.max_memory_allocated() / 2**30
-    worst = torch.tensor([median, host_ms(training), peak], device="cuda")
+    worst = torch.tensor([median, peak], device="cuda")
     dist.all_reduce(worst, dist.ReduceOp.MAX)
-    step_ms, host, peak_gib = worst.tolist()
+    step_ms, peak_gib = worst.tolist()
     rate = 1000 * dist.get_world_size() * len(training.images) / step_ms
-    return {"images_per_s": rate, "step_ms": step_ms, "host_ms": host, "peak_gib": peak_gib}
+    found = {"images_per_s": rate, "step_ms": step_ms, "peak_gib": peak_gib}
+    return found | traced(training)
 
 
 def run(options: Options, device: torch.device) -> dict[str, Any]:

@@ -24,7 +24,6 @@ matmul8.py matmul8_peers.py                             the same in fp8 and int8
 choice.py matmul_auto.py             what should run a product; random ones against dense
 images.py photos.py augment.py       the data: from files to augmented batches
 curve.py curve_picture.py            speed over density; its picture
-gpu_trace.py          a step from the profiler's events
 roofline.py           products under their roofline, as a picture
 mlp_measure.py mlp_step.py mlp_rows.py mlp_report.py mlp_peers.py   one MLP after the other
 """

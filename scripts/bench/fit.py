@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from scripts.bench.gpu_trace import profile_of
+from sparsetrain.bench.gpu_trace import profile_of
 from sparsetrain.lightning.flavour import Callback, pl
 
 EVERY = 50

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from scripts.bench.command import run
-from scripts.bench.gpu_trace import Profile, profile_of
 from sparsetrain.bench.environment import environment
+from sparsetrain.bench.gpu_trace import Profile, profile_of
 from sparsetrain.bench.inference import InferenceStep, prepare_inference, prune_for_inference
 from sparsetrain.bench.json_file import write_json
 from sparsetrain.bench.step_rows import Vit

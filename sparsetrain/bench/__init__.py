@@ -3,6 +3,7 @@
 timing.py       clocks, and rounds that time every candidate once
 rounds.py       the same of work in parts: a step, an MLP and its backward
 gauges.py energy.py   what is read while it runs: times, memory, energy
+gpu_trace.py    a step from the profiler's events
 environment.py  where a number was measured
 refusal.py      why a candidate is not timed
 json_file.py bars.py  results as a file and as a picture

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from scripts.bench import kernels
-from scripts.bench.gpu_trace import Kernel, profile_of
 from scripts.bench.kernels import main, make_step
+from sparsetrain.bench.gpu_trace import Kernel, profile_of
 from sparsetrain.bench.inference import InferenceStep
 from sparsetrain.bench.step_rows import Vit
 from sparsetrain.bench.variants import INFERENCE_VARIANTS, VARIANTS

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from itertools import count
 
 import pytest
 import pytorch_lightning as pl
@@ -11,6 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from sparsetrain import SRSTE, Schedule, SparsifyModel, Sparsity
 from sparsetrain.lightning import EMA, SaveOnInterrupt, StepSeed, read_checkpoint
+from sparsetrain.lightning.callbacks import interrupt
 
 pytestmark = CHATTER
 # 24 images in batches of 4, two batches a step: 3 steps an epoch.
@@ -83,7 +85,8 @@ def test_an_interrupted_run_is_resumed_bit_by_bit(tmp_path, handler):
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
-def test_a_second_interrupt_stops_at_once_and_saves_nothing(tmp_path, handler):
+def test_a_second_interrupt_stops_at_once_and_saves_nothing(tmp_path, handler, monkeypatch):
+    monkeypatch.setattr(interrupt, "monotonic", count().__next__)  # a second later
     _, recorder = run(tmp_path, signals=2)
     assert signal.getsignal(signal.SIGINT) is handler
     assert recorder.stopped
@@ -91,8 +94,14 @@ def test_a_second_interrupt_stops_at_once_and_saves_nothing(tmp_path, handler):
     assert not (tmp_path / "saved").exists()
 
 
+def test_a_second_signal_right_after_the_first_is_the_first_passed_on(tmp_path, handler):
+    run(tmp_path, signals=2)
+    assert read_checkpoint(tmp_path / "saved" / "interrupted.ckpt")["global_step"] == 5
+
+
 def test_under_torchrun_a_second_one_is_the_first_passed_on(tmp_path, handler, monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(interrupt, "monotonic", count().__next__)  # seconds later
     run(tmp_path, signals=2)
     assert read_checkpoint(tmp_path / "saved" / "interrupted.ckpt")["global_step"] == 5
 

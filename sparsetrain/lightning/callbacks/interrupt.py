@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -12,14 +13,17 @@ from sparsetrain.lightning.flavour import Checkpoint, SLURMEnvironment, WeightAv
 
 _SIGHUP, _SIGUSR1 = (getattr(signal, name, -1) for name in ("SIGHUP", "SIGUSR1"))
 """-1 on Windows, which has neither."""
+PASSED_ON = 1.0
+"""Seconds in which a second signal is the first one passed on: `timeout` gives its command what a
+signal to the whole job (SLURM, docker) gave it already."""
 _SIGNALS = [n for n in (signal.SIGINT, signal.SIGTERM, _SIGHUP, _SIGUSR1) if n > 0]
 
 
 class SaveOnInterrupt(Checkpoint):
     """On Ctrl-C, SIGTERM (docker, SLURM's end of a job), SIGHUP (the terminal closes) or SIGUSR1:
-    finish the optimizer step, save `interrupted.ckpt`, stop. A second one stops at once, but not
-    under torchrun, which sends its processes what they got already. A signal that is ignored, as
-    under nohup, stays ignored.
+    finish the optimizer step, save `interrupted.ckpt`, stop. A second one, a second or more later,
+    stops at once, but not under torchrun, which sends its processes what they got already. A signal
+    that is ignored, as under nohup, stays ignored.
 
     A validation is not finished, which may take minutes: it is left before its next batch, and what
     resumes does it from its first one. Processes ask each other before each of its batches, so all
@@ -39,6 +43,7 @@ class SaveOnInterrupt(Checkpoint):
         self.path = Path(folder) / "interrupted.ckpt"
         self.saved = False
         self.asked: int | None = None
+        self._asked_at = 0.0
         self._previous: dict[int, Any] = {}
         self._step = 0
         self._requeues = False
@@ -105,8 +110,10 @@ class SaveOnInterrupt(Checkpoint):
 
     def _ask(self, signum: int, frame: Any) -> None:
         if self.asked is None or (signum == _SIGUSR1 and self._requeues):
-            self.asked = signum
-        elif not torch.distributed.is_torchelastic_launched():  # torchrun passes on what all get
+            self.asked, self._asked_at = signum, monotonic()
+        elif torch.distributed.is_torchelastic_launched():
+            return  # torchrun passes on what all get, when it likes
+        elif monotonic() - self._asked_at >= PASSED_ON:
             raise KeyboardInterrupt
 
     def _release(self) -> None:

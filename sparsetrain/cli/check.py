@@ -12,6 +12,7 @@ from sparsetrain.cli.known import (
     base_config,
     groups,
     keys_of,
+    missing_keys,
     odd_keys,
     parameters,
 )
@@ -76,13 +77,32 @@ def _check_composed(
     check_targets(values, FILES, allowed)
     _check_parts(values, choices)
     given = {split_word(word)[0] for word in words}
-    for key, value, known in odd_keys(values, base_config(choices)):
+    base = base_config(choices)
+    for key in missing_keys(values, base):
+        raise ValueError(f"~{key}: a run reads {key}, so it cannot be taken out; give it a value")
+    _check_trainer(values["trainer"])
+    for key, value, known in odd_keys(values, base):
         begin = "" if _is_given(key, given) else f"recipe={choices['recipe']}: "
         if not known:
             raise ValueError(f"{begin}{key}={shown(value)}: it holds keys, as {key}.NAME")
         fix = _instead(f"{key}={value}", choices, known)
         raise ValueError(f"{begin}{key} is no key of this config: {fix}")
     check_ranges(config)
+
+
+_BY_FIT = {
+    "callbacks": "callbacks are callbacks.NAME",
+    "logger": "loggers are logger.NAME",
+    "plugins": "checkpoints are written by one of its own",
+    "default_root_dir": "the folder of a run is hydra.run.dir",
+}
+"""Arguments of Lightning's Trainer that `fit` gives itself, and what to set instead."""
+
+
+def _check_trainer(values: dict[str, Any]) -> None:
+    """Raise ValueError for an argument whose value `fit` would replace by its own."""
+    for key in values.keys() & _BY_FIT.keys():
+        raise ValueError(f"trainer.{key} is given by `fit` itself: {_BY_FIT[key]}; leave it out")
 
 
 def _is_given(key: str, given: set[str]) -> bool:

@@ -166,12 +166,20 @@ def _options(words: list[str]) -> dict[str, str]:
             raise ValueError(f"{key}= is no option of export: {nearest(key, _KEYS)}")
     if not options.get("checkpoint"):
         raise ValueError("checkpoint= is missing: give a file that `fit` wrote")
+    for key, value in options.items():
+        if not value:
+            raise ValueError(f"{key}= is empty: give a value or leave it out")
     ending = Path(options.get("out", "")).suffix.lower()
     kinds = {ending: kind for kind, ending in _ENDINGS.items()}
     if ending in _PICKLED and "format" not in options:
         raise ValueError(
             f"out={options['out']}: {ending} is the ending of pickled files, which export does not "
             f"write; give out={Path(options['out']).with_suffix('.safetensors')}"
+        )
+    if ending and ending not in kinds and "format" not in options:
+        raise ValueError(
+            f"out={options['out']}: {ending} says none of the formats of export: give a file that "
+            f"ends in {' or '.join(kinds)}, or format="
         )
     options.setdefault("format", kinds.get(ending, "safetensors"))
     if options["format"] not in (*_ENDINGS, *FORMATS):

@@ -164,7 +164,7 @@ def check_trained(trainer: pl.Trainer, start: int, config: DictConfig) -> None:
 
 def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
     """The trainer of a config. `first`: callbacks that come before the configured ones."""
-    callbacks = [*first, *_instances(config.callbacks)]
+    callbacks = [*first, *_instances(config, "callbacks")]
     arguments = config.trainer.copy()
     if str(arguments.get("strategy")).endswith(("spawn", "fork", "notebook")):
         raise ValueError(
@@ -197,7 +197,7 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
         arguments,
         strategy=strategy,
         callbacks=callbacks,
-        logger=_instances(config.logger),
+        logger=_instances(config, "logger"),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=f"{config.run_dir}/checkpoints",  # what is saved when SLURM's time is up
         _convert_="all",
@@ -239,8 +239,15 @@ def _processes(arguments: DictConfig) -> int:
     return devices * arguments.num_nodes
 
 
-def _instances(group: DictConfig) -> list[Any]:
-    return [instantiate(node, _convert_="all") for node in group.values() if node is not None]
+def _instances(config: DictConfig, group: str) -> list[Any]:
+    """What the nodes of a group make. Raises ValueError that names the one that cannot be made."""
+    made = []
+    for name, node in config[group].items():
+        try:
+            made += [] if node is None else [instantiate(node, _convert_="all")]
+        except InstantiationException as error:
+            raise ValueError(f"{group}.{name}: {one_line(error)}") from error
+    return made
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -78,11 +78,23 @@ def odd_keys(config: Node, base: Node, path: str = "") -> Iterator[Odd]:
             known = takes is None or key in takes
         if not known:
             near = (*keys_of(base, prefix), *(f"{prefix}{name}" for name in takes or ()))
-            yield Odd(inside, value, near)
+            yield Odd(inside, value, near or (path,))
         elif isinstance(value, dict):
             yield from odd_keys(value, old if isinstance(old, dict) else {}, inside)
         elif isinstance(old, dict) and not (value is None and _may_be_off(inside)):
             yield Odd(inside, value, ())
+
+
+def missing_keys(config: Node, base: Node, path: str = "") -> Iterator[str]:
+    """What was taken out of a composed config that a run reads: keys of the whole config, and those
+    of the package's targets that have no default."""
+    for key, old in base.items():
+        inside = f"{path}.{key}" if path else key
+        if key not in config:
+            if not path or key in _required(config.get("_target_")):
+                yield inside
+        elif isinstance(old, dict) and isinstance(config[key], dict):
+            yield from missing_keys(config[key], old, inside)
 
 
 def _may_be_off(path: str) -> bool:
@@ -98,6 +110,16 @@ def parameters(target: Any) -> Collection[str] | None:
     from hydra.utils import get_object
 
     return tuple(inspect.signature(get_object(target)).parameters)
+
+
+def _required(target: Any) -> Collection[str]:
+    """What a target of the package takes that has no default; nothing of others."""
+    if target not in TARGETS:
+        return ()
+    from hydra.utils import get_object
+
+    takes = inspect.signature(get_object(target)).parameters
+    return tuple(name for name, each in takes.items() if each.default is each.empty)
 
 
 def _option(folder: Path, option: str) -> Node:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsetrain.cli.known import groups
 from sparsetrain.recipe import nearest, recipe_names, store_own_recipe, store_recipes
 
 if TYPE_CHECKING:
@@ -148,6 +149,10 @@ def _with_quotes(word: str) -> str:
             with suppress(OverrideParseException):
                 parsed([quoted])
                 return quoted
+        if value[:1] == "(" and value[-1:] == ")":
+            with suppress(OverrideParseException):
+                parsed([f"{key}=[{value[1:-1]}]"])
+                raise ValueError(f"{word}: a list is written {key}=[{value[1:-1]}]") from error
         raise ValueError(
             f"{word} cannot be read: text with brackets, commas or quotes is given in quotes, as "
             f"\"{key}='…'\""
@@ -172,10 +177,9 @@ def check_single(words: list[str], fix: str) -> None:
         if override.is_sweep_override():
             word, key = str(override.input_line), override.get_key_element()
             value = word.partition("=")[2]
-            raise ValueError(
-                f"{word} has several values: {fix}; a list is written {key}=[{value}], text with "
-                f"commas \"{key}='{value}'\""
-            )
+            text = f"a list is written {key}=[{value}], text with commas \"{key}='{value}'\""
+            other = "without -m choose one" if key in groups() else text
+            raise ValueError(f"{word} has several values: {fix}; {other}")
 
 
 def check_folders(words: list[str]) -> None:

@@ -110,6 +110,7 @@ class Either:
 Check = Number | Text | OneOf | Items | Either
 
 FLAG = OneOf((True, False))
+SWITCH = OneOf((True, False), null=True)
 COUNT = Number(1, whole=True)
 SHARE = Number(0, 1)
 POSITIVE = Number(0, above=True)
@@ -222,6 +223,13 @@ CHECKS: dict[str, Check] = {
     "trainer.use_distributed_sampler": FLAG,
     "trainer.enable_model_summary": FLAG,
     "trainer.detect_anomaly": FLAG,
+    "trainer.benchmark": SWITCH,
+    "trainer.deterministic": OneOf((True, False, "warn"), null=True),
+    "trainer.enable_progress_bar": SWITCH,
+    "trainer.inference_mode": FLAG,
+    "trainer.sync_batchnorm": FLAG,
+    "trainer.min_epochs": Number(0, whole=True, null=True),
+    "trainer.min_steps": Number(0, whole=True, null=True),
     "callbacks.checkpoint.save_top_k": Number(-1, whole=True),
     "callbacks.checkpoint.mode": OneOf(("min", "max")),
     "callbacks.last.every_n_epochs": COUNT,
@@ -309,8 +317,10 @@ def _disagreements(values: dict[str, Any]) -> Iterator[str]:
     for end in (epochs, "trainer.max_steps"):
         if values.get(end) == 0:
             yield f"{end}=0: nothing would be trained; give what ends the run, or use `validate`"
-    if values.get(epochs) == -1 and values.get("trainer.max_steps", -1) == -1:
-        yield f"{epochs}=-1: the cosine schedule needs an end; give it, or trainer.max_steps"
+    endless = epochs in values and values[epochs] in (-1, None)
+    if endless and values.get("trainer.max_steps", -1) == -1:
+        end = shown(values[epochs])
+        yield f"{epochs}={end}: the cosine schedule needs an end; give it, or trainer.max_steps"
     for floor in ("optimizer.min_lr", "optimizer.warmup_lr"):
         if both(floor, "optimizer.lr") and values[floor] > values["optimizer.lr"]:
             yield f"{pair(floor, 'optimizer.lr')}: lr is the peak; lower {floor}"

@@ -180,8 +180,13 @@ class _Sweep:
 
 
 def _is_helper() -> bool:
-    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
-    return any(int(os.environ.get(name, "0")) for name in ranks)
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"):
+        rank = os.environ.get(name, "0")
+        if not rank.isdecimal():
+            raise ValueError(f"{name}={rank} in the environment: give a whole number, or unset it")
+        if int(rank):
+            return True
+    return False
 
 
 @contextmanager

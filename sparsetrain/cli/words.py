@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsetrain.cli.known import PARTS, groups
@@ -23,7 +24,7 @@ def check_words(words: list[str]) -> None:
     for name in value.split(","):
         if name not in known:
             name = name.strip("'")  # which a word has that Hydra reads only in quotes
-            raise ValueError(f"recipe={name!r} is unknown: {nearest(name, known)}")
+            raise ValueError(f"recipe={name!r} is unknown: {_near_recipe(name, known)}")
         if take(words, "hydra.searchpath")[0] is None:  # else options are in other folders too
             _check_defaults(name, known)
     check_form(words)
@@ -31,8 +32,22 @@ def check_words(words: list[str]) -> None:
         _check_group(word)
 
 
+def _near_recipe(name: str, known: list[str]) -> str:
+    """What to write for a recipe that there is not: files end in .yaml."""
+    path = Path(name)
+    files = sorted(path.glob("*.yaml")) if path.is_dir() else [Path(f"{path}.yaml")]
+    files = [str(file) for file in files if file.is_file()]
+    if path.is_file():
+        return f"it is a file, and those of recipes end in .yaml; rename it to {path.stem}.yaml"
+    return f"did you mean {', '.join(files[:3])}?" if files else nearest(name, known)
+
+
 def _instead_of_recipe(words: list[str], known: list[str]) -> str:
     """What to write where a command has no recipe=: a recipe may stand there without its key."""
+    for word in words:
+        key, name = split_word(word)
+        if name in known:  # as recipes=vit_b_24
+            return f"write recipe={name} instead of {key}={name}"
     bare = [word for word in words if "=" not in word and word != "recipe"]
     for word in bare:
         if word in known or word.endswith((".yaml", ".yml")):
@@ -74,7 +89,9 @@ def _check_group(word: str) -> None:
     if key not in groups() or word == NO_DEMO:
         return
     options = options_of(key)
-    for name in value.strip("[]").split(","):
+    if value.startswith("["):
+        raise ValueError(f"{word}: {key} is one option, not a list: {nearest('', options)}")
+    for name in value.split(","):
         if name not in options and (other := option_for(key, name.lower())):
             raise ValueError(f"{word} is no option of {key}: write {other}")
         if name in ("", "null"):

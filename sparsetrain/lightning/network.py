@@ -65,7 +65,10 @@ def build_network(
             **(options or {}),
             **embedding,
         )
-    except (TypeError, AssertionError) as error:  # timm asserts what does not fit together
+    except FileNotFoundError as error:
+        path = (options or {}).get("checkpoint_path")
+        raise ValueError(f"model.options.checkpoint_path={path}: no such file") from error
+    except (TypeError, ValueError, AssertionError, ArithmeticError, LookupError) as error:
         _check_option(str(error), options or {})
         fix = "; model.tokenizer=convolutions is for timm's ViTs" if embedding else ""
         raise ValueError(

@@ -143,7 +143,7 @@ def _why_dense(plan: Plan) -> str:
         for reason, found in names.items()
     ]
     more = f"; and {len(lines) - 5} more reasons" if len(lines) > 5 else ""
-    return "; ".join(lines[:5]) + more or "exclude takes out all that include names"
+    return "; ".join(lines[:5]) + more or "none is in include and not in exclude"
 
 
 def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:

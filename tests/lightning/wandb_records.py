@@ -88,6 +88,8 @@ def _records(data: bytes) -> Iterator[bytes]:
             continue
         length, kind = struct.unpack("<HB", data[place + 4 : place + _HEADER])
         piece = data[place + _HEADER : place + _HEADER + length]
+        if len(piece) < length:  # W&B's process is writing it
+            return
         record = piece if kind in (_FULL, _FIRST) else record + piece
         place += _HEADER + length
         if kind in (_FULL, _LAST):

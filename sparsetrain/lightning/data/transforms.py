@@ -81,20 +81,26 @@ def train_transform(
     augment: Augment, img_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Transform:
     """PIL RGB image -> float32 [3, img_size, img_size], normalised, augmented at random."""
-    parts: Any = create_transform(
-        img_size,
-        is_training=True,
-        separate=True,
-        scale=None if augment.scale is None else (augment.scale[0], augment.scale[1]),
-        hflip=augment.hflip,
-        color_jitter=augment.color_jitter,  # pyright: ignore[reportArgumentType] (None is off)
-        auto_augment=augment.auto_augment,
-        interpolation=augment.interpolation,
-        mean=tuple(mean),
-        std=tuple(std),
-        re_prob=augment.reprob,
-        re_mode=augment.remode,
-    )
+    try:
+        parts: Any = create_transform(
+            img_size,
+            is_training=True,
+            separate=True,
+            scale=None if augment.scale is None else (augment.scale[0], augment.scale[1]),
+            hflip=augment.hflip,
+            color_jitter=augment.color_jitter,  # pyright: ignore[reportArgumentType] (None is off)
+            auto_augment=augment.auto_augment,
+            interpolation=augment.interpolation,
+            mean=tuple(mean),
+            std=tuple(std),
+            re_prob=augment.reprob,
+            re_mode=augment.remode,
+        )
+    except (AssertionError, LookupError, ValueError) as error:  # timm's, of a policy alone
+        raise ValueError(
+            f"augment.auto_augment={augment.auto_augment!r} is no policy of timm ({error}): give "
+            "one such as rand-m9-mstd0.5-inc1, or null"
+        ) from error
     steps = [step for part in parts for step in part.transforms]
     if augment.scale is None:
         steps[0] = resize(img_size, augment.interpolation)

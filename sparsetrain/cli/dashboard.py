@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,14 @@ def dashboard(words: list[str]) -> None:
     options = _options(words)
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise ValueError("dashboard needs wandb-workspaces: pip install 'sparsetrain[dashboard]'")
-    project = options.get("project", "sparsetrain")
+    project = options.get("project") or os.environ.get("WANDB_PROJECT") or "sparsetrain"
     runs = [name for name in options.get("runs", "").split(",") if name]
     folder = Path(options.get("out", "dashboard"))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out={folder} is a file: give a folder, as out=dashboard")
     why = online_or_why_not()
-    entity = options.get("entity") or (OWN if why else _own_entity())
+    entity = options.get("entity") or os.environ.get("WANDB_ENTITY")
+    entity = entity or (OWN if why else _own_entity())
     made = {"workspace": workspace(entity, project), "report": comparison(entity, project, runs)}
     specs = {name: spec(each) for name, each in made.items()}
     if why is None:

@@ -12,7 +12,7 @@ from sparsetrain import native
 from sparsetrain.cli.console import console, show_values
 from sparsetrain.cores import cores
 from sparsetrain.lightning.attention import load_memory_efficient_attention
-from sparsetrain.lightning.loggers import has_key
+from sparsetrain.lightning.loggers import has_key, mode_of_environment
 from sparsetrain.nn.engine import sm, why_not_native
 from sparsetrain.nn.flops import dense_peak_flops
 from sparsetrain.products import load_table
@@ -137,9 +137,13 @@ def _xformers() -> str:
 
 def _runs() -> tuple[tuple[str, str], ...]:
     imagenet = os.environ.get("IMAGENET_DIR")
-    wandb = "online: it has a key" if has_key() else "offline: no key; `wandb sync` uploads later"
+    mode, why = mode_of_environment()
+    without = "offline: no key; `wandb sync` uploads later"
+    wandb = why or (
+        f"{mode}: it has a key" if has_key() else without if mode == "offline" else mode
+    )
     return (
         ("recipes", f"{', '.join(recipe_names())} ({data_folder('recipes')})"),
         ("imagenet", imagenet or "IMAGENET_DIR is not set: recipes run on embedded digits"),
-        ("wandb", os.environ.get("WANDB_MODE") or wandb),
+        ("wandb", wandb),
     )

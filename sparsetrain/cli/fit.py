@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -52,8 +52,8 @@ from sparsetrain.recipe import instantiate_sparsity, nearest
 AUTO = "auto"
 
 
-def fit(config: DictConfig) -> None:
-    """Train as the composed config says."""
+def fit(config: DictConfig, swept: Collection[str] = ()) -> None:
+    """Train as the composed config says. swept: the keys that differ between runs of a sweep."""
     quiet_lightning()
     words = list(HydraConfig.get().overrides.task)
     demo = HydraConfig.get().runtime.choices.get("demo")
@@ -87,7 +87,7 @@ def fit(config: DictConfig) -> None:
     if config.compile:
         cache_sparse_graphs()
         compiles = [CompileWhereItWorks(show_line) if config.compile == AUTO else EagerValidation()]
-    name_run(config, saved)
+    name_run(config, saved, swept)
     with _named(words):
         trainer = build_trainer(config, [sparsify, save_config, show, *compiles])
     _check_nodes(trainer)

@@ -71,7 +71,7 @@ def run_fit(args: list[str]) -> None:
                 # Lightning takes seconds to import; a wrong word is told before.
                 from sparsetrain.cli.fit import fit
 
-                fit(checked(config, FILES, allowed))
+                fit(checked(config, FILES, allowed), sweep.values)
 
     with _scratch_of_a_helper() as scratch, _named(words, flags, folder) as held:
         sys.argv = [whole[0], *flags, *words, *scratch]

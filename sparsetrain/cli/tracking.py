@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,29 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
+from sparsetrain.cli.overrides import split_word
 from sparsetrain.cli.show import show_line
 from sparsetrain.lightning.callbacks.wandb_run import WANDB_KEY, log_files, wandb_run
 from sparsetrain.lightning.flavour import pl
 from sparsetrain.lightning.report import Run
 
+_LONGEST_NAME = 128  # characters that W&B takes
 
-def name_run(config: DictConfig, saved: dict[str, Any] | None) -> None:
-    """Fill in a missing id and group. A resumed run keeps its id. The runs of a sweep share a group
-    and have an id each."""
+
+def name_run(config: DictConfig, saved: dict[str, Any] | None, swept: Collection[str]) -> None:
+    """Fill in a missing name, id and group. A name is the recipe with the words of the command line
+    by which runs of it differ: the sparsity, and the `swept` keys. A resumed run keeps its id. The
+    runs of a sweep share a group and have an id each."""
     node = config.logger.get("wandb")
     if node is None or "id" not in node:
         return
-    sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+    job = HydraConfig.get()
+    sweeps = job.mode == RunMode.MULTIRUN
+    told = [word for word in job.overrides.task if split_word(word)[0] in ("sparsity", *swept)]
     with open_dict(node):
+        if node.name is None:
+            words = (word for word in told if split_word(word)[0] != "recipe")
+            node.name = " ".join([job.runtime.choices["recipe"], *words])[:_LONGEST_NAME]
         if node.id is None and saved is not None and not sweeps:
             node.id = _checked_id(saved.get(WANDB_KEY), config.checkpoint)
         if node.group is None and sweeps:

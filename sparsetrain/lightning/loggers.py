@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import configparser
 import netrc
 import os
 from collections.abc import Sequence
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -54,7 +56,7 @@ def wandb_logger(
     entity: str | None = None,
     group: str | None = None,
     job_type: str | None = None,
-    tags: Sequence[str] = (),
+    tags: Sequence[str] | None = None,
     notes: str | None = None,
     id: str | None = None,  # as wandb.init names it
 ) -> WandbLogger:
@@ -64,22 +66,19 @@ def wandb_logger(
     from being online (no network, a refused key, a WANDB_* variable that cannot be read) is said in
     one line. Runs of the same `id` are one run to W&B.
     """
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(_ANSWER_TIMEOUT))
-    os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(_FINISH_TIMEOUT))
     arguments = {
         "project": project,
         "name": name,
         "entity": entity,
         "group": group,
         "job_type": job_type,
-        "tags": list(tags),
+        "tags": [*(tags or ()), *filter(None, os.environ.get("WANDB_TAGS", "").split(","))],
         "notes": notes,
         "id": id,
     }
     if rank_zero_only.rank != 0:  # set by Lightning; only the first process logs
         return WandbLogger(**arguments, save_dir=save_dir)
-    forget_unreadable()
+    _prepare()
     mode, why = mode_of_environment()
     if mode == "online":
         mode, why = _checked(mode)
@@ -91,23 +90,23 @@ def wandb_logger(
 
 
 def mode_of_environment() -> tuple[Mode, str | None]:
-    """What WANDB_MODE and the keys of this machine ask for, and why it is not what they say."""
+    """What WANDB_MODE, `wandb offline`, `wandb disabled` and the keys of this machine ask for, and
+    why it is not what they say."""
     given = os.environ.get("WANDB_MODE")
     if given and given not in MODES:
         known = ", ".join(dict.fromkeys(MODES.values()))
         del os.environ["WANDB_MODE"]  # W&B refuses it in any mode
         return "offline", f"WANDB_MODE={given} is no mode ({known})"
-    mode = MODES[given] if given else ("online" if has_key() else "offline")
+    mode = MODES.get(given or stored_settings().get("mode", ""), "online")
     if mode == "online" and not has_key():
-        return "offline", f"WANDB_MODE={given}, but there is no key (WANDB_API_KEY, `wandb login`)"
+        no_key = f"WANDB_MODE={given}, but there is no key (WANDB_API_KEY, `wandb login`)"
+        return "offline", no_key if given else None
     return mode, None
 
 
 def online_or_why_not() -> str | None:
     """None where W&B can be reached with this machine's key, else why it cannot, in words."""
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(_ANSWER_TIMEOUT))
-    forget_unreadable()
+    _prepare()
     mode, why = mode_of_environment()
     if mode == "online":
         mode, why = _checked(mode)
@@ -116,19 +115,43 @@ def online_or_why_not() -> str | None:
     return why or ("no key (WANDB_API_KEY, `wandb login`)" if not has_key() else f"W&B is {mode}")
 
 
+def _prepare() -> None:
+    """Have W&B print nothing of its own and wait for seconds, unless the environment says else."""
+    forget_unreadable()
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(_ANSWER_TIMEOUT))
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(_FINISH_TIMEOUT))
+
+
+def stored_settings() -> dict[str, str]:
+    """What `wandb login --host`, `wandb offline` and `wandb disabled` have written: for this user,
+    and over it for this folder. Nothing where a file cannot be read."""
+    user = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
+    here = Path(os.environ.get("WANDB_DIR", "."), "wandb")
+    parser = ConfigParser(interpolation=None)
+    try:
+        parser.read([user / "settings", here / "settings"], encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError, OSError):
+        return {}
+    return dict(parser["default"]) if parser.has_section("default") else {}
+
+
 def has_key() -> bool:
-    """Whether W&B can log in: WANDB_API_KEY, or an entry for its server in ~/.netrc."""
-    if os.environ.get("WANDB_API_KEY"):
+    """Whether W&B can log in: WANDB_API_KEY, an identity token, a key in W&B's own settings, or an
+    entry for its server in ~/.netrc."""
+    stored = stored_settings()
+    names = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+    if any(os.environ.get(name) for name in names) or stored.get("api_key"):
         return True
     path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     if not path.is_file():
         return False
     # W&B's own server has had several names; a key for the first serves all.
-    hosts = (os.environ.get("WANDB_BASE_URL"), _SERVER, _default_server())
-    hosts = hosts[:1] if hosts[0] else hosts[1:]
+    given = os.environ.get("WANDB_BASE_URL") or stored.get("base_url")
+    hosts = (given,) if given else (_SERVER, _default_server())
     try:
         entries = netrc.netrc(path)
-        found = [entries.authenticators(urlsplit(host or "").hostname or "") for host in hosts]
+        found = [entries.authenticators(urlsplit(host).netloc) for host in hosts]
     except (netrc.NetrcParseError, OSError):
         return False
     return any(entry is not None and bool(entry[2]) for entry in found)
@@ -204,7 +227,8 @@ def _define(run: Any) -> None:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and "did not respond in time" in lines[0]:
-        return f"no answer from {os.environ.get('WANDB_BASE_URL') or _default_server()}"
+        given = os.environ.get("WANDB_BASE_URL") or stored_settings().get("base_url")
+        return f"no answer from {given or _default_server()}"
     return lines[0] if lines else type(error).__name__
 
 

@@ -30,6 +30,7 @@ class EpochLines(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self.enabled = True
+        self._trained = False  # a batch of this epoch
 
     def disable(self) -> None:
         self.enabled = False
@@ -37,9 +38,15 @@ class EpochLines(ProgressBar):
     def enable(self) -> None:
         self.enabled = True
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._trained = True
+
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not self.enabled:
+        trained, self._trained = self._trained, False
+        if not self.enabled or not trained:  # resumed where this epoch had ended
             return
         metrics = trainer.callback_metrics
         words = [f"{key} {float(metrics[key]):.4g}" for key in ROW if key in metrics]

@@ -99,6 +99,14 @@ def test_without_runs_all_are_compared(tmp_path):
     assert json.loads((tmp_path / "workspace.json").read_text())["entity"] == "your-entity"
 
 
+def test_the_variables_of_wandb_name_project_and_entity(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setenv("WANDB_ENTITY", "lab")
+    assert call("dashboard", f"out={tmp_path}").status == 0
+    made = workspace_of(tmp_path)
+    assert (made.entity, made.project) == ("lab", "mine")
+
+
 @pytest.fixture
 def online(monkeypatch):
     """A key that the server takes."""

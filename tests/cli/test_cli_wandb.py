@@ -38,6 +38,18 @@ def test_the_run_is_named_tagged_and_typed(written, trained, tmp_path):
     assert said == ("lab", "a try", ["mine"], "study", "test", "abc")
 
 
+def test_wandbs_variables_name_a_run_and_else_the_words_that_make_it_another(tmp_path, monkeypatch):
+    assert fit(tmp_path / "dense", *WHOLE, *SHORT, "sparsity=dense").status == 0
+    assert read_wandb(tmp_path / "dense").run.display_name == "vit_tiny_24 sparsity=dense"
+    for name in ("project", "name", "job_type"):
+        monkeypatch.setenv(f"WANDB_{name.upper()}", f"my-{name}")
+    monkeypatch.setenv("WANDB_TAGS", "mine")
+    assert fit(tmp_path / "named", *WHOLE, *SHORT).status == 0
+    run = read_wandb(tmp_path / "named").run
+    assert (run.project, run.display_name, run.job_type) == ("my-project", "my-name", "my-job_type")
+    assert list(run.tags) == ["weights24", "digits", "mine"]
+
+
 def test_the_summary_has_the_best_and_the_last_values(written, trained):
     logged = [row["val/top1"] for row in written.history if "val/top1" in row]
     assert written.summary["val/top1"] == {"max": max(logged), "last": logged[-1]}
@@ -79,6 +91,8 @@ def test_masks_layers_report_and_checkpoint_are_artifacts(written, trained):
 def test_a_run_that_goes_on_is_the_same_run(written, trained, tmp_path):
     ended = fit(tmp_path, *WHOLE, f"checkpoint={trained.last}", "trainer.max_epochs=3")
     assert ended.status == 0, ended.err
+    epochs = [line.split()[1] for line in ended.out.splitlines() if line.startswith("epoch ")]
+    assert epochs == ["3/3"], "the epoch that had ended has no second line"
     on = read_wandb(tmp_path)
     assert on.run.run_id == written.run.run_id
     steps = [row["trainer/global_step"] for row in on.history if "train/loss" in row]
@@ -99,6 +113,7 @@ def test_runs_of_a_sweep_are_a_group_of_runs_of_their_own(trained, tmp_path, mon
     assert {run.run_group for run in runs} == {f"sweep {sweep.name}"}
     ids = {run.run_id for run in runs} | {read_wandb(trained.folder).run.run_id}
     assert len(ids) == 3
+    assert [run.display_name for run in runs] == ["vit_tiny_24 seed=0", "vit_tiny_24 seed=1"]
 
 
 def test_a_run_that_stops_sends_an_alert_and_ends_as_failed(tmp_path):

@@ -102,6 +102,55 @@ def test_a_key_for_another_server_is_no_key_unless_that_server_is_used(tmp_path,
     assert has_key()
 
 
+def test_a_server_and_its_port_may_come_from_wandb_login(tmp_path, nobody):
+    write_settings(tmp_path / ".config", "base_url = http://wandb.lab:8080")
+    write_netrc(tmp_path, "wandb.lab")
+    assert not has_key()
+    write_netrc(tmp_path, "wandb.lab:8080")
+    assert has_key()
+
+
+def test_an_identity_token_is_a_key(nobody):
+    nobody.setenv("WANDB_IDENTITY_TOKEN_FILE", "/run/token")
+    assert has_key()
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+@pytest.mark.parametrize("place", [".", ".config"])
+def test_what_wandb_offline_wrote_counts_more_than_a_key(tmp_path, nobody, place, mode):
+    nobody.chdir(tmp_path)
+    nobody.setenv("WANDB_API_KEY", KEY)
+    write_settings(tmp_path / place, f"mode = {mode}")
+    assert mode_of_environment() == (mode, None)
+    nobody.setenv("WANDB_MODE", "online")
+    assert mode_of_environment() == ("online", None)
+
+
+@pytest.mark.parametrize("text", ["mode = onlin", "mode", "\xff", "[other]"])
+def test_settings_that_cannot_be_read_are_none(tmp_path, nobody, text):
+    nobody.setenv("WANDB_API_KEY", KEY)
+    write_settings(tmp_path / ".config", text)
+    assert mode_of_environment() == ("online", None)
+
+
+def write_settings(folder, line):
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    (folder / "wandb" / "settings").write_text(f"[default]\n{line}\n", encoding="latin-1")
+
+
+def test_tags_of_the_environment_are_added(tmp_path, init, nobody):
+    nobody.setenv("WANDB_TAGS", "b,c")
+    start(tmp_path, tags=["a"])
+    start(tmp_path, tags=None)
+    assert [call["tags"] for call in init[0]] == [["a", "b", "c"], ["b", "c"]]
+
+
+def test_wandb_stays_silent_where_its_variable_cannot_be_read(tmp_path, init, nobody):
+    nobody.setenv("WANDB_SILENT", "perhaps")
+    start(tmp_path)
+    assert os.environ["WANDB_SILENT"] == "true"
+
+
 @pytest.mark.parametrize("text", ["my notes\n", "machine api.wandb.ai login\n", ""])
 def test_a_netrc_without_a_password_is_no_key(tmp_path, nobody, text):
     (tmp_path / "netrc").write_text(text)

@@ -91,6 +91,13 @@ def test_a_map_has_a_row_for_each_layer_and_a_constant_one_is_not_drawn():
     assert (drawn["low"], drawn["high"]) == (0.5, 0.75)
 
 
+def test_a_map_names_layers_as_the_table_of_layers_does():
+    layers = (LayerRow("blocks.0.mlp.fc1", (8, 8), "2:4 weight"),)
+    energy = {"sparsity/kept_energy/network_blocks_0_mlp_fc1": ((0.0, 9.0), (0.5, 0.75))}
+    [drawn] = maps_of(run(layers=layers, more=energy))
+    assert drawn["rows"] == ["blocks.0.mlp.fc1"]
+
+
 def test_a_map_of_a_long_run_has_at_most_300_columns():
     steps = tuple(float(s) for s in range(1000))
     energy = {"sparsity/kept_energy/a": (steps, tuple(s / 1000 for s in steps))}

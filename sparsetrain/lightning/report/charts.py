@@ -162,7 +162,9 @@ def _map(run: Run, title: str, unit: str, prefix: str) -> Chart:
     found = [dict(zip(*run.metrics[name], strict=True)) for name in names]
     values = [[short(row.get(step)) for step in steps] for row in found]
     known = [value for row in values for value in row if value is not None]
-    rows = [name.removeprefix(prefix).removeprefix("network_") for name in names]
+    dotted = {row.name.replace(".", "_"): row.name for row in run.layers}  # loggers take no dots
+    logged = (name.removeprefix(prefix).removeprefix("network_") for name in names)
+    rows = [dotted.get(name, name) for name in logged]
     low, high = min(known, default=0.0), max(known, default=0.0)
     shown = {"title": title, "unit": unit, "rows": rows, "steps": [_place(s) for s in steps]}
     return {**shown, "values": values, "low": low, "high": high}

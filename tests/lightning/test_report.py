@@ -137,6 +137,13 @@ def test_an_empty_run_has_a_title_and_no_empty_sections():
     assert "<h2>" not in page
 
 
+def test_many_runs_have_a_title_of_one_line():
+    page = render_report([Run("a", "a"), Run("b", "b")])
+    assert "<h1>a against b</h1>" in page
+    names = [f"vit_tiny_24 trainer.max_epochs={i}" for i in range(5)]
+    assert "<h1>5 runs side by side</h1>" in render_report([Run(name, name) for name in names])
+
+
 def test_the_same_run_gives_the_same_page():
     assert render_report([full_run()]) == render_report([full_run()])
 

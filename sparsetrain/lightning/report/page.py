@@ -29,6 +29,8 @@ from sparsetrain.lightning.report.record import write_whole
 _SCRIPTS = ("uplot/uPlot.iife.min.js", "charts.js", "maps.js")
 _STYLES = ("uplot/uPlot.min.css", "style.css")
 
+_LONGEST_TITLE = 80  # characters, of several runs
+
 
 def write_report(path: Path, runs: Sequence[Run]) -> None:
     """Write the page of one run or more to `path`, whole or not at all. The folder must exist."""
@@ -66,6 +68,8 @@ def _many(runs: Sequence[Run]) -> str:
         for run in runs
     )
     title = " against ".join(run.label for run in runs)
+    if len(title) > _LONGEST_TITLE:
+        title = f"{len(runs)} runs side by side"  # their labels head the columns
     body = (
         _header(title, tuple(dict.fromkeys(note for run in runs for note in run.notes))),
         f'<div class="verdicts">{said}</div>' if said else "",

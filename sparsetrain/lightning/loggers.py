@@ -56,7 +56,7 @@ def wandb_logger(
     entity: str | None = None,
     group: str | None = None,
     job_type: str | None = None,
-    tags: Sequence[str] | None = None,
+    tags: str | Sequence[str] | None = None,
     notes: str | None = None,
     id: str | None = None,  # as wandb.init names it
 ) -> WandbLogger:
@@ -72,7 +72,7 @@ def wandb_logger(
         "entity": entity,
         "group": group,
         "job_type": job_type,
-        "tags": [*(tags or ()), *filter(None, os.environ.get("WANDB_TAGS", "").split(","))],
+        "tags": [*([tags] if isinstance(tags, str) else tags or ()), *_tags_of_environment()],
         "notes": notes,
         "id": id,
     }
@@ -87,6 +87,10 @@ def wandb_logger(
     run = _start(mode, arguments | {"dir": save_dir})
     _define(run)
     return WandbLogger(project=project, name=name, save_dir=save_dir, experiment=run)
+
+
+def _tags_of_environment() -> list[str]:
+    return [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
 
 
 def mode_of_environment() -> tuple[Mode, str | None]:

@@ -141,8 +141,9 @@ def write_settings(folder, line):
 def test_tags_of_the_environment_are_added(tmp_path, init, nobody):
     nobody.setenv("WANDB_TAGS", "b,c")
     start(tmp_path, tags=["a"])
+    start(tmp_path, tags="one")
     start(tmp_path, tags=None)
-    assert [call["tags"] for call in init[0]] == [["a", "b", "c"], ["b", "c"]]
+    assert [call["tags"] for call in init[0]] == [["a", "b", "c"], ["one", "b", "c"], ["b", "c"]]
 
 
 def test_wandb_stays_silent_where_its_variable_cannot_be_read(tmp_path, init, nobody):

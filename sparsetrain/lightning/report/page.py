@@ -29,7 +29,7 @@ from sparsetrain.lightning.report.record import write_whole
 _SCRIPTS = ("uplot/uPlot.iife.min.js", "charts.js", "maps.js")
 _STYLES = ("uplot/uPlot.min.css", "style.css")
 
-_LONGEST_TITLE = 80  # characters, of several runs
+_MOST_IN_TITLE = 3  # runs that a title names
 
 
 def write_report(path: Path, runs: Sequence[Run]) -> None:
@@ -68,7 +68,7 @@ def _many(runs: Sequence[Run]) -> str:
         for run in runs
     )
     title = " against ".join(run.label for run in runs)
-    if len(title) > _LONGEST_TITLE:
+    if len(runs) > _MOST_IN_TITLE:
         title = f"{len(runs)} runs side by side"  # their labels head the columns
     body = (
         _header(title, tuple(dict.fromkeys(note for run in runs for note in run.notes))),

@@ -21,6 +21,9 @@ _ALONE = (
     "-sc",
 )
 _WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
+_PARTS = ("job", "hydra", "all")
+_TOLD = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+_CHOICES = {"--cfg": _PARTS, "-c": _PARTS, "--info": (*_TOLD, ""), "-i": (*_TOLD, "")}
 _COMMON = {"trainer": "default", "optimizer": "adamw", "data": "imagenet", "model": "vit_b"}
 _FOLDER = ("--config-dir", "-cd")
 
@@ -46,8 +49,12 @@ def split_flags(args: list[str]) -> tuple[list[str], list[str]]:
         if name in _ALONE:
             flags.append(arg)
             continue
-        if not equals and rest and not rest[0].startswith("-"):
+        if not equals and rest and not rest[0].startswith("-") and "=" not in rest[0]:
             value = rest.pop(0)
+        choices = _CHOICES.get(name, (value,))
+        if value not in choices:
+            known = ", ".join(filter(None, choices))
+            raise ValueError(f"{f'{name} {value}'.strip()}: give one of {known}")
         if name in _FOLDER:
             folders.append(_folder(name, value))
         else:

@@ -139,6 +139,10 @@ def _with_quotes(word: str) -> str:
     if not equals:
         return word  # said elsewhere
     is_path = key.lstrip("+") in _PATHS and value not in ("", "null")
+    if is_path and value[:1] == "~":  # which a shell leaves as it is behind a =
+        value = os.path.expanduser(value)
+        word = f"{key}={value}"
+        quoted = f"{key}={QuotedString(value, Quote.single).with_quotes()}"
     if is_path and (Path(value).exists() or not re.search(r"""[,'"(\[]|\$\{""", value)):
         return quoted
     try:

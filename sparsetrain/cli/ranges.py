@@ -109,6 +109,7 @@ class Either:
 
 Check = Number | Text | OneOf | Items | Either
 
+SEED = Number(0, 2**32 - 1, whole=True)
 FLAG = OneOf((True, False))
 SWITCH = OneOf((True, False), null=True)
 COUNT = Number(1, whole=True)
@@ -123,7 +124,7 @@ PRECISIONS = (
 )  # fmt: skip
 
 CHECKS: dict[str, Check] = {
-    "seed": Number(0, 2**32 - 1, whole=True),
+    "seed": SEED,
     "checkpoint": Text("a file that `fit` wrote", null=True),
     "permute": FLAG,
     "engine": OneOf(("auto", "masked", "native", "aten")),
@@ -142,11 +143,13 @@ CHECKS: dict[str, Check] = {
     "model.drop_path": Number(0, 1, below=True),
     "model.attention": OneOf(("sdpa", "unfused", "xformers")),
     "model.tokenizer": OneOf(("patches", "convolutions")),
+    "model.options.pretrained": FLAG,
     "data.root": Text("a folder", null=True),
     "data.batch_size": COUNT,
     "data.num_workers": Number(0, whole=True),
     "data.prefetch_factor": COUNT,
     "data.img_size": COUNT,
+    "data.seed": SEED,
     "data.num_classes": Number(1, whole=True, null=True),
     "data.length": COUNT,
     "data.val_length": COUNT,
@@ -324,6 +327,9 @@ def _disagreements(values: dict[str, Any]) -> Iterator[str]:
     for floor in ("optimizer.min_lr", "optimizer.warmup_lr"):
         if both(floor, "optimizer.lr") and values[floor] > values["optimizer.lr"]:
             yield f"{pair(floor, 'optimizer.lr')}: lr is the peak; lower {floor}"
+    images, size = "data.img_size", "model.img_size"
+    if both(images, size) and values[images] != values[size]:
+        yield f"{pair(images, size)}: give {size} alone, which the data takes too"
     start, tail = "sparsity.schedule.dense_warmup", "sparsity.schedule.dense_tail"
     if both(start, tail) and values[start] + values[tail] > 1:
         yield f"{pair(start, tail)} add up to more than the whole run: lower one"

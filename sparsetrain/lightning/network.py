@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -65,9 +66,14 @@ def build_network(
             **(options or {}),
             **embedding,
         )
-    except FileNotFoundError as error:
-        path = (options or {}).get("checkpoint_path")
-        raise ValueError(f"model.options.checkpoint_path={path}: no such file") from error
+    except OSError as error:
+        if not (options or {}).get("pretrained"):
+            raise
+        raise ValueError(
+            f"model.options.pretrained=true: the weights of {name} cannot be fetched "
+            f"({str(error).splitlines()[0]}); leave it out, or give them as "
+            "+model.options.checkpoint_path=FILE.safetensors"
+        ) from error
     except (TypeError, ValueError, AssertionError, ArithmeticError, LookupError) as error:
         _check_option(str(error), options or {})
         fix = "; model.tokenizer=convolutions is for timm's ViTs" if embedding else ""
@@ -142,6 +148,8 @@ def _check_files(options: dict[str, Any]) -> None:
             f"model.options.checkpoint_path={path!r}: reading it could run any code; convert it "
             "to .safetensors"
         )
+    if path and not Path(path).is_file():
+        raise ValueError(f"model.options.checkpoint_path={path}: no such file")
     for key in ("pretrained_cfg", "pretrained_cfg_overlay"):
         value = options.get(key)
         if value is not None and not isinstance(value, str):

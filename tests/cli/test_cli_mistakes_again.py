@@ -7,6 +7,7 @@ from cli_helpers import fit
 
 from sparsetrain.cli.check import check
 from sparsetrain.cli.export import _options as export_options
+from sparsetrain.cli.flags import split_flags
 from sparsetrain.cli.overrides import check_single, with_quotes
 from sparsetrain.lightning.data.transforms import Augment, train_transform
 from sparsetrain.lightning.network import build_network
@@ -27,6 +28,9 @@ WORDS = {
     "+trainer.plugins=x": "trainer.plugins is given by `fit` itself",
     "+trainer.default_root_dir=x": "by `fit` itself: the folder of a run is hydra.run.dir",
     "+trainer.deterministic=maybe": "trainer.deterministic=maybe: give true, false, warn or null",
+    "+model.options.pretrained=maybe": "model.options.pretrained=maybe: give true, false",
+    "data.img_size=64": "data.img_size=64 and model.img_size=16: give model.img_size alone, which",
+    "data.seed=abc": "data.seed=abc: give a whole number in [0, 4294967295]",
     "+trainer.sync_batchnorm=x": "trainer.sync_batchnorm=x: give true, false",
     "+trainer.inference_mode=x": "trainer.inference_mode=x: give true, false",
     "+trainer.benchmark=x": "trainer.benchmark=x: give true, false or null",
@@ -88,6 +92,16 @@ def test_an_option_that_timm_fails_on_is_named(option, line):
         build_network("vit_tiny_patch16_224", 16, 10, options={**small, **option})
 
 
+def test_weights_that_cannot_be_fetched_are_told_with_what_to_give(monkeypatch):
+    def without_network(*arguments, **options):
+        raise FileNotFoundError("no address of huggingface.co\nand more")
+
+    monkeypatch.setattr("timm.create_model", without_network)
+    line = "pretrained=true: the weights of vit_tiny_patch16_224 cannot be fetched (no address"
+    with pytest.raises(ValueError, match=re.escape(line)):
+        build_network("vit_tiny_patch16_224", 224, 10, options={"pretrained": True})
+
+
 def test_no_included_layer_is_told_apart_from_excluded_ones(tmp_path):
     line = fit(tmp_path, "sparsity.include=[]").complaint
     assert line.endswith("(none is in include and not in exclude)")
@@ -127,3 +141,23 @@ def test_a_rank_that_is_no_number_is_named(tmp_path, monkeypatch):
 def test_several_options_of_a_group_are_no_list():
     with pytest.raises(ValueError, match=r"callbacks=ema,default has several .* choose one"):
         check_single(["callbacks=ema,default"], "a run for each is `fit -m …`")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--cfg", "recipe=vit_tiny_24"], "--cfg: give one of job, hydra, all"),
+        (["--cfg", "jobs"], "--cfg jobs: give one of job, hydra, all"),
+        (["--info=nope"], "--info nope: give one of all, config"),
+    ],
+)
+def test_a_flag_of_hydra_with_a_value_that_it_has_not_is_named(words, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        split_flags(words)
+    assert split_flags(["-c", "job", "--info", "seed=1"]) == (["-c", "job", "--info"], ["seed=1"])
+
+
+def test_a_run_folder_in_the_home_is_there_and_not_in_a_folder_named_by_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for key in ("run_dir", "hydra.run.dir", "data.root", "checkpoint"):
+        assert with_quotes([f"{key}=~/a b"]) == [f"{key}='/home/me/a b'"]

@@ -45,7 +45,7 @@ def check_form(words: list[str]) -> None:
     if "=" in words:
         raise ValueError("' = ' with spaces: write key=value, without spaces around the =")
     for word in words:
-        if "=" not in word and word[:1] != "~":
+        if not split_word(word)[0] or ("=" not in word and word[:1] != "~"):
             fix = f": write checkpoint={word}" if word.endswith(".ckpt") else ""
             raise ValueError(f"{word!r} is not of the form key=value{fix}")
 

@@ -68,12 +68,16 @@ def _check_defaults(name: str, known: list[str]) -> None:
     if not isinstance(entries, list):
         raise ValueError(f"{where}: give a list, as - override /model: vit_b")
     for entry in entries:
+        if entry == name:
+            raise ValueError(f"{where}: {entry!r} is this recipe itself; take it out")
         if isinstance(entry, str) and entry not in ("_self_", *known):
             raise ValueError(f"{where}: {entry!r} is no recipe: {nearest(entry, known)}")
         for key, value in entry.items() if isinstance(entry, dict) else ():
             group = str(key).removeprefix("override ").lstrip("/").partition("@")[0]
             if group not in groups():
                 raise ValueError(f"{where}: {key!r} is no group: {nearest(group, groups())}")
+            if not str(key).startswith("override /"):
+                raise ValueError(f"{where}: {key}: write - override /{group}: {value}")
             if isinstance(value, str) and value not in options_of(group):
                 fix = nearest(value, options_of(group))
                 raise ValueError(f"{where}: {key}: {value!r} is unknown: {fix}")

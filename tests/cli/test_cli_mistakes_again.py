@@ -8,7 +8,7 @@ from cli_helpers import fit
 from sparsetrain.cli.check import check
 from sparsetrain.cli.export import _options as export_options
 from sparsetrain.cli.flags import split_flags
-from sparsetrain.cli.overrides import check_single, with_quotes
+from sparsetrain.cli.overrides import check_single, with_quotes, with_recipe_file
 from sparsetrain.lightning.data.transforms import Augment, train_transform
 from sparsetrain.lightning.network import build_network
 
@@ -31,6 +31,8 @@ WORDS = {
     "+model.options.pretrained=maybe": "model.options.pretrained=maybe: give true, false",
     "data.img_size=64": "data.img_size=64 and model.img_size=16: give model.img_size alone, which",
     "data.seed=abc": "data.seed=abc: give a whole number in [0, 4294967295]",
+    "=3": "'=3' is not of the form key=value",
+    "++=3": "'++=3' is not of the form key=value",
     "+trainer.sync_batchnorm=x": "trainer.sync_batchnorm=x: give true, false",
     "+trainer.inference_mode=x": "trainer.inference_mode=x: give true, false",
     "+trainer.benchmark=x": "trainer.benchmark=x: give true, false or null",
@@ -161,3 +163,18 @@ def test_a_run_folder_in_the_home_is_there_and_not_in_a_folder_named_by_a_tilde(
     monkeypatch.setenv("HOME", "/home/me")
     for key in ("run_dir", "hydra.run.dir", "data.root", "checkpoint"):
         assert with_quotes([f"{key}=~/a b"]) == [f"{key}='/home/me/a b'"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("defaults: [mine]\nseed: 1\n", "defaults: 'mine' is this recipe itself; take it out"),
+        ("defaults: [model: vit_b]\n", "defaults: model: write - override /model: vit_b"),
+        ("defaults: [/model: vit_b]\n", "defaults: /model: write - override /model: vit_b"),
+        ("defaults: [override model: vit_b]\n", "override model: write - override /model: vit_b"),
+    ],
+)
+def test_what_a_recipe_file_builds_on_is_told_with_how_it_is_written(tmp_path, text, line):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(line)):
+        check(with_recipe_file([f"recipe={tmp_path}/mine.yaml"]))

@@ -12,12 +12,13 @@ from sparsetrain.cli.known import (
     base_config,
     groups,
     keys_of,
+    left_over,
     missing_keys,
     odd_keys,
     parameters,
 )
 from sparsetrain.cli.overrides import parsed, split_word
-from sparsetrain.cli.ranges import check_value, check_values, shown
+from sparsetrain.cli.ranges import check_each, check_value, check_values, shown
 from sparsetrain.cli.synonyms import key_for
 from sparsetrain.cli.words import check_words, options_of, plain
 from sparsetrain.recipe import compose, nearest
@@ -40,9 +41,22 @@ def check(words: list[str], allowed: Collection[str] = ()) -> DictConfig:
     choices = dict(whole.hydra.runtime.choices)
     config = _without_hydra(whole)
     _check_composed(config, choices, first, allowed)
+    check_ranges(config)
     for key, value in _swept_values(words):
         check_value(key, value)
     return config
+
+
+def check_hidden(words: list[str], allowed: Collection[str] = ()) -> None:
+    """`check` of a recipe before something takes the place of its values, which may disagree with
+    each other then."""
+    check_words(words)
+    first = list(_first_of_sweeps(words))
+    whole = _composed(first)
+    choices = dict(whole.hydra.runtime.choices)
+    config = _without_hydra(whole)
+    _check_composed(config, choices, first, allowed)
+    check_each(_getter(config))
 
 
 def check_ranges(config: DictConfig) -> None:
@@ -63,6 +77,9 @@ def _composed(words: list[str]) -> DictConfig:
         choices, keys = dict(before.hydra.runtime.choices), sorted(keys_of(plain(before)))
         for word in words:
             key, _ = split_word(word)
+            holds = plain(before).get(group := key.partition(".")[0], {})
+            if "." in key and not isinstance(holds, dict):
+                raise ValueError(_no_keys(f"recipe={choices['recipe']}: ", group, holds)) from None
             added = word[0] in "+~" or key.partition(".")[0] == "hydra"
             if not added and key not in (*keys, "recipe", *groups()):
                 fix = _instead(word, choices, keys)
@@ -80,14 +97,20 @@ def _check_composed(
     base = base_config(choices)
     for key in missing_keys(values, base):
         raise ValueError(f"~{key}: a run reads {key}, so it cannot be taken out; give it a value")
-    _check_trainer(values["trainer"])
     for key, value, known in odd_keys(values, base):
         begin = "" if _is_given(key, given) else f"recipe={choices['recipe']}: "
         if not known:
-            raise ValueError(f"{begin}{key}={shown(value)}: it holds keys, as {key}.NAME")
+            raise ValueError(_no_keys(begin, key, value))
         fix = _instead(f"{key}={value}", choices, known)
         raise ValueError(f"{begin}{key} is no key of this config: {fix}")
-    check_ranges(config)
+    for key, target in left_over(values, base):
+        name = key.rpartition(".")[2]
+        raise ValueError(f"{key}: {target} takes no {name}; add ~{key} to the command line")
+    _check_trainer(values["trainer"])
+
+
+def _no_keys(begin: str, key: str, value: Any) -> str:
+    return f"{begin}{key}={shown(value)}: it holds keys, as {key}.NAME"
 
 
 _BY_FIT = {

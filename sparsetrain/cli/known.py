@@ -97,6 +97,19 @@ def missing_keys(config: Node, base: Node, path: str = "") -> Iterator[str]:
             yield from missing_keys(config[key], old, inside)
 
 
+def left_over(config: Node, base: Node, path: str = "") -> Iterator[tuple[str, str]]:
+    """(key, target) of what the target of `base` took and the package's own that a config has in
+    its place does not."""
+    target = config.get("_target_")
+    takes = parameters(target) if target != base.get("_target_") else None
+    for key, value in config.items():
+        inside = f"{path}.{key}" if path else key
+        if takes is not None and key in base and not key.startswith("_") and key not in takes:
+            yield inside, str(target)
+        elif isinstance(value, dict) and isinstance(base.get(key), dict):
+            yield from left_over(value, base[key], inside)
+
+
 def _may_be_off(path: str) -> bool:
     return of_whole(path) in _OFF or (path.partition(".")[0] in PARTS and "." in path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +59,18 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Duration:
+    """What Lightning takes for a time: DD:HH:MM:SS, keys as `hours`, or null."""
+
+    def __call__(self, value: Any) -> bool:
+        text = isinstance(value, str) and re.fullmatch(r"\d+(:\d+){3}", value)
+        return bool(text) or value is None or isinstance(value, Mapping)
+
+    def __str__(self) -> str:
+        return "days:hours:minutes:seconds, as 00:12:00:00"
+
+
+@dataclass(frozen=True)
 class OneOf:
     """One of a few values. null: or none of them."""
 
@@ -107,7 +119,7 @@ class Either:
         return f"{self.first}, or {self.second}"
 
 
-Check = Number | Text | OneOf | Items | Either
+Check = Number | Text | Duration | OneOf | Items | Either
 
 SEED = Number(0, 2**32 - 1, whole=True)
 FLAG = OneOf((True, False))
@@ -210,6 +222,7 @@ CHECKS: dict[str, Check] = {
     "sparsity.schedule.dense_tail": SHARE,
     "sparsity.schedule.mask_every": COUNT,
     "sparsity.schedule.freeze_at": Number(0, 1, null=True),
+    "trainer.max_time": Duration(),
     "trainer.accelerator": OneOf(("auto", "cpu", "gpu", "cuda")),
     "trainer.devices": Either(OneOf(("auto", -1)), Either(COUNT, Items(Number(0, whole=True)))),
     "trainer.num_nodes": COUNT,
@@ -268,6 +281,13 @@ def check_values(get: Callable[[str], Any]) -> None:
 
     get: returns the value of a key. Raises KeyError for a key that is absent or not resolved yet.
     """
+    known = check_each(get)
+    for complaint in _disagreements(known):
+        raise ValueError(complaint)
+
+
+def check_each(get: Callable[[str], Any]) -> dict[str, Any]:
+    """`check_values` of each key alone; returns the values that are known."""
     known: dict[str, Any] = {}
     for key in CHECKS:
         try:
@@ -276,8 +296,7 @@ def check_values(get: Callable[[str], Any]) -> None:
             continue
         check_value(key, known[key])
     _check_sparsity_parts(get)
-    for complaint in _disagreements(known):
-        raise ValueError(complaint)
+    return known
 
 
 def of_whole(key: str) -> str:

@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sparsetrain.cli.check import check, check_ranges
+from sparsetrain.cli.check import check, check_hidden, check_ranges
 from sparsetrain.cli.explain import explained
 from sparsetrain.cli.flags import split_flags
 from sparsetrain.cli.folder import check_unused, own_folder
@@ -34,6 +34,7 @@ from sparsetrain.cli.overrides import (
     take_allowed,
     values_of,
     with_demo,
+    with_demo_off,
     with_quotes,
     with_recipe_file,
 )
@@ -53,7 +54,10 @@ def run_fit(args: list[str]) -> None:
     check_folders(words)
     folder = RUN_DIR if take(words, "run_dir")[0] is None else "run_dir"
     words = _in_slurm(_with_hydras_folder(words)) if not flags else words
-    words = with_demo(words, has_gpu=torch.cuda.is_available())
+    uncut = with_demo_off(words)
+    words = with_demo(uncut, has_gpu=torch.cuda.is_available())
+    if words != uncut:
+        check_hidden(uncut, allowed)
     check(words, allowed)
     if {"--cfg", "-c"} & {*flags} and (demo := take(words, "demo")[0]):
         print(f"# cut down by demo={demo}; demo=null has the recipe's own values", file=sys.stderr)

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from cli_helpers import fit
+from cli_helpers import call, fit
 
 from sparsetrain.cli.check import check
 from sparsetrain.cli.export import _options as export_options
@@ -36,6 +36,9 @@ WORDS = {
     "+trainer.sync_batchnorm=x": "trainer.sync_batchnorm=x: give true, false",
     "+trainer.inference_mode=x": "trainer.inference_mode=x: give true, false",
     "+trainer.benchmark=x": "trainer.benchmark=x: give true, false or null",
+    "+trainer.max_time=5": "trainer.max_time=5: give days:hours:minutes:seconds, as 00:12:00:00",
+    "sparsity.weight._target_=sparsetrain.STE": "sparsity.weight.decay: sparsetrain.STE takes no "
+    "decay; add ~sparsity.weight.decay to the command line",
     "+trainer.min_epochs=-2": "trainer.min_epochs=-2: give a whole number ≥ 0 or null",
 }
 
@@ -54,20 +57,38 @@ def test_a_word_is_answered_with_what_to_write(word, line):
         ["~sparsity.schedule"],
         ["trainer.max_epochs=null", "trainer.max_steps=5"],
         ["+trainer.deterministic=warn"],
+        ["+trainer.max_time=00:12:00:00"],
+        ["sparsity.weight._target_=sparsetrain.STE", "~sparsity.weight.decay"],
     ],
 )
 def test_what_a_run_can_do_without_is_taken_out(words):
     check([TINY, *words])
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("optimizer:\n  lr: 1e-3 per image", "optimizer.lr=1e-3 per image: give a number > 0"),
+        ("trainer: fast", "recipe=cut: trainer=fast: it holds keys, as trainer.NAME"),
+        ("trainer: null", "recipe=cut: trainer=null: it holds keys, as trainer.NAME"),
+    ],
+)
+@pytest.mark.parametrize("word", ["demo=null", "trainer.max_epochs=1", None])
+def test_a_value_of_a_recipe_that_is_cut_down_is_told(tmp_path, monkeypatch, content, line, word):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cut.yaml").write_text(f"defaults:\n  - override /model: vit_tiny\n{content}\n")
+    ended = call("fit", "recipe=./cut.yaml", *([] if word is None else [word]))
+    assert ended.complaint == line
+
+
 def test_a_folder_or_a_file_without_its_ending_is_no_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "a.yaml").write_text("seed: 1\n")
+    (tmp_path / "lone").mkdir()
+    (tmp_path / "lone" / "a.yaml").write_text("seed: 1\n")
     (tmp_path / "b.txt").write_text("seed: 1\n")
     for value, line in {
-        "mine": "recipe='mine' is unknown: did you mean mine/a.yaml?",
-        "mine/a": "recipe='mine/a' is unknown: did you mean mine/a.yaml?",
+        "lone": "recipe='lone' is unknown: did you mean lone/a.yaml?",
+        "lone/a": "recipe='lone/a' is unknown: did you mean lone/a.yaml?",
         "b.txt": "those of recipes end in .yaml; rename it to b.yaml",
     }.items():
         with pytest.raises(ValueError, match=re.escape(line)):

@@ -17,7 +17,7 @@ def sweep(monkeypatch, tmp_path):
     def run(raises, *words):
         trained = []
 
-        def fake(config):
+        def fake(config, swept):
             trained.append(config.seed)
             raises(config.seed)
 

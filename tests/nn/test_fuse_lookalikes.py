@@ -1,6 +1,7 @@
 """MLPs that are fc2(act(fc1(x))) for the numbers that are tried, and not for all others."""
 
 import threading
+import warnings
 from collections import OrderedDict
 from typing import Any
 
@@ -141,9 +142,12 @@ class Scripted(Mlp):
         return super().forward(at_most(x))
 
 
-@torch.jit.script
-def at_most(x):
-    return torch.clamp(x, max=1e6)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # newer PyTorch deprecates it
+
+    @torch.jit.script
+    def at_most(x):
+        return torch.clamp(x, max=1e6)
 
 
 OPS = "its forward runs ops that fc2(act(fc1(x))) does not: "

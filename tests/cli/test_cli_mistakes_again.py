@@ -36,6 +36,7 @@ WORDS = {
     "+trainer.sync_batchnorm=x": "trainer.sync_batchnorm=x: give true, false",
     "+trainer.inference_mode=x": "trainer.inference_mode=x: give true, false",
     "+trainer.benchmark=x": "trainer.benchmark=x: give true, false or null",
+    "+trainer.max_time=2h": "trainer.max_time=2h: give days:hours:minutes:seconds",
     "+trainer.max_time=5": "trainer.max_time=5: give days:hours:minutes:seconds, as 00:12:00:00",
     "sparsity.weight._target_=sparsetrain.STE": "sparsity.weight.decay: sparsetrain.STE takes no "
     "decay; add ~sparsity.weight.decay to the command line",

@@ -65,7 +65,6 @@ ARGUMENTS = {
     "no GPU": ("trainer.accelerator=gpu", "trainer.accelerator=gpu: PyTorch finds no GPU"),
     "a strategy": ("trainer.strategy=dpp", "trainer.strategy=dpp is unknown: did you mean ddp"),
     "an empty list": ("trainer.devices=[]", "trainer.devices=[]: `Trainer(devices=[])` value is"),
-    "a time": ("+trainer.max_time=2h", "+trainer.max_time=2h: `Timer(duration='2h')` is not"),
 }
 
 

@@ -13,6 +13,8 @@ import time
 import pytest
 from cli_helpers import Run, call, environment, fit, metric, shown
 
+from sparsetrain.lightning.callbacks import interrupt
+
 CTRL_C = ("+callbacks.probe._target_=probe.PressCtrlC", "+callbacks.probe.step=5")
 ALL_OF_IT = "trainer.limit_val_batches=null"  # as `trained` validates
 
@@ -53,7 +55,8 @@ def test_ctrl_c_prints_the_command_that_goes_on_exactly(trained, interrupted, tm
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_names_the_checkpoint_there_is_and_its_step(tmp_path):
+def test_a_second_ctrl_c_names_the_checkpoint_there_is_and_its_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(interrupt, "PASSED_ON", 0.0)  # seconds in which it is the first one
     ended = fit(tmp_path, *CTRL_C, "+callbacks.probe.times=2")
     assert ended.status == 130
     last = tmp_path / "checkpoints" / "last.ckpt"

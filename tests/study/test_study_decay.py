@@ -40,7 +40,10 @@ def test_of_those_in_range_the_most_accurate_is_taken():
 
 
 def test_only_a_dense_run_of_the_same_seed_length_and_words_counts():
-    for unlike in ({"seed": 1}, {"epochs": 30}, {"words": ["optimizer.lr=5e-4"]}):
-        other = row("w24", 0.009, value=2e-4, **unlike)
+    for other in (
+        row("w24", 0.009, value=2e-4, seed=1),
+        row("w24", 0.009, value=2e-4, epochs=30),
+        row("w24", 0.009, value=2e-4, words=["optimizer.lr=5e-4"]),
+    ):
         words = "no run with a decay has a dense run beside it"
         assert decay.table([ROWS[0], other], variants()) == words

@@ -32,12 +32,12 @@ class Augment:
             "pixel" (noise).
         hflip: probability of a horizontal flip.
         scale: area range of RandomResizedCrop, as (0.08, 1.0); None resizes the whole image.
-        crop_padding: black pixels around the image of the result's size, of which a random crop
-            of that size is taken: 4 is usual for images of 32 pixels. 0 is off.
         color_jitter: strength for brightness, contrast and saturation; None is off. timm leaves
             it out next to an `auto_augment` other than "3a".
         interpolation: "bilinear", "bicubic", "nearest", "lanczos", or "random" for either of the
             first two, which needs `scale`.
+        crop_padding: black pixels around the image of the result's size, of which a random crop
+            of that size is taken: 4 is usual for images of 32 pixels. 0 is off.
 
     Raises:
         ValueError: for a value outside these.
@@ -48,9 +48,9 @@ class Augment:
     remode: str = "pixel"
     hflip: float = 0.0
     scale: Sequence[float] | None = None
-    crop_padding: int = 0
     color_jitter: float | None = None
     interpolation: str = "bicubic"
+    crop_padding: int = 0
 
     def __post_init__(self) -> None:
         for name in ("reprob", "hflip"):

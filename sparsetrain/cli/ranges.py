@@ -153,7 +153,7 @@ CHECKS: dict[str, Check] = {
     "model.img_size": COUNT,
     "model.num_classes": Number(1, whole=True, null=True),
     "model.drop_path": Number(0, 1, below=True),
-    "model.attention": OneOf(("sdpa", "unfused", "xformers")),
+    "model.attention": OneOf(("sdpa", "xformers")),
     "model.tokenizer": OneOf(("patches", "convolutions")),
     "model.options.pretrained": FLAG,
     "data.root": Text("a folder", null=True),

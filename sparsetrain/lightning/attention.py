@@ -1,4 +1,4 @@
-"""Attention of timm's ViT blocks that is not PyTorch's: xFormers', or written out."""
+"""Memory-efficient attention from xFormers for timm's ViT blocks."""
 
 from __future__ import annotations
 
@@ -52,28 +52,14 @@ def use_xformers(network: nn.Module) -> None:
             "model.attention=xformers: xFormers computes attention on CUDA devices only and none "
             "is available; use model.attention=sdpa"
         )
-    for layer in _layers(network, "xformers"):
-        replace_module(network, layer, with_class(layer, XformersAttention))
-
-
-def use_unfused(network: nn.Module) -> None:
-    """Have every timm `Attention` of the network compute products and softmax one by one.
-
-    All scores are held in memory. Compiled it is faster than flash attention for 64 tokens
-    (docs/gpu.md). Raises ValueError where the network has no such attention.
-    """
-    for layer in _layers(network, "unfused"):
-        setattr(layer, "fused_attn", False)  # noqa: B010 (Final, for TorchScript)
-
-
-def _layers(network: nn.Module, asked: str) -> list[Attention]:
     layers = [m for m in network.modules() if type(m) is Attention]
     if not layers:
         raise ValueError(
-            f"model.attention={asked}: the network has no timm Attention layer to change; "
+            "model.attention=xformers: the network has no timm Attention layer to swap; "
             "use model.attention=sdpa"
         )
-    return layers
+    for layer in layers:
+        replace_module(network, layer, with_class(layer, XformersAttention))
 
 
 def load_memory_efficient_attention() -> Callable[..., Any]:

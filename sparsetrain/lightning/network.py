@@ -14,7 +14,7 @@ from sparsetrain.errors import first_three
 from sparsetrain.lightning.patches import multiply_patches
 from sparsetrain.recipe import nearest
 
-ATTENTIONS = ("sdpa", "unfused", "xformers")
+ATTENTIONS = ("sdpa", "xformers")
 TOKENIZERS = ("patches", "convolutions")
 
 
@@ -31,8 +31,7 @@ def build_network(
     into patches by a matrix product (`PatchConv2d`).
 
     drop_path: stochastic depth rate at the last block.
-    attention: `sdpa` (PyTorch's fused attention), `unfused` (two products and a softmax, for short
-        sequences) or `xformers` (memory-efficient attention).
+    attention: `sdpa` (PyTorch's fused attention) or `xformers` (memory-efficient attention).
     tokenizer: `patches` (the model's own) or `convolutions` (those of CCT, `ConvTokenizer`).
     options: further arguments of the timm model, as `embed_dim` or `depth`.
 
@@ -86,10 +85,10 @@ def build_network(
         raise
     _check_size(network, name, img_size)
     multiply_patches(network)
-    if attention != "sdpa":
-        from sparsetrain.lightning.attention import use_unfused, use_xformers
+    if attention == "xformers":
+        from sparsetrain.lightning.attention import use_xformers
 
-        (use_xformers if attention == "xformers" else use_unfused)(network)
+        use_xformers(network)
     return network
 
 

@@ -42,7 +42,7 @@ VALUES = {
     "model.drop_path=2": "model.drop_path=2: give a number in [0, 1)",
     "model.img_size=0": "model.img_size=0: give a whole number ≥ 1",
     "model.img_size=16.5": "model.img_size=16.5: give a whole number ≥ 1",
-    "model.attention=flash": "model.attention=flash: give sdpa, unfused, xformers",
+    "model.attention=flash": "model.attention=flash: give sdpa, xformers",
     "model.name=": "model.name= is empty: give the name of a timm model",
     "model.num_classes=0": "model.num_classes=0: give a whole number ≥ 1 or null",
     "data.batch_size=0": "data.batch_size=0: give a whole number ≥ 1",

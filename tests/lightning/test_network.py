@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from timm.layers.attention import Attention
 
 from sparsetrain.lightning import attention, build_network
-from sparsetrain.lightning.attention import XformersAttention, use_unfused, use_xformers
+from sparsetrain.lightning.attention import XformersAttention, use_xformers
 
 
 def test_a_model_takes_its_size_classes_and_options():
@@ -75,7 +75,7 @@ def test_weights_of_another_model_are_told_by_the_first_three_tensors(tmp_path, 
 
 
 def test_an_unknown_attention_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"model\.attention='flash': choose one of sdpa, unf"):
+    with pytest.raises(ValueError, match=r"model\.attention='flash': choose one of sdpa, xformers"):
         build_network("vit_tiny_patch16_224", 224, 10, attention="flash")
 
 
@@ -127,22 +127,8 @@ def test_xformers_without_a_cuda_device_is_refused_with_what_to_use(stand_in):
 
 def test_a_network_without_such_attention_is_refused(stand_in, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for use, name in ((use_xformers, "xformers"), (use_unfused, "unfused")):
-        words = f"model.attention={name}: the network has no timm Attention layer to change"
-        with pytest.raises(ValueError, match=words):
-            use(torch.nn.Sequential(torch.nn.Linear(4, 4)))
-
-
-def test_unfused_attention_has_the_result_of_the_fused_one(monkeypatch):
-    small = {"patch_size": 4, "depth": 2, "embed_dim": 8, "num_heads": 2, "qk_norm": True}
-    torch.manual_seed(0)
-    fused = build_network("vit_tiny_patch16_224", 8, 10, options=small).double()
-    unfused = build_network("vit_tiny_patch16_224", 8, 10, options=small, attention="unfused")
-    unfused.double().load_state_dict(fused.state_dict())
-    images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
-    expected = fused(images)
-    monkeypatch.setattr(F, "scaled_dot_product_attention", None)
-    torch.testing.assert_close(unfused(images), expected)
+    with pytest.raises(ValueError, match="no timm Attention layer to swap"):
+        use_xformers(torch.nn.Sequential(torch.nn.Linear(4, 4)))
 
 
 def test_every_attention_is_swapped_on_its_own_parameters(stand_in, monkeypatch):

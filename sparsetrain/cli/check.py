@@ -34,6 +34,15 @@ def check(words: list[str], allowed: Collection[str] = ()) -> DictConfig:
 
     Returns the composed config, of a sweep that of its first run.
     """
+    config = check_alone(words, allowed)
+    check_ranges(config)
+    for key, value in _swept_values(words):
+        check_value(key, value)
+    return config
+
+
+def check_alone(words: list[str], allowed: Collection[str] = ()) -> DictConfig:
+    """`check` of each value alone: those of a recipe that is cut down need not agree."""
     check_words(words)
     first = list(_first_of_sweeps(words))
     whole = _composed(first)
@@ -41,22 +50,8 @@ def check(words: list[str], allowed: Collection[str] = ()) -> DictConfig:
     choices = dict(whole.hydra.runtime.choices)
     config = _without_hydra(whole)
     _check_composed(config, choices, first, allowed)
-    check_ranges(config)
-    for key, value in _swept_values(words):
-        check_value(key, value)
-    return config
-
-
-def check_hidden(words: list[str], allowed: Collection[str] = ()) -> None:
-    """`check` of a recipe before something takes the place of its values, which may disagree with
-    each other then."""
-    check_words(words)
-    first = list(_first_of_sweeps(words))
-    whole = _composed(first)
-    choices = dict(whole.hydra.runtime.choices)
-    config = _without_hydra(whole)
-    _check_composed(config, choices, first, allowed)
     check_each(_getter(config))
+    return config
 
 
 def check_ranges(config: DictConfig) -> None:

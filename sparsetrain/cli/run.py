@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sparsetrain.cli.check import check, check_hidden, check_ranges
+from sparsetrain.cli.check import check, check_alone, check_ranges
 from sparsetrain.cli.explain import explained
 from sparsetrain.cli.flags import split_flags
 from sparsetrain.cli.folder import check_unused, own_folder
@@ -57,7 +57,7 @@ def run_fit(args: list[str]) -> None:
     uncut = with_demo_off(words)
     words = with_demo(uncut, has_gpu=torch.cuda.is_available())
     if words != uncut:
-        check_hidden(uncut, allowed)
+        check_alone(uncut, allowed)
     check(words, allowed)
     if {"--cfg", "-c"} & {*flags} and (demo := take(words, "demo")[0]):
         print(f"# cut down by demo={demo}; demo=null has the recipe's own values", file=sys.stderr)

@@ -111,9 +111,11 @@ class SaveOnInterrupt(Checkpoint):
     def _ask(self, signum: int, frame: Any) -> None:
         if self.asked is None or (signum == _SIGUSR1 and self._requeues):
             self.asked, self._asked_at = signum, monotonic()
-        elif torch.distributed.is_torchelastic_launched():
-            return  # torchrun passes on what all get, when it likes
-        elif monotonic() - self._asked_at >= PASSED_ON:
+        elif (
+            monotonic() - self._asked_at >= PASSED_ON
+            # which passes on what all get, when it likes
+            and not torch.distributed.is_torchelastic_launched()
+        ):
             raise KeyboardInterrupt
 
     def _release(self) -> None:

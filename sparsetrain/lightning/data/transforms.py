@@ -36,8 +36,8 @@ class Augment:
             it out next to an `auto_augment` other than "3a".
         interpolation: "bilinear", "bicubic", "nearest", "lanczos", or "random" for either of the
             first two, which needs `scale`.
-        crop_padding: black pixels around the image of the result's size, of which a random crop
-            of that size is taken: 4 is usual for images of 32 pixels. 0 is off.
+        crop_padding: width in pixels of a black border around the resized image. A random crop of
+            the result's size is cut from both. 4 is usual for images of 32 pixels; 0 is off.
 
     Raises:
         ValueError: for a value outside these.

@@ -38,6 +38,7 @@ from sparsetrain.lightning.callbacks.compile import (
     CompileWhereItWorks,
     EagerValidation,
     cache_sparse_graphs,
+    compile_classifier,
 )
 from sparsetrain.lightning.callbacks.config import SaveConfig
 from sparsetrain.lightning.callbacks.record import KeepRecord
@@ -117,7 +118,7 @@ def build_module(config: DictConfig, data: Any) -> Classifier:
     network = instantiate(config.model, _convert_="all")
     module = classifier(network, config, data.num_classes)
     if config.compile not in (False, AUTO):
-        module.network.compile(mode=None if config.compile is True else config.compile)
+        compile_classifier(module, None if config.compile is True else config.compile)
     return module
 
 

@@ -78,6 +78,10 @@ class Classifier(pl.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
 
+    def to_compile(self) -> list[nn.Module]:
+        """What torch.compile makes one graph of, each by itself."""
+        return [self.network]
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         if self.mixup is not None and self.trainer.global_step < self.mixed_steps:

@@ -27,6 +27,10 @@ class ShardedClassifier(Classifier):
 
     _sharded = False
 
+    def to_compile(self) -> list[nn.Module]:
+        """The blocks: FSDP2 gathers and frees weights between them, in Python."""
+        return _blocks(self.network)
+
 
 def fsdp2_strategy(processes: int) -> Any:
     """The strategy. Its checkpoints are those of one process: one file, whole tensors."""

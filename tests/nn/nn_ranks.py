@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -108,3 +112,26 @@ def assert_same_on_every_rank(tensor: torch.Tensor) -> None:
 def own_half(batch: torch.Tensor) -> torch.Tensor:
     """The part of a batch that is this rank's."""
     return batch.chunk(N_RANKS)[dist.get_rank()]
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+@contextmanager
+def launched(port: str) -> Iterator[None]:
+    """The environment in which Lightning takes these processes for those of torchrun."""
+    environment = {
+        "RANK": str(dist.get_rank()),
+        "LOCAL_RANK": str(dist.get_rank()),
+        "WORLD_SIZE": str(N_RANKS),
+        "GROUP_RANK": "0",
+        "LOCAL_WORLD_SIZE": str(N_RANKS),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    with patch.dict(os.environ, environment):
+        yield

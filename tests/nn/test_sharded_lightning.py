@@ -1,16 +1,19 @@
 """The callback SparsifyModel under Lightning's ModelParallelStrategy, on two CPU processes."""
 
-import os
-import socket
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from nn_checks import layers
-from nn_ranks import N_RANKS, assert_same_on_every_rank, gathered, own_half
+from nn_ranks import (
+    N_RANKS,
+    assert_same_on_every_rank,
+    free_port,
+    gathered,
+    launched,
+    own_half,
+)
 from nn_sharded import ALL, IMAGES, LABELS, adamw, assert_same_weights, sharded, sparse_model
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
@@ -74,18 +77,8 @@ def fit(module: Regression, images: Any, labels: Any, strategy: Any) -> st.Spars
 
 
 def losses_are_those_of_one_process(port: str) -> None:
-    environment = {
-        "RANK": str(dist.get_rank()),
-        "LOCAL_RANK": str(dist.get_rank()),
-        "WORLD_SIZE": str(N_RANKS),
-        "GROUP_RANK": "0",
-        "LOCAL_WORLD_SIZE": str(N_RANKS),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "TORCHELASTIC_RUN_ID": "test",
-    }
     model, alone = Regression(shards=True), Regression(shards=False)
-    with patch.dict(os.environ, environment):
+    with launched(port):
         callback = fit(model, own_half(IMAGES), own_half(LABELS), ModelParallelStrategy())
     expected = fit(alone, IMAGES, LABELS, "auto")
     assert callback.report == expected.report
@@ -98,12 +91,6 @@ def losses_are_those_of_one_process(port: str) -> None:
         assert torch.equal(layer.mask, layers(alone)[name].mask)
         assert_same_on_every_rank(layer.mask)
     assert st.density(model) == 0.5
-
-
-def free_port() -> str:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 2 scripts/check_distributed.py strategy=fsdp2 json=fsdp2-2.json
 
 model=vit_large_patch16_224 (timm), batch=128 (of each rank), steps=30 (timed, after 10),
-strategy=ddp (or fsdp2), variant=all+attn (see `bench step`), compile=true, bucket=25 (MB of
+strategy=ddp (or fsdp2), variant=all+attn (see `bench step`), compile=true, bucket=100 (MB of
 gradients that DDP sums at once; compiled, it cuts the graph there), gradients=float32 (or bfloat16:
 what DDP sums), checkpoint=true (save and load), keep= (folder that the checkpoints stay in),
 resume= (such a folder, which another number of processes may have written: go on from it), json=

@@ -35,7 +35,7 @@ class Options:
     strategy: str = "ddp"
     variant: str = "all+attn"
     compile: bool = True
-    bucket: int = 25
+    bucket: int = 100
     gradients: str = "float32"
     checkpoint: bool = True
     keep: str = ""

@@ -44,6 +44,7 @@ from sparsetrain.lightning.callbacks.config import SaveConfig
 from sparsetrain.lightning.callbacks.record import KeepRecord
 from sparsetrain.lightning.callbacks.wandb_run import WandbRun
 from sparsetrain.lightning.cudnn import leave_out_cudnn
+from sparsetrain.lightning.ddp import register_ddp
 from sparsetrain.lightning.flavour import pl
 from sparsetrain.lightning.fsdp2 import FSDP2, ShardedClassifier, fsdp2_strategy
 from sparsetrain.lightning.report import read_run, write_report
@@ -185,6 +186,7 @@ def build_trainer(config: DictConfig, first: list[pl.Callback]) -> pl.Trainer:
             f"trainer.accelerator={arguments.accelerator}: PyTorch finds no GPU, and `python -m "
             "sparsetrain doctor` says why; give auto or cpu"
         )
+    register_ddp()
     strategy: Any = arguments.strategy
     registry = pl.strategies.StrategyRegistry  # pyright: ignore[reportAttributeAccessIssue]
     known = ("auto", FSDP2, *registry.available_strategies())

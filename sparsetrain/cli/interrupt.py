@@ -53,11 +53,19 @@ def resumable(trainer: pl.Trainer) -> Iterator[None]:
         if not trainer.is_global_zero:
             # Another status has launchers kill the first process, which may not be done yet.
             raise SystemExit(0) from None
+        if saver is not None and saver.together and (started := _started(trainer)):
+            # Lightning has killed them, and would kill this one for it, too.
+            started.clear()
         if asked == signal.SIGUSR1 and saver is not None and not saver.saved:
             stop(
                 f"SLURM's time is up after step {trainer.global_step}: saved, queued again", status
             )
         stop(_how_to_go_on(trainer, asked), status)
+
+
+def _started(trainer: pl.Trainer) -> list[Any]:
+    """The processes that this one started, which a thread of Lightning's watches."""
+    return getattr(trainer.strategy.launcher, "procs", [])
 
 
 def _signal_of(end: SystemExit) -> int:

@@ -1,5 +1,6 @@
 """Callbacks that tests add to a run from the command line."""
 
+import atexit
 import multiprocessing
 import os
 import resource
@@ -78,10 +79,16 @@ class RemoveFolder(pl.Callback):
 
 
 class EndSlowly(pl.Callback):
-    """The first process of a run takes a while to end, as one that uploads does."""
+    """The first process of a run takes a while to end, as one that uploads does; or each takes a
+    while to leave Python, as NCCL can make it."""
+
+    def __init__(self, leave: bool = False) -> None:
+        self.leave = leave
 
     def on_exception(self, trainer, pl_module, exception) -> None:
-        if trainer.is_global_zero:
+        if self.leave:
+            atexit.register(time.sleep, 12)
+        elif trainer.is_global_zero:
             time.sleep(12)
 
 

@@ -139,8 +139,10 @@ def processes(session: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_first_process_may_end_slowly(tmp_path):
-    run, said = start(tmp_path, "+callbacks.probe._target_=probe.EndSlowly")
+@pytest.mark.parametrize("leave", ["false", "true"])
+def test_processes_may_end_slowly(tmp_path, leave):
+    probe = ("+callbacks.probe._target_=probe.EndSlowly", f"+callbacks.probe.leave={leave}")
+    run, said = start(tmp_path, *probe)
     metrics = tmp_path / "run" / "metrics.csv"
     wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 2)
     run.terminate()

@@ -75,6 +75,15 @@ def test_an_interrupt_waits_for_the_whole_step_and_saves_it(tmp_path, handler):
     assert read_checkpoint(tmp_path / "saved" / "interrupted.ckpt")["global_step"] == 5
 
 
+@pytest.mark.parametrize("signals", [0, 1])
+def test_after_a_run_every_handler_is_as_before(tmp_path, handler, signals):
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    assert before[1] == signal.SIG_DFL, "what a test before left"
+    run(tmp_path, signals=signals)
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
 def test_an_interrupted_run_is_resumed_bit_by_bit(tmp_path, handler):
     whole, losses = run(tmp_path)
     assert signal.getsignal(signal.SIGINT) is handler

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sparsetrain.lightning.callbacks.sparsify import SparsifyModel
 from sparsetrain.lightning.classifier import Classifier
@@ -137,7 +139,8 @@ def try_compiled(module: Classifier, images: Tensor, trainer: pl.Trainer) -> str
     try:
         with torch.random.fork_rng(devices), trainer.precision_plugin.forward_context():
             if parts == [network]:
-                return _try(network, network, images)
+                with _as_in_ddp(trainer.strategy.model):
+                    return _try(network, network, images)
             return _try_blocks(network, parts, images)
     finally:
         for name, buffer in network.named_buffers():
@@ -195,6 +198,15 @@ def _try(
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return " ".join(lines[:2]) or type(error).__name__  # dynamo's says which backend first
     return None
+
+
+def _as_in_ddp(model: Any) -> AbstractContextManager[Any]:
+    """As in a forward of DDP, where torch.compile cuts the graph at DDP's buckets: the gradients of
+    one are summed while the backward of the next runs. What is compiled elsewhere has one backward,
+    before which no gradient is there to be summed."""
+    if isinstance(model, DistributedDataParallel):
+        return model._inside_ddp_forward()
+    return nullcontext()
 
 
 def _phase(trainer: pl.Trainer) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sparsetrain.lightning.callbacks.ask_all import AskAll, in_several
 from sparsetrain.lightning.flavour import Checkpoint, SLURMEnvironment, WeightAveraging, pl
 
 _SIGHUP, _SIGUSR1 = (getattr(signal, name, -1) for name in ("SIGHUP", "SIGUSR1"))
@@ -26,14 +27,18 @@ class SaveOnInterrupt(Checkpoint):
     that is ignored, as under nohup, stays ignored.
 
     A validation is not finished, which may take minutes: it is left before its next batch, and what
-    resumes does it from its first one. Processes ask each other before each of its batches, so all
-    need as many of them.
+    resumes does it from its first one.
+
+    Several processes stop at the same step. They ask each other after each step and before each
+    batch of a validation, so all need as many of them, and stop one later: nothing waits for the
+    answer. Lightning's own question, for which every batch waits, is left out meanwhile.
 
     In a SLURM job whose `--signal=USR1@90` comes before its time is up, Lightning saves the run and
     queues the job again. It would do so amid a step; here that waits for the step's end as well.
 
-    asked: the signal that stopped the run that ended last, None if none did. saved: whether
-    `interrupted.ckpt` was written for it.
+    asked: the signal that stopped the run that ended last, None if none did (or it came to another
+    process). saved: whether `interrupted.ckpt` was written for it. together: whether all processes
+    stopped at the same step.
 
     A `Checkpoint`, because Lightning runs those last: what other callbacks do at the end of a
     batch (averaging the weights) is in the file.
@@ -41,19 +46,23 @@ class SaveOnInterrupt(Checkpoint):
 
     def __init__(self, folder: str) -> None:
         self.path = Path(folder) / "interrupted.ckpt"
-        self.saved = False
+        self.saved = self.together = False
         self.asked: int | None = None
         self._asked_at = 0.0
+        self._ask_all = AskAll()
         self._previous: dict[int, Any] = {}
         self._step = 0
         self._requeues = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.saved, self.asked, self._step = False, None, trainer.global_step
+        self.saved = self.together = False
+        self.asked, self._step, self._ask_all = None, trainer.global_step, AskAll()
         slurm = _SIGUSR1 in _SIGNALS and SLURMEnvironment.detect()
         self._requeues = slurm and callable(signal.getsignal(_SIGUSR1))
         signals = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         self._previous = {number: signal.signal(number, self._ask) for number in signals}
+        # It asks whether SIGTERM came, which comes to `_ask`.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
     def on_train_batch_end(
         self,
@@ -90,9 +99,10 @@ class SaveOnInterrupt(Checkpoint):
         self._save_and_stop(trainer)
 
     def _is_asked(self, trainer: pl.Trainer) -> bool:
-        return trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
+        return self._ask_all(trainer, self.asked is not None)
 
     def _save_and_stop(self, trainer: pl.Trainer) -> None:
+        self.together = True
         if self.asked == _SIGUSR1 and self._requeues:
             self._previous[_SIGUSR1](_SIGUSR1, None)  # Lightning's: save, queue again
         else:
@@ -101,12 +111,15 @@ class SaveOnInterrupt(Checkpoint):
         raise KeyboardInterrupt
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._release()
+        self._release(trainer)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        self._release()
+        self._release(trainer)
+        if self.together and in_several(trainer):
+            # Before Lightning kills the processes that it started: NCCL would wait for them.
+            torch.distributed.destroy_process_group()
 
     def _ask(self, signum: int, frame: Any) -> None:
         if self.asked is None or (signum == _SIGUSR1 and self._requeues):
@@ -118,10 +131,12 @@ class SaveOnInterrupt(Checkpoint):
         ):
             raise KeyboardInterrupt
 
-    def _release(self) -> None:
+    def _release(self, trainer: pl.Trainer) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._ask:  # not put back by Lightning already
+                signal.signal(number, handler)
         self._previous = {}
+        vars(trainer.fit_loop.epoch_loop).pop("_broadcast_sigterm_tensor", None)
 
 
 def _validates_now(trainer: pl.Trainer) -> bool:

@@ -1,0 +1,31 @@
+"""A question to all processes of a run."""
+
+from __future__ import annotations
+
+import torch
+
+from sparsetrain.lightning.flavour import pl
+from sparsetrain.lightning.later import Later
+
+
+def in_several(trainer: pl.Trainer) -> bool:
+    """Whether a run has several processes, which torch.distributed knows of."""
+    known = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return known and trainer.world_size > 1
+
+
+class AskAll:
+    """Whether any process says yes. With several processes the answer is that of the call before,
+    for which nothing waits: all have to call it equally often."""
+
+    def __init__(self) -> None:
+        self._answer: Later | None = None
+
+    def __call__(self, trainer: pl.Trainer, yes: bool) -> bool:
+        if not in_several(trainer):
+            return trainer.strategy.reduce_boolean_decision(yes, all=False)
+        # `full` and `all_reduce` only queue work on a GPU; a copy of a number would wait for it.
+        votes = torch.full((1,), float(yes), device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(votes)
+        before, self._answer = self._answer, Later(votes)
+        return before is not None and before.read().item() > 0

@@ -54,6 +54,8 @@ def train_one(run: Run, folder: Path, commit: str | None) -> None:
         "top1": None if run.choose else top1,
         "top1_val": top1 if run.choose else None,
         "top1_sparse": sparse,
+        "train_loss": mean_of_last(metrics, "train/loss", 20),
+        "val_loss": last_of(metrics, "val/loss"),
         "curve": [100 * value for value in metrics["val/top1"]],
         "curve_seconds": seconds_of_validations(folder),
         "seconds": round(seconds, 1),
@@ -181,6 +183,11 @@ def flip_rates(metrics: dict[str, list[float]]) -> dict[str, float] | None:
 
 def last_of(metrics: dict[str, list[float]], key: str) -> float | None:
     return metrics[key][-1] if key in metrics else None
+
+
+def mean_of_last(metrics: dict[str, list[float]], key: str, number: int) -> float | None:
+    """Of a number that is another for each batch."""
+    return statistics.fmean(metrics[key][-number:]) if key in metrics else None
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

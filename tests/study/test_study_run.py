@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rows
-from one import flat, without_paths
+from one import flat, mean_of_last, without_paths
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,11 +68,17 @@ def test_a_study_that_was_cut_off_goes_on_and_writes_its_row(tmp_path):
     assert [
         top1 for top1, seconds in zip(row["curve"], row["curve_seconds"], strict=True) if seconds
     ]
+    assert 0 < row["val_loss"] < row["train_loss"], "which mixing and smoothing raise"
     assert row["density"] == 0.5
     assert row["kept_energy"] > 0.5
     assert set(row["flip_rate"]) == {"first", "highest", "mean", "last"}
     assert row["config"]["sparsity.weight.decay"] == 2e-4
     assert row["config"]["trainer.max_epochs"] == 16
+
+
+def test_the_loss_of_a_run_is_that_of_its_last_logs():
+    assert mean_of_last({"train/loss": [9.0, 9.0, 1.0, 2.0]}, "train/loss", 2) == 1.5
+    assert mean_of_last({}, "train/loss", 2) is None
 
 
 def test_a_config_is_written_with_dotted_keys():

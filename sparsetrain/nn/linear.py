@@ -151,11 +151,12 @@ class SparseLinear(nn.Linear):
             self.scale = scale if self.scale is None else self.scale.copy_(scale)
 
     @torch.no_grad()
-    def update_mask(self) -> None:
-        """Choose the mask from the weight as it is now, and count what changed."""
+    def update_mask(self, chosen: Tensor | None = None) -> None:
+        """Choose the mask from the weight as it is now, and count what changed. chosen: that mask,
+        where it is known already."""
         # Training changes it in place, which it may not with one made in inference mode.
         with torch.inference_mode(False), torch.no_grad():
-            mask = self._choose(whole(self.weight))
+            mask = self._choose(whole(self.weight)) if chosen is None else chosen
             if self.mask is None:
                 self.mask = mask
             else:

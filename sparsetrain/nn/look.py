@@ -58,11 +58,11 @@ def _see(layer: SparseLinear, scale: Tensor | None) -> None:
         layer.scores = layer.method.scores(layer.scores, seen)
 
 
-def update_mask(optimizer: Optimizer, layer: SparseLinear) -> None:
+def update_mask(optimizer: Optimizer, layer: SparseLinear, chosen: Tensor | None = None) -> None:
     """Choose the mask of a layer; a method that resets what changed has weights and the optimizer's
-    state of it zeroed."""
+    state of it zeroed. chosen: the mask, where it is known already."""
     if not layer.method.resets or not layer.weight.requires_grad:
-        layer.update_mask()
+        layer.update_mask(chosen)
         return
     # By magnitude, as after a dense phase, it grows nothing that was zero.
     old = None if layer.mask is None or layer.scores is None else layer.mask.clone()

@@ -8,6 +8,7 @@ from sparsetrain.nn.for_inference import refuse_packed
 from sparsetrain.nn.linear import SparseLinear, sparse_linears
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.phase import Phase
+from sparsetrain.nn.shard_masks import masks_of_shards
 from sparsetrain.nn.sharded import reshard
 
 
@@ -16,11 +17,14 @@ def update_masks(model: nn.Module) -> None:
 
     Without any call masks follow the weights in every forward. With several processes call it on
     each, once their weights are the same: after DDP or FSDP2 (`fully_shard`) took the model.
-    Sharded weights are gathered for it, one at a time, and every rank keeps the whole mask.
+    Every rank keeps the whole mask. Where 2:4 tiles do not lie whole in the shards, and for other
+    patterns, weights are gathered for it, one at a time.
     """
     reshard(model)
-    for layer in sparse_linears(model).values():
-        layer.update_mask()
+    layers = sparse_linears(model).values()
+    chosen = masks_of_shards(layers)
+    for layer in layers:
+        layer.update_mask(chosen.get(layer))
 
 
 def set_sparse(model: nn.Module, sparse: bool) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
@@ -83,10 +84,30 @@ def own_rows(x: Tensor, weight: Tensor) -> Tensor:
             f"weight is sharded as {weight.placements}, and only rows can be told apart: leave "
             "shard_placement_fn of fully_shard away"
         )
+    if (dim := _row_dim(weight)) is not None:
+        # In chunks as torch.chunk's, without the tenths of a millisecond of a DTensor.
+        rows = -(-x.shape[0] // weight.device_mesh.size(dim))
+        return x[rows * weight.device_mesh.get_local_rank(dim) :][:rows]
     # With no source every rank takes its part of what it has itself; nothing is sent.
     return distribute_tensor(
         x, weight.device_mesh, weight.placements, src_data_rank=None
     ).to_local()
+
+
+def even_shards(weight: Tensor, multiple: int) -> ProcessGroup | None:
+    """The ranks that share a weight by rows, equally many on each and a multiple of `multiple`;
+    None where they do not."""
+    if not is_sharded(weight) or (dim := _row_dim(weight)) is None:
+        return None
+    mesh = weight.device_mesh
+    even = weight.shape[0] % (multiple * mesh.size(dim)) == 0
+    return mesh.get_group(dim) if even else None
+
+
+def _row_dim(weight: DTensor) -> int | None:
+    """The dimension of the mesh that rows are shared along; None if it is not one alone."""
+    dims = [i for i, placement in enumerate(weight.placements) if not placement.is_replicate()]
+    return dims[0] if len(dims) == 1 and weight.placements[dims[0]].is_shard(0) else None
 
 
 def check_whole(weight: Tensor) -> None:

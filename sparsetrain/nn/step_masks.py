@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.look import update_mask
+from sparsetrain.nn.shard_masks import masks_of_shards
 from sparsetrain.nn.sharded import local
 from sparsetrain.ops import flips24
 
@@ -58,8 +59,9 @@ class StepMasks:
             layer.mask = layer.flipped = None
         if kept or self.counts_flips:
             with self.timer():
+                chosen = masks_of_shards(kept)
                 for layer in kept:
-                    update_mask(optimizer, layer)
+                    update_mask(optimizer, layer, chosen.get(layer))
                     layer.flipped = None if first else layer.flipped
                 for layer in [] if first else [m for m in free if m in self._used]:
                     layer.flipped = flips24(layer.current_mask(), self._used.pop(layer))

@@ -32,7 +32,8 @@ def terminable() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGTERM) is end:  # and not ignored meanwhile
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

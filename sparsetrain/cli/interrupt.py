@@ -48,6 +48,9 @@ def resumable(trainer: pl.Trainer) -> Iterator[None]:
         if trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
         saver = _find(trainer, SaveOnInterrupt)
+        if saver is not None and saver.requeued:
+            # SLURM sends it because of that, and the run ends already.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         asked = saver.asked if saver is not None and saver.asked else _signal_of(end)
         status = 128 + asked
         if not trainer.is_global_zero:
@@ -56,7 +59,7 @@ def resumable(trainer: pl.Trainer) -> Iterator[None]:
         if saver is not None and saver.together and (started := _started(trainer)):
             # Lightning has killed them, and would kill this one for it, too.
             started.clear()
-        if asked == signal.SIGUSR1 and saver is not None and not saver.saved:
+        if saver is not None and saver.requeued:
             stop(
                 f"SLURM's time is up after step {trainer.global_step}: saved, queued again", status
             )

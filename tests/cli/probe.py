@@ -29,15 +29,18 @@ class SaveMasks(pl.Callback):
 
 class PressCtrlC(pl.Callback):
     """Send SIGINT, or another signal, to this process when an optimizer step begins, once or more
-    often."""
+    often. rank: of the only process that does, None for all."""
 
-    def __init__(self, step: int, times: int = 1, number: int = signal.SIGINT) -> None:
+    def __init__(
+        self, step: int, times: int = 1, number: int = signal.SIGINT, rank: int | None = None
+    ) -> None:
         self.step = step
         self.times = times
         self.number = number
+        self.rank = rank
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        if trainer.global_step == self.step:
+        if trainer.global_step == self.step and self.rank in (None, trainer.global_rank):
             for _ in range(self.times):
                 os.kill(os.getpid(), self.number)
 

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from cli_helpers import TINY, environment, fit, metric
+from cli_helpers import LIGHT, TINY, environment, fit, metric, spawn
 from PIL import Image
 
 from sparsetrain.cli.explain import explained, lost_process, terminable
@@ -149,6 +149,38 @@ def test_processes_may_end_slowly(tmp_path, leave):
     assert run.wait(60) == 143, said.read_text()
     assert "interrupted by SIGTERM after step" in said.read_text()
     wait_until(lambda: not processes(run.pid), 20)
+
+
+@pytest.mark.slow
+def test_a_signal_that_comes_to_the_second_process_alone_is_named_by_the_first(tmp_path):
+    stop = ("+callbacks.probe._target_=probe.PressCtrlC", "+callbacks.probe.step=5")
+    run, said = start(tmp_path, *stop, "+callbacks.probe.number=15", "+callbacks.probe.rank=1")
+    assert run.wait(90) == 143, said.read_text()
+    saved = tmp_path / "run" / "checkpoints" / "interrupted.ckpt"
+    line = f"sparsetrain: interrupted by SIGTERM after step 7; saved {saved}"
+    assert line in said.read_text().splitlines()
+    wait_until(lambda: not processes(run.pid), 20)
+
+
+@pytest.mark.slow
+def test_slurm_ends_a_job_that_it_queues_again_and_the_line_says_why(tmp_path, monkeypatch):
+    job = tmp_path / "scontrol"
+    job.write_text(
+        f"#!/bin/sh\necho $* > {tmp_path}/asked\n"
+        "(for i in $(seq 100); do kill -TERM $PPID || exit; sleep 0.05; done) 2> /dev/null &\n"
+    )
+    job.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    names = {"JOB_ID": 17, "NTASKS": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "JOB_NAME": "vit"}
+    for name, value in names.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    stop = ("+callbacks.probe._target_=probe.PressCtrlC", "+callbacks.probe.step=5")
+    words = (*LIGHT, *stop, "+callbacks.probe.number=10", f"hydra.run.dir={tmp_path}/run")
+    ended = spawn("-m", "sparsetrain", "fit", *TINY, *words, cwd=tmp_path)
+    assert (tmp_path / "asked").read_text() == "requeue 17\n"
+    assert ended.complaint == "SLURM's time is up after step 6: saved, queued again"
+    assert ended.status == 138
+    assert (tmp_path / "run" / "checkpoints" / "hpc_ckpt_1.ckpt").exists()
 
 
 @pytest.mark.slow

@@ -15,17 +15,17 @@ def in_several(trainer: pl.Trainer) -> bool:
 
 
 class AskAll:
-    """Whether any process says yes. With several processes the answer is that of the call before,
-    for which nothing waits: all have to call it equally often."""
+    """The largest number that any process gives. With several processes the answer is that of the
+    call before, at first 0, for which nothing waits: all have to call it equally often."""
 
     def __init__(self) -> None:
         self._answer: Later | None = None
 
-    def __call__(self, trainer: pl.Trainer, yes: bool) -> bool:
+    def __call__(self, trainer: pl.Trainer, number: int) -> int:
         if not in_several(trainer):
-            return trainer.strategy.reduce_boolean_decision(yes, all=False)
+            return number
         # `full` and `all_reduce` only queue work on a GPU; a copy of a number would wait for it.
-        votes = torch.full((1,), float(yes), device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(votes)
-        before, self._answer = self._answer, Later(votes)
-        return before is not None and before.read().item() > 0
+        largest = torch.full((1,), float(number), device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+        before, self._answer = self._answer, Later(largest)
+        return 0 if before is None else int(before.read().item())

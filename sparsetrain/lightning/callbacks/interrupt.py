@@ -36,9 +36,10 @@ class SaveOnInterrupt(Checkpoint):
     In a SLURM job whose `--signal=USR1@90` comes before its time is up, Lightning saves the run and
     queues the job again. It would do so amid a step; here that waits for the step's end as well.
 
-    asked: the signal that stopped the run that ended last, None if none did (or it came to another
-    process). saved: whether `interrupted.ckpt` was written for it. together: whether all processes
-    stopped at the same step.
+    asked: the signal that stopped the run that ended last, None if none did; the same in all
+    processes that stopped together, whichever got it. saved: whether `interrupted.ckpt` was written
+    for it. together: whether all processes stopped at the same step. requeued: whether SLURM was
+    told to queue the job again, upon which it sends SIGTERM.
 
     A `Checkpoint`, because Lightning runs those last: what other callbacks do at the end of a
     batch (averaging the weights) is in the file.
@@ -46,7 +47,7 @@ class SaveOnInterrupt(Checkpoint):
 
     def __init__(self, folder: str) -> None:
         self.path = Path(folder) / "interrupted.ckpt"
-        self.saved = self.together = False
+        self.saved = self.together = self.requeued = False
         self.asked: int | None = None
         self._asked_at = 0.0
         self._ask_all = AskAll()
@@ -55,7 +56,7 @@ class SaveOnInterrupt(Checkpoint):
         self._requeues = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.saved = self.together = False
+        self.saved = self.together = self.requeued = False
         self.asked, self._step, self._ask_all = None, trainer.global_step, AskAll()
         slurm = _SIGUSR1 in _SIGNALS and SLURMEnvironment.detect()
         self._requeues = slurm and callable(signal.getsignal(_SIGUSR1))
@@ -99,11 +100,15 @@ class SaveOnInterrupt(Checkpoint):
         self._save_and_stop(trainer)
 
     def _is_asked(self, trainer: pl.Trainer) -> bool:
-        return self._ask_all(trainer, self.asked is not None)
+        asked = self._ask_all(trainer, self.asked or 0)
+        if asked:
+            self.asked = asked  # all have to save the same, and to queue again or not
+        return asked > 0
 
     def _save_and_stop(self, trainer: pl.Trainer) -> None:
         self.together = True
         if self.asked == _SIGUSR1 and self._requeues:
+            self.requeued = True
             self._previous[_SIGUSR1](_SIGUSR1, None)  # Lightning's: save, queue again
         else:
             trainer.save_checkpoint(self.path)
@@ -116,6 +121,10 @@ class SaveOnInterrupt(Checkpoint):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
+        if self.together:
+            # It ends already; Lightning puts its handlers back when it has torn down.
+            for number in self._previous:
+                signal.signal(number, signal.SIG_IGN)
         self._release(trainer)
         if self.together and in_several(trainer):
             # Before Lightning kills the processes that it started: NCCL would wait for them.

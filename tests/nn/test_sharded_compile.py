@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from lightning_helpers import tiny_vit
 from nn_ranks import free_port
 from nn_sharded_fit import classifier, fit
 from torch.distributed.tensor import DTensor
@@ -51,11 +52,11 @@ def compiles_with(backend):
     return patch.object(torch, "compile", partial(torch.compile, backend=backend))
 
 
-def automatic(port, folder, backend, *before, after=(), **settings):
+def automatic(port, folder, backend, *before, module=None, after=(), **settings):
     lines = []
     with compiles_with(backend), patch.object(compile_module, "why_eager", lambda trainer: None):
         callbacks = (*before, CompileWhereItWorks(lines.append), *after)
-        return fit(port, folder, classifier(), *callbacks, **settings), lines
+        return fit(port, folder, module or classifier(), *callbacks, **settings), lines
 
 
 def blocks_are_compiled_one_by_one(port, folder, precision):
@@ -101,6 +102,21 @@ def one_rank_cannot_compile(port, folder):
 @pytest.mark.slow
 def test_a_rank_that_cannot_compile_has_all_train_eager(ranks, tmp_path):
     ranks(one_rank_cannot_compile, free_port(), tmp_path)
+
+
+def a_frozen_block_is_compiled(port, folder):
+    network = tiny_vit(depth=3)
+    network.blocks[1].requires_grad_(False)
+    graphs = Graphs()
+    watch, lines = automatic(port, folder, graphs, module=classifier(network))
+    assert len(lines) == (dist.get_rank() == 0)
+    assert len(graphs) == 7  # its masks are chosen after the first step only
+    assert watch.trained == 6 * [[True, True, True, False]]
+
+
+@pytest.mark.slow
+def test_a_frozen_block_is_compiled_as_well(ranks, tmp_path):
+    ranks(a_frozen_block_is_compiled, free_port(), tmp_path)
 
 
 def what_was_asked_for_is_compiled(port, folder):

@@ -186,14 +186,15 @@ def _try(
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor.exc import InductorError
 
-    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    tensors = [x for x in (*args, *module.parameters()) if isinstance(x, Tensor)]
+    trained = [x for x in tensors if x.requires_grad]  # of a frozen block the input
     try:
         # The first sparse step itself is watched without compiled code.
         with torch.compiler.set_stance("default"), torch.enable_grad():
             loss = forward(*args, **kwargs).float().square().mean()
             # Not `backward`: gradients stay as they are, and DDP does not wait for other processes.
             with torch.autocast(loss.device.type, enabled=False):
-                torch.autograd.grad(loss, weights, allow_unused=True)
+                torch.autograd.grad(loss, trained, allow_unused=True)
     except (TorchDynamoException, InductorError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return " ".join(lines[:2]) or type(error).__name__  # dynamo's says which backend first

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -62,9 +63,10 @@ def test_the_trial_of_compile_auto_cuts_the_graph_where_gradients_are_summed(gro
 
     network.compile(backend=backend)
     precision = SimpleNamespace(forward_context=torch.enable_grad)
-    trainer = SimpleNamespace(precision_plugin=precision, strategy=SimpleNamespace(model=ddp))
+    strategy = SimpleNamespace(model=ddp)
+    trainer: Any = SimpleNamespace(precision_plugin=precision, strategy=strategy)
     images = torch.randn(2, WIDTH)
-    module = SimpleNamespace(network=network, to_compile=lambda: [network])
+    module: Any = SimpleNamespace(network=network, to_compile=lambda: [network])
     assert try_compiled(module, images, trainer) is None
     # DDP's first bucket has 1 MB, which the last layer fills.
     assert len(graphs) == 3

@@ -12,9 +12,8 @@ from sparsetrain.lightning.flavour import pl
 strategies: Any = pl.strategies  # pyright: ignore[reportAttributeAccessIssue]
 
 BUCKET_MB = 100
-"""Gradients summed at once. NCCL's kernels take multiprocessors from the products beside them: with
-PyTorch's 25 MB a step of ViT-L took 100.3 ms on two H200s, with 100 MB 96.9, alone 97.2
-(docs/performance.md)."""
+"""Gradients summed at once. With PyTorch's 25 MB a step of ViT-L took 100.3 ms on two H200s, with
+100 MB 96.9, on one of them 97.2 (docs/performance.md)."""
 
 
 class Ddp(strategies.DDPStrategy):

@@ -37,13 +37,14 @@ class StopOnNonFinite(Callback):
     steps itself.
 
     With fused optimizers (of torch, on CUDA or a CPU, in one process, DDP or FSDP2) nothing waits
-    for the device. What is not finite sets their `found_inf`, by which they skip that update and
-    all that follow on the device; the numbers are read at the end of the next batch, whose
-    predecessor's images are kept until then. Unread ones are read before validation, at the end of
-    an epoch, and before a checkpoint is saved, of which there is none then. (What Lightning writes
-    without asking callbacks, `save_weights_only`, and after the exception, `save_on_exception`, has
-    the weights of before; what counts steps counts skipped ones.) The layer is sought in the model
-    as it is by then: the same weights, but masks may have been chosen anew.
+    for the device. A number that is not finite sets their `found_inf`, by which they skip that
+    update and all that follow on the device. The numbers are read at the end of the next batch; the
+    images of the batch before are kept until then. Numbers that are still unread are read before
+    validation, at the end of an epoch, and before a checkpoint: a bad one raises, and the
+    checkpoint is not written. Lightning writes some checkpoints without asking callbacks
+    (`save_weights_only`, and `save_on_exception` after the error). They hold the weights from
+    before the bad step, while step counters include the skipped updates. The search for the layer
+    uses the model at that time: its weights are unchanged, but its masks may have been updated.
     With other optimizers the numbers are read at once, which synchronizes twice a step.
 
     DDP: gradients are averaged, so where one process has a loss that makes its gradients
@@ -58,13 +59,11 @@ class StopOnNonFinite(Callback):
     def __init__(self) -> None:
         self._batch: Any = None
         self._place = 0
-        self._sharded = False  # a process has a part of each gradient
         self._found: Tensor | None = None  # float32, 1 after the first number that is not finite
         self._unread: list[Check] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._release(trainer)
-        self._sharded = isinstance(trainer.strategy, _SHARDED)
         if _skip_on_device(trainer, pl_module.device):
             self._found = torch.zeros((), dtype=torch.float32, device=pl_module.device)
             for optimizer in trainer.optimizers:
@@ -79,7 +78,7 @@ class StopOnNonFinite(Callback):
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
-        if self._found is not None or self._sharded:
+        if self._found is not None or _is_sharded(trainer):
             self._look(trainer, pl_module, self._of_all(trainer, [loss.detach()]))
         elif not torch.isfinite(loss):
             raise loss_error(trainer, pl_module, trainer.global_step, loss, self._batch)
@@ -89,7 +88,7 @@ class StopOnNonFinite(Callback):
     ) -> None:
         if _scaler(trainer) is not None:
             return
-        if self._found is None and not self._sharded:
+        if self._found is None and not _is_sharded(trainer):
             grads = {n: p.grad for n, p in pl_module.named_parameters() if p.grad is not None}
             if not torch.isfinite(torch.nn.utils.get_total_norm(grads.values())):
                 bad = [name for name, grad in grads.items() if not torch.isfinite(grad).all()]
@@ -100,7 +99,7 @@ class StopOnNonFinite(Callback):
         held = [p for p in held if p.grad is not None]
         if held:
             grads = [p.grad for p in held]
-            if self._sharded:
+            if _is_sharded(trainer):
                 grads = [local(grad) for grad in grads]
             norms = self._of_all(trainer, torch._foreach_norm(grads))  # pyright: ignore[reportPrivateImportUsage]
             total = torch.linalg.vector_norm(norms, keepdim=True)
@@ -138,7 +137,7 @@ class StopOnNonFinite(Callback):
     def _of_all(self, trainer: pl.Trainer, numbers: Sequence[Tensor]) -> Tensor:
         """The numbers, one tensor. Where processes have parts of gradients, the means of theirs:
         not finite where one is not. The host waits for no device."""
-        if not self._sharded:
+        if not _is_sharded(trainer):
             return torch.stack(tuple(numbers))
         means = torch.stack([local(number).float() for number in numbers]) / trainer.world_size
         dist.all_reduce(means)
@@ -179,6 +178,11 @@ class StopOnNonFinite(Callback):
             for optimizer in trainer.optimizers:
                 vars(optimizer).pop("found_inf", None)
         self._batch, self._place, self._found, self._unread = None, 0, None, []
+
+
+def _is_sharded(trainer: pl.Trainer) -> bool:
+    """Whether a process has a part of each gradient."""
+    return isinstance(trainer.strategy, _SHARDED)
 
 
 def _scaler(trainer: pl.Trainer) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sparsetrain.nn.for_inference import refuse_packed
-from sparsetrain.nn.linear import sparse_linears
+from sparsetrain.nn.linear import SparseLinear, sparse_linears
 from sparsetrain.nn.sharded import reshard, whole
 from sparsetrain.ops import mask24
 from sparsetrain.patterns import TwoLevel
@@ -44,28 +45,55 @@ def inspect(model: nn.Module) -> list[LayerStats]:
     layers are packed for inference.
     """
     reshard(model)
-    stats, layers = [], sparse_linears(model)
+    layers = sparse_linears(model)
     if not layers:
         refuse_packed(model, "inspect")
-    for name, layer in layers.items():
-        weight = whole(layer.weight).float()
-        energy = weight.square().sum()
-        mask, outer_energy = layer.current_mask(), None
-        kept_energy = _share(mask24(weight, mask), energy)
-        if isinstance(layer.pattern, TwoLevel):
-            outer = layer.pattern.outer(unpack_bits(mask, layer.in_features))
-            outer_energy = _share(torch.where(outer, weight, 0), energy)
-        used = int(layer.used_weight().count_nonzero())
-        density = used / weight.numel() if layer.sparse else 1.0
-        flips = None if layer.flipped is None else int(layer.flipped) / weight.numel()
-        shape = (layer.out_features, layer.in_features)
-        nan = int(weight.isnan().sum())
-        stats.append(LayerStats(name, shape, density, kept_energy, flips, nan, outer_energy))
-    return stats
+        return []
+    sums = [_sums(layer) for layer in layers.values()]
+    device = sums[0].device  # all at once: each reading waits for the GPU
+    rows: list[list[float]] = torch.stack([row.to(device) for row in sums]).tolist()
+    return [_stats(*named, row) for named, row in zip(layers.items(), rows, strict=True)]
 
 
-def _share(kept: Tensor, energy: Tensor) -> float:
-    return 1.0 if energy == 0 else float(kept.square().sum() / energy)
+def _sums(layer: SparseLinear) -> Tensor:
+    """float64 [6]: Σ w², that of the mask, that of the outer level; numbers that are used, flipped
+    bits, NaNs. 0 where there is no such sum."""
+    weight = whole(layer.weight).float()
+    mask = layer.current_mask()
+    kept = mask24(weight, mask)
+    outer = torch.zeros((), device=weight.device)
+    if isinstance(layer.pattern, TwoLevel):
+        bits = layer.pattern.outer(unpack_bits(mask, layer.in_features))
+        outer = _energy(torch.where(bits, weight, 0))
+    used = layer.used_weight().count_nonzero()
+    flipped = used.new_zeros(()) if layer.flipped is None else layer.flipped
+    sums = [_energy(weight), _energy(kept), outer, used, flipped, weight.isnan().sum()]
+    return torch.stack([s.to(weight.device, torch.float64) for s in sums])
+
+
+def _energy(weight: Tensor) -> Tensor:
+    return weight.square().sum()
+
+
+def _stats(name: str, layer: SparseLinear, sums: list[float]) -> LayerStats:
+    energy, kept, outer, used, flipped, nan = sums
+    shape = (layer.out_features, layer.in_features)
+    numel = shape[0] * shape[1]
+    return LayerStats(
+        name,
+        shape,
+        density=used / numel if layer.sparse else 1.0,
+        kept_energy=_share(kept, energy),
+        flip_rate=None if layer.flipped is None else flipped / numel,
+        nan=int(nan),
+        outer_energy=_share(outer, energy) if isinstance(layer.pattern, TwoLevel) else None,
+    )
+
+
+def _share(kept: float, energy: float) -> float:
+    if energy == 0:
+        return 1.0
+    return kept / energy if math.isfinite(energy) else math.nan
 
 
 def density(model: nn.Module) -> float:

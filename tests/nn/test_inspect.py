@@ -7,6 +7,7 @@ import pytest
 import torch
 from nn_checks import Net, seeded
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sparsetrain as st
 from sparsetrain.methods import SSTE, STE
@@ -122,3 +123,31 @@ def test_two_levels_have_their_energies_side_by_side():
     assert stats.outer_energy == pytest.approx(float(weight[:, 4:].sum() / weight.sum()))
     assert stats.kept_energy == pytest.approx(float(weight[:, 6:].sum() / weight.sum()))
     assert stats.density == pattern.density == 0.25
+
+
+class Reads(TorchDispatchMode):
+    """Counts numbers that the host reads one by one."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_host_reads_no_number_of_a_layer_by_itself():
+    model = seeded(Net())
+    sparsify(model, Sparsity())
+    update_masks(model)
+    update_masks(model)
+    with Reads() as reads:
+        inspect(model)
+    assert reads.count == 0
+
+
+def test_an_energy_that_is_not_finite_is_no_number():
+    stats = inspect(one_layer([[1e30, 1.0, 3, 2], [2.0, 1, 0, 0]]))[0]
+    assert math.isnan(stats.kept_energy)
+    assert stats.nan == 0

@@ -1,12 +1,12 @@
 """What the MLP of a packed model spends its forward on, and what fusing saves.
 
     python -m scripts.bench.packed_mlp
-    python -m scripts.bench.packed_mlp shapes=25216x1024x4096 rounds=40
+    python -m scripts.bench.packed_mlp shapes=25216x1024x4096 rounds=40 json=FILE
 
-Does GELU at the end of fc1's product cost less than in a kernel of its own
-(bfloat16)? Is quantizing as a part of the compiled graph faster than the op
-(fp8)? And the whole MLP, compiled, whose GELU is the op's pass or Inductor's
-(fp8 and int8)?
+What does GELU cost at the end of fc1's product, in a kernel of our own and in
+Inductor's (bfloat16)? Is quantizing as a part of the compiled graph faster
+than the op (fp8)? And the whole MLP, compiled, whose GELU is the op's pass or
+Inductor's (bfloat16, fp8 and int8)?
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from torch import Tensor
 
 from scripts.bench.command import run
 from sparsetrain import ops
+from sparsetrain.bench.environment import environment
+from sparsetrain.bench.json_file import write_json
 from sparsetrain.bench.products import Shape
 from sparsetrain.bench.timing import Run, cuda_clocks, measure
 from sparsetrain.cli.bench_words import (
     cuda_device,
     library_words,
     read_options,
+    read_path,
     read_rounds,
     read_shapes,
 )
@@ -41,9 +44,9 @@ _SHAPES = (Shape(25216, 1024, 4096), Shape(16448, 1280, 5120), Shape(32768, 1280
 
 def main(words: list[str]) -> None:
     """Time the parts at each shape, in turn."""
-    options = read_options(words, ("shapes", "rounds"))
+    options = read_options(words, ("shapes", "rounds", "json"))
     shapes, rounds = read_shapes(options, _SHAPES), read_rounds(options, 20)
-    device = cuda_device()
+    file, device = read_path("json", options), cuda_device()
     console.print(library_words(), style="dim")
     clocks = cuda_clocks()
     table = Table("µs, medians", *(str(shape) for shape in shapes), box=None)
@@ -55,6 +58,14 @@ def main(words: list[str]) -> None:
     for name in found[0]:
         table.add_row(name, *(f"{times[name].median:.0f}" for times in found))
     console.print(table)
+    if file is not None:
+        command = " ".join(["python -m scripts.bench.packed_mlp", *words])
+        medians = {
+            str(shape): {name: time.median for name, time in times.items()}
+            for shape, times in zip(shapes, found, strict=True)
+        }
+        about = environment(command, library_words())
+        write_json(file, {"about": about, "rounds": rounds, "us": medians})
 
 
 def parts(shape: Shape, device: torch.device) -> dict[str, Run]:
@@ -75,7 +86,7 @@ def parts(shape: Shape, device: torch.device) -> dict[str, Run]:
     q_TI, scales = ops.quantize(x_TI, _E4M3)
     given = in_8.values, in_8.meta, in_8.scales, q_TI.T, scales.T, in_8.bias, True
     mlps: dict[str, Run] = {}
-    for name, dtype in (("fp8", _E4M3), ("int8", torch.int8)):
+    for name, dtype in (("bf16", torch.bfloat16), ("fp8", _E4M3), ("int8", torch.int8)):
         apart = _mlp(w24_HI, b_H, dtype)
         one = torch.compile(PackedMlp.from_dense(apart))
         apart = torch.compile(apart)
@@ -86,6 +97,7 @@ def parts(shape: Shape, device: torch.device) -> dict[str, Run]:
         "fc1 with GELU at its end": lambda: _with_gelu(in_16, x_TI),
         "fc1, fp8, x quantized": lambda: ops.scaled_matmul24(*given),
         "GELU": lambda: gelu(z_TH),
+        "GELU: the op": lambda: ops.gelu(z_TH),
         "quantize: the op": lambda: ops.quantize(z_TH, _E4M3),
         "quantize: in the graph": lambda: alone(z_TH),
         "GELU, then the op": lambda: ops.quantize(gelu(z_TH), _E4M3),

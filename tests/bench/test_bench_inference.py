@@ -62,8 +62,7 @@ def test_every_variant_runs_and_is_near_the_weights_it_was_made_of(uncompiled):
     assert [row.variant.name for row in result.rows] == list(INFERENCE_VARIANTS)
     assert (result.skipped, result.recompiled) == ({}, 0)
     errors = {row.variant.name: row.error for row in result.rows}
-    assert errors["dense"] == 0
-    assert 0 < errors["bf16-24"] < 0.02
+    assert errors["dense"] == errors["bf16-24"] == 0  # the same operations, on a CPU
     for name in ("dense-fp8", "dense-fp8-tensor", "fp8-24"):
         assert 0.02 < errors[name] < 0.2
     for name in ("dense-int8", "int8-24"):

@@ -22,6 +22,7 @@ def test_fused_parts_give_what_the_parts_give(monkeypatch):
     torch.testing.assert_close(
         results["fc1 with GELU at its end"].float(), expected, rtol=0.02, atol=0.02
     )
+    torch.testing.assert_close(results["GELU: the op"], results["GELU"], rtol=0.01, atol=0.01)
     for one, other in (
         ("GELU and quantize in one graph", "GELU, then the op"),
         ("quantize: in the graph", "quantize: the op"),
@@ -31,7 +32,7 @@ def test_fused_parts_give_what_the_parts_give(monkeypatch):
         dequantize(*results["GELU and quantize: one op"]),
         dequantize(*results["GELU, then the op"]),
     )
-    for dtype in ("fp8", "int8"):
+    for dtype in ("bf16", "fp8", "int8"):
         one, apart = (
             results[f"MLP, {dtype}, one function"],
             results[f"MLP, {dtype}, GELU Inductor's"],

@@ -1,7 +1,7 @@
 """What the MLP of a packed model spends its forward on, and what fusing saves.
 
     python -m scripts.bench.packed_mlp
-    python -m scripts.bench.packed_mlp shapes=25216x1024x4096 rounds=40 json=FILE
+    python -m scripts.bench.packed_mlp shapes=25216x1024x4096 json=FILE
 
 What does GELU cost at the end of fc1's product, in a kernel of our own and in
 Inductor's (bfloat16)? Is quantizing as a part of the compiled graph faster

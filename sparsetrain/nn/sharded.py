@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
+_PLAIN = (Tensor, nn.Parameter)
+
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether a tensor is a DTensor. What compiled code sees is not asked, and is none."""
-    # Importing DTensor takes longer than the rest of this package, and without it there is none.
-    if torch.compiler.is_compiling() or "torch.distributed.tensor" not in sys.modules:
+    if torch.compiler.is_compiling() or type(tensor) in _PLAIN:
         return False
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(tensor, DTensor)
+    # Importing DTensor takes longer than the rest of this package, and without it there is none.
+    loaded = sys.modules.get("torch.distributed.tensor")
+    return loaded is not None and isinstance(tensor, loaded.DTensor)
 
 
 def is_wrapped(module: nn.Module) -> TypeGuard[FSDPModule]:
@@ -64,10 +65,10 @@ def whole(weight: Tensor) -> Tensor:
     return weight.full_tensor() if is_sharded(weight) else weight.detach()
 
 
-@torch.no_grad()
 def local(tensor: Tensor) -> Tensor:
     """The rows that this rank holds, maybe none, to be changed in place; a plain tensor itself."""
-    return tensor.to_local() if is_sharded(tensor) else tensor
+    # As `to_local` gives it where no gradient is asked for, which looks whether one is.
+    return tensor._local_tensor if is_sharded(tensor) else tensor
 
 
 def own_rows(x: Tensor, weight: Tensor) -> Tensor:
@@ -77,6 +78,13 @@ def own_rows(x: Tensor, weight: Tensor) -> Tensor:
     """
     if not is_sharded(weight):
         return x
+    if (dim := _row_dim(weight)) is not None:
+        # In chunks as torch.chunk's, without the tenths of a millisecond of a DTensor.
+        mesh = weight.device_mesh
+        coordinate = mesh.get_coordinate()
+        assert coordinate is not None, "it has a part of the weight"
+        rows = -(-x.shape[0] // mesh.size(dim))
+        return x[rows * coordinate[dim] :][:rows]
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
     if not all(placement in (Replicate(), Shard(0)) for placement in weight.placements):
@@ -84,10 +92,6 @@ def own_rows(x: Tensor, weight: Tensor) -> Tensor:
             f"weight is sharded as {weight.placements}, and only rows can be told apart: leave "
             "shard_placement_fn of fully_shard away"
         )
-    if (dim := _row_dim(weight)) is not None:
-        # In chunks as torch.chunk's, without the tenths of a millisecond of a DTensor.
-        rows = -(-x.shape[0] // weight.device_mesh.size(dim))
-        return x[rows * weight.device_mesh.get_local_rank(dim) :][:rows]
     # With no source every rank takes its part of what it has itself; nothing is sent.
     return distribute_tensor(
         x, weight.device_mesh, weight.placements, src_data_rank=None

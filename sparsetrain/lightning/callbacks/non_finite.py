@@ -139,7 +139,7 @@ class StopOnNonFinite(Callback):
         not finite where one is not. The host waits for no device."""
         if not _is_sharded(trainer):
             return torch.stack(tuple(numbers))
-        means = torch.stack([local(number).float() for number in numbers]) / trainer.world_size
+        means = torch.stack(tuple(numbers)).float() / trainer.world_size
         dist.all_reduce(means)
         return means
 

@@ -6,24 +6,32 @@ from typing import Any
 
 from torch import Tensor, nn, optim
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from sparsetrain.lightning.classifier import Classifier
 from sparsetrain.lightning.flavour import pl
-from sparsetrain.nn.sharded import local
 
 FSDP2 = "fsdp2"
+
+GROUP = 3
+"""Blocks that are gathered at once, and whose gradients are summed at once. Fewer groups take less
+of the host's time; what the first and the last of them send overlaps with no computation."""
 
 
 class ShardedClassifier(Classifier):
     """A classifier whose weights, gradients and optimizer states lie in shards, a part on each
-    process: each block of the network is gathered for its own forward and backward alone."""
+    process. A group of blocks is gathered for its forward and stays whole until its backward is
+    done: gathering it again took a sixth of the host's time (docs/performance.md)."""
 
     def configure_model(self) -> None:
         mesh: Any = self.device_mesh
         if self._sharded or mesh is None:  # one process validates it whole
             return
-        for block in (*_blocks(self.network), self.network):
-            fully_shard(block, mesh=mesh["data_parallel"])
+        blocks, mesh = _blocks(self.network), mesh["data_parallel"]
+        for first in range(0, len(blocks), GROUP):
+            group = blocks[first : first + GROUP]
+            fully_shard(group, mesh=mesh, reshard_after_forward=False)
+        fully_shard(self.network, mesh=mesh)
         self._sharded = True
 
     _sharded = False
@@ -50,7 +58,7 @@ class ShardAdamW(optim.AdamW):
     def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
         has_complex = super()._init_group(group, *lists)  # pyright: ignore[reportAttributeAccessIssue]
         for tensors in lists:
-            tensors[:] = map(local, tensors)
+            tensors[:] = [t._local_tensor if isinstance(t, DTensor) else t for t in tensors]
         return has_complex
 
 

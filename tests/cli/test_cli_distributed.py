@@ -53,7 +53,7 @@ def test_two_processes_train_as_one_with_their_batches_together(launcher, alone,
 
 
 def test_weights_in_shards_train_as_one_process_and_a_stopped_run_goes_on_exactly(tmp_path):
-    sharded = (*TINY, "model.options.depth=1", "logger=csv", HALF)
+    sharded = (*TINY, "model.options.depth=4", "logger=csv", HALF)
     sharded += ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=fsdp2")
     stop = ("+callbacks.probe._target_=probe.PressCtrlC", "+callbacks.probe.step=5")
     saved = tmp_path / "first" / "checkpoints" / "interrupted.ckpt"

@@ -18,8 +18,7 @@ import sparsetrain as st
 from sparsetrain.bench.dense_fp8 import Sharing, make_fp8
 from sparsetrain.bench.torchao_fp8 import make_torchao_fp8
 from sparsetrain.nn import Report, SquaredReLU, grouped
-from sparsetrain.nn.activations import put_act
-from sparsetrain.nn.structure import is_mlp
+from sparsetrain.nn.roles import put_act, roles_of
 from sparsetrain.products import Engine
 
 Forward = Callable[[Tensor], Tensor]
@@ -187,7 +186,7 @@ def prepare(
     """
     if variant.squared_relu:
         for module in model.modules():
-            if is_mlp(module):
+            if roles_of(module):
                 put_act(module, SquaredReLU())
     make_fp8(model, variant.dense_fp8)
     if variant.torchao_fp8:

@@ -23,6 +23,7 @@ from sparsetrain.nn import (
     sparsify,
 )
 from sparsetrain.nn.gains import Products, products_of
+from sparsetrain.nn.roles import fc1_of, known_roles
 from sparsetrain.nn.structure import mlp_shape
 from sparsetrain.patterns import NM
 from sparsetrain.recipe import instantiate_sparsity
@@ -67,7 +68,7 @@ def layer_products(
     mlps = {n: m for n, m in model.named_modules() if isinstance(m, SparseMlp)}
     for name, mlp in mlps.items():
         inputs, hidden, outputs = mlp_shape(mlp)
-        fc1, count = mlp.fc1, tokens[f"{name}.fc1"]
+        fc1, count = fc1_of(mlp), tokens[f"{name}.{known_roles(mlp).fc1}"]
         part = Part(weight=None, activation=mlp.method, format=mlp.product.format)
         if isinstance(fc1, SparseLinear):
             format, selection = fc1.product.format, fc1.selection

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from sparsetrain.nn import SquaredReLU
-from sparsetrain.nn.activations import act_name, act_of
-from sparsetrain.nn.structure import is_mlp
+from sparsetrain.nn.roles import act_of, roles_of
 
 CONFIG = "config.json"
 
@@ -59,8 +58,8 @@ def _name_squared_relu(model: Any, configs: Mapping[int, Any]) -> set[str]:
     what an MLP holds."""
     mlps: dict[int, dict[str, Any]] = {}
     for name, mlp in model.named_modules():
-        if is_mlp(mlp):
-            full = f"{name}.{act_name(mlp)}".lstrip(".")
+        if roles := roles_of(mlp):
+            full = f"{name}.{roles.act}".lstrip(".")
             mlps.setdefault(id(getattr(mlp, "config", None)), {})[full] = act_of(mlp)
     named: set[str] = set()
     for key, acts in mlps.items():

@@ -15,8 +15,6 @@ Dimension key:  T tokens   I inputs   H hidden   O outputs
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from sparsetrain.inference.linear import (
@@ -25,69 +23,79 @@ from sparsetrain.inference.linear import (
     check_features,
     check_inference,
 )
-from sparsetrain.nn.activations import act_name, act_of, gelu_of, put_act
+from sparsetrain.nn.activations import gelu_of
 from sparsetrain.nn.leaf import traced
+from sparsetrain.nn.roles import (
+    Roles,
+    act_of,
+    after_of,
+    fc1_of,
+    fc2_of,
+    known_roles,
+    put_act,
+)
 from sparsetrain.nn.structure import why_not_called
 from sparsetrain.nn.swap import subclass_of, with_class
 from sparsetrain.ops import gelu, gelu_quantize
 
 
 class PackedMlp(nn.Module):
-    """fc1, GELU, fc2 of packed 2:4 weights; timm's `Mlp` or transformers' by structure, with its
-    children; the GELU as `nn.GELU`.
+    """fc1, GELU, fc2 of packed 2:4 weights, with the children of an MLP (`nn.roles`); the GELU as
+    `nn.GELU`. roles: the names of its children.
 
     Where one of them was replaced or hooked since, or drops out (Monte Carlo dropout), the dense
     module's own forward calls them.
     """
 
     dense_class: type[nn.Module]
-    fc1: PackedLinear
-    fc2: PackedLinear
-    drop2: nn.Module  # may be absent or None
+    roles: Roles
 
     @classmethod
     def from_dense(cls, dense: nn.Module) -> PackedMlp:
         """On the children of `dense`, an MLP (`nn.structure.why_not`) whose linears are packed."""
         mlp = with_class(dense, subclass_of(cls, type(dense)))
+        mlp.roles = known_roles(dense)
         put_act(mlp, nn.GELU(gelu_of(act_of(dense))))
         return mlp
 
     def forward(self, x: Tensor) -> Tensor:
         if (node := traced(self, x)) is not None:
             return node
-        if why_not_packed(self) or why_not_called(self):
+        if why_not_packed(self) or why_not_called(self, known_roles(self)):
             return self.dense_class.forward(self, x)
+        fc1, after = fc1_of(self), after_of(self)
         check_inference(self, x)
-        check_features(x, self.fc1.in_features)
-        y = by_tokens(self._of_tokens, x, self.fc1.result_dtype(x))
-        return y if getattr(self, "drop2", None) is None else self.drop2(y)
+        check_features(x, fc1.in_features)
+        y = by_tokens(self._of_tokens, x, fc1.result_dtype(x))
+        return y if after is None else after(y)
 
     def _of_tokens(self, x_TI: Tensor) -> Tensor:
-        z_TH, approximate = self.fc1.of_tokens(x_TI), act_of(self).approximate
-        values, _, scales = self.fc2.weight_at(z_TH)
+        fc2, approximate = fc2_of(self), act_of(self).approximate
+        z_TH = fc1_of(self).of_tokens(x_TI)
+        values, _, scales = fc2.weight_at(z_TH)
         if scales is None:
-            return self.fc2.of_tokens(gelu(z_TH, approximate))
-        rows = gelu_quantize(z_TH, approximate, values.dtype)  # pyright: ignore
-        return self.fc2.of_rows(*rows, x_TI.dtype)
+            return fc2.of_tokens(gelu(z_TH, approximate))
+        rows = gelu_quantize(z_TH, approximate, values.dtype)
+        return fc2.of_rows(*rows, x_TI.dtype)
 
     def extra_repr(self) -> str:
-        in_16 = self.fc1.scales is None
+        in_16 = fc1_of(self).scales is None
         return "GELU in one pass" if in_16 else "GELU where fc2's input is quantized"
 
 
-def why_not_packed(mlp: Any) -> str:
+def why_not_packed(mlp: PackedMlp) -> str:
     """Why fc1 and fc2 are not packed in one dtype for native products, around GELU; empty if they
     are. Asked in every forward."""
-    fc1, act, fc2 = mlp.fc1, act_of(mlp), mlp.fc2
+    fc1, act, fc2, roles = fc1_of(mlp), act_of(mlp), fc2_of(mlp), known_roles(mlp)
     if not (type(fc1) is PackedLinear and type(fc2) is PackedLinear):
-        return "fc1 and fc2 are not both packed"
+        return f"{roles.fc1} and {roles.fc2} are not both packed"
     if type(act) is not nn.GELU:
         return f"its activation is {type(act).__name__}, not GELU"
     if fc1.values.dtype != fc2.values.dtype:
-        return "fc1 and fc2 are packed in two dtypes"
+        return f"{roles.fc1} and {roles.fc2} are packed in two dtypes"
     if fc1.product.name != "native":
         return "its products are not native"
-    kept = "fc1", act_name(mlp), "fc2"
+    kept = roles.fc1, roles.act, roles.fc2
     busy = [name for name, child in mlp.named_children() if name not in kept and not _idle(child)]
     return f"{busy[0]} does something" if busy else ""
 

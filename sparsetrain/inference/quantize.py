@@ -27,7 +27,6 @@ from sparsetrain.nn.obstacles import weight_obstacle
 from sparsetrain.nn.report import grouped, one_function_note
 from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.nn.shares import unreached
-from sparsetrain.nn.structure import DROPS
 from sparsetrain.nn.swap import replace_modules
 from sparsetrain.patterns import NM
 from sparsetrain.pruning.conv1d import put_back, replace_conv1d
@@ -110,7 +109,7 @@ def put_packed(model: nn.Module, layers: Mapping[str, PackedLinear]) -> str:
     densify(model, apply_masks=True)
     model.eval().requires_grad_(False)
     found = {
-        name: why_not_gelu(name, model.get_submodule(name), may_drop=DROPS)
+        name: why_not_gelu(name, model.get_submodule(name), drops=True)
         for name, linears in mlp_linears(model).items()
         if layers.keys() & {*linears}
     }

@@ -1,8 +1,6 @@
-"""The activation of an MLP: under which name it is, and whether it is a GELU."""
+"""Whether the activation of an MLP is a GELU."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,25 +9,6 @@ from torch import nn
 from sparsetrain.nn.calls import Calls
 from sparsetrain.nn.phase import evaluating
 from sparsetrain.nn.swap import with_class
-
-ACTIVATIONS = ("act", "activation_fn", "act_fn", "activation")
-"""Names of the activation between fc1 and fc2: timm's, and those of transformers."""
-
-
-def act_name(module: nn.Module) -> str:
-    """Under which name an MLP has its activation; `act` where it has none."""
-    found = (n for n in ACTIVATIONS if isinstance(getattr(module, n, None), nn.Module))
-    return next(found, ACTIVATIONS[0])
-
-
-def act_of(module: nn.Module) -> Any:
-    """The activation of an MLP, None where it has none."""
-    return getattr(module, act_name(module), None)
-
-
-def put_act(module: nn.Module, act: nn.Module) -> None:
-    """Give an MLP another activation, under the name of the old one."""
-    module._modules[act_name(module)] = act
 
 
 @torch.no_grad()

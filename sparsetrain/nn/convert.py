@@ -21,6 +21,7 @@ from sparsetrain.nn.obstacles import same_view, tied_weights
 from sparsetrain.nn.phase import Phase
 from sparsetrain.nn.plan import Plan, make_plan
 from sparsetrain.nn.report import LayerReport, Report, one_function_note
+from sparsetrain.nn.roles import known_roles
 from sparsetrain.nn.sharded import is_wrapped, local, own_rows, reshard
 from sparsetrain.nn.shares import shares_of, unreached
 from sparsetrain.nn.sparsity import Sparsity, check_sparsity
@@ -181,7 +182,7 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
         shape = mlp_shape(model.get_submodule(name))
         skipped.append(LayerReport(name, shape[:2], "dense", reason=reason))
     kernels, fused = _missing_kernels(), one_function_note(plan.fused, _FUSED)
-    return Report(tuple(rows), tuple(skipped), _notes(plan), kernels, fused, _fp8_note(plan))
+    return Report(tuple(rows), tuple(skipped), _notes(plan), kernels, fused, _fp8_note(model, plan))
 
 
 def _missing_kernels() -> str:
@@ -206,16 +207,16 @@ def _notes(plan: Plan) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _fp8_note(plan: Plan) -> str:
+def _fp8_note(model: nn.Module, plan: Plan) -> str:
     """Which products of the layers with the format FP8 read 8 bits, for each kind of them."""
-    mlps = [name for name, (part, _) in plan.mlps.items() if part.format]
+    mlps = {n: model.get_submodule(n) for n, (part, _) in plan.mlps.items() if part.format}
     parts = [part for part, _ in plan.linears.values() if part.format]
     notes = []
     if any(part.selection.both for part in parts):
         notes.append("fp8: forward and grad input read 8 bits, grad weight does not.")
     if any(not part.selection.both for part in parts):
         notes.append("fp8, selection row: forward reads 8 bits, grad input and grad weight do not.")
-    if any(f"{name}.fc1" not in plan.linears for name in mlps):
+    if any(f"{n}.{known_roles(mlp).fc1}" not in plan.linears for n, mlp in mlps.items()):
         notes.append(
             "fp8, dense weights: fc2's forward and fc1's grad input read 8 bits, fc1's forward, "
             "fc2's grad input and both grad weights do not."

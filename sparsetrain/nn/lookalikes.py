@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from torch import nn
 
-from sparsetrain.nn.activations import act_of, gelu_of
-from sparsetrain.nn.structure import is_mlp, why_not
-
-_ACTIVATION = re.compile(r"(^|_)act(_fn|ivation(_fn|_function)?)?$")
-_KINDS = (nn.GELU, nn.ReLU, nn.SiLU)
+from sparsetrain.nn.activations import gelu_of
+from sparsetrain.nn.roles import act_of, is_activation, roles_of
+from sparsetrain.nn.structure import why_not
 
 
 def mlp_linears(model: nn.Module) -> dict[str, list[str]]:
@@ -23,32 +20,34 @@ def mlp_linears(model: nn.Module) -> dict[str, list[str]]:
     return {
         name: [f"{name}.{linear}".lstrip(".") for linear in linears]
         for name, linears in found.items()
-        if name not in outer or is_mlp(model.get_submodule(name))
+        if name not in outer or roles_of(model.get_submodule(name))
     }
 
 
-def why_not_gelu(name: str, module: Any, may_drop: tuple[str, ...] = ()) -> str:
-    """Why an MLP of `mlp_linears` is not one function with a GELU in it; empty if it can be."""
+def why_not_gelu(name: str, module: Any, drops: bool = False) -> str:
+    """Why an MLP of `mlp_linears` is not one function with a GELU in it; empty if it can be. drops:
+    whether dropouts between may have a rate."""
     if not name:
         return "it is the model itself, wrap it in another module"
-    if not is_mlp(module):
+    roles = roles_of(module)
+    if roles is None:
         return _why_unlike(module)
-    if why := why_not(module, may_drop):
+    if why := why_not(module, roles.drops if drops else ()):
         return why
     act = act_of(module)
     return "" if gelu_of(act) else f"its activation is {type(act).__name__}, not GELU"
 
 
 def why_unlike(model: nn.Module) -> dict[str, str]:
-    """Why MLPs whose children have other names than fc1 and fc2 cannot be one function."""
+    """Why MLPs with other children (`roles_of`) cannot be one function."""
     mlps = {name: model.get_submodule(name) for name in mlp_linears(model)}
-    return {name: _why_unlike(mlp) for name, mlp in mlps.items() if not is_mlp(mlp)}
+    return {name: _why_unlike(mlp) for name, mlp in mlps.items() if roles_of(mlp) is None}
 
 
 def _linears_of(module: Any) -> list[str]:
-    if is_mlp(module):
-        return ["fc1", "fc2"]
-    if not any(_is_activation(name, child) for name, child in module.named_children()):
+    if roles := roles_of(module):
+        return [roles.fc1, roles.fc2]
+    if not any(is_activation(name, child) for name, child in module.named_children()):
         return []
     below = [n for n, m in module.named_modules() if isinstance(m, nn.Linear) and n.count(".") < 2]
     direct = [name for name in below if "." not in name]
@@ -59,10 +58,6 @@ def _linears_of(module: Any) -> list[str]:
     follow = first.out_features in (last.in_features, 2 * last.in_features)
     follow = first.out_features > first.in_features if len(linears) == 1 else follow
     return linears if follow else []
-
-
-def _is_activation(name: str, child: nn.Module) -> bool:
-    return bool(_ACTIVATION.search(name)) or isinstance(child, _KINDS)
 
 
 def _above(name: str) -> list[str]:
@@ -78,4 +73,4 @@ def _why_unlike(module: nn.Module) -> str:
     if len(linears) > 2 or linears[0].out_features != linears[-1].in_features:
         return "it is gated"
     children = ", ".join(name for name, _ in module.named_children())
-    return f"its children are {children}, not fc1, act and fc2"
+    return f"its children are {children}, not two linear layers, an activation and dropouts"

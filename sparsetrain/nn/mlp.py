@@ -16,10 +16,20 @@ from sparsetrain.autograd import (
     packed_squared_relu_mlp,
 )
 from sparsetrain.methods import Activation24, ActivationDropout24, ActivationMethod
-from sparsetrain.nn.activations import act_of, gelu_of, put_act
+from sparsetrain.nn.activations import gelu_of
 from sparsetrain.nn.leaf import traced
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.phase import Phase
+from sparsetrain.nn.roles import (
+    Roles,
+    act_of,
+    after_of,
+    fc1_of,
+    fc2_of,
+    known_roles,
+    norm_of,
+    put_act,
+)
 from sparsetrain.nn.sharded import check_whole
 from sparsetrain.nn.structure import KEPT, why_apart, why_fc2_apart, why_not_dropped
 from sparsetrain.nn.swap import subclass_of, with_class
@@ -38,7 +48,7 @@ class SquaredReLU(nn.Module):
 
 
 class SparseMlp(nn.Module):
-    """fc1, activation, fc2 as one function; timm's `Mlp` or transformers' by structure.
+    """fc1, activation, fc2 of an MLP (`nn.roles`) as one function.
 
     Parameters, their names, the other children and methods are the dense module's own, of whose
     class it stays (`swap.subclass_of`). With `Activation24` the activation becomes squared ReLU, in
@@ -53,18 +63,15 @@ class SparseMlp(nn.Module):
 
     method: what lies between (`activation` may be a child's name); product: what multiplies;
     phase: whether it runs sparse now; watch: what the first sparse step sees of 2:4 activations
-    (`nn.watch`), else None.
+    (`nn.watch`), else None; roles: the names of its children.
     """
 
     method: ActivationMethod | None
     product: Product
     phase: Phase
     watch: Watch | None
+    roles: Roles
     dense_class: type[nn.Module]
-    fc1: nn.Linear
-    fc2: nn.Linear
-    norm: nn.Module  # may be absent or None, as drop2
-    drop2: nn.Module
 
     @classmethod
     def from_dense(
@@ -74,6 +81,7 @@ class SparseMlp(nn.Module):
         must be."""
         mlp = with_class(dense, subclass_of(cls, type(dense)))
         mlp.method, mlp.product, mlp.phase, mlp.watch = activation, product, phase, None
+        mlp.roles = known_roles(dense)
         if isinstance(activation, Activation24):
             put_act(mlp, SquaredReLU())
         elif activation is None and type(act_of(mlp)) is not nn.GELU:
@@ -102,11 +110,12 @@ class SparseMlp(nn.Module):
             self.watch.ran = True
         if isinstance(self.method, ActivationDropout24):
             return self._dropped(x)
-        if why := why_apart(self, SquaredReLU if self.method is not None else nn.GELU):
+        act = SquaredReLU if self.method is not None else nn.GELU
+        if why := why_apart(self, known_roles(self), act):
             if self.method is not None:
                 _warn("hidden activations stay dense", why)
             return self.dense_class.forward(self, x)
-        fc1, fc2 = self.fc1, self.fc2
+        fc1, fc2, after = fc1_of(self), fc2_of(self), after_of(self)
         dtype = compute_dtype(x, fc1.weight)
         given = x, _weight(fc1), fc1.bias, _weight(fc2), fc2.bias
         packed = self._packed(fc1, dtype), self._packed(fc2, dtype)
@@ -114,15 +123,16 @@ class SparseMlp(nn.Module):
             y = packed_gelu_mlp(*given, *packed, approximate=act_of(self).approximate)
         else:
             y = packed_squared_relu_mlp(*given, *packed, selection=self.method.selection)
-        return y if getattr(self, "drop2", None) is None else self.drop2(y)
+        return y if after is None else after(y)
 
     def _dropped(self, x: Tensor) -> Tensor:
         """fc1, the activation, 2:4 dropout and fc2; as one function with fc2, where that is plain
         and sparse products run."""
-        if why := why_not_dropped(self):
+        if why := why_not_dropped(self, known_roles(self)):
             _warn("2:4 dropout is off", why)
             return self.dense_class.forward(self, x)
-        fc2, h, why = self.fc2, act_of(self)(self.fc1(x)), why_fc2_apart(self)
+        fc2, norm, after = fc2_of(self), norm_of(self), after_of(self)
+        h, why = act_of(self)(fc1_of(self)(x)), why_fc2_apart(self, known_roles(self))
         if why and self.product.packs:
             _warn("2:4 dropout makes fc2 no faster", why)
         dtype = None if why else compute_dtype(h, fc2.weight)
@@ -130,14 +140,14 @@ class SparseMlp(nn.Module):
             y = dropout24_linear(h, _weight(fc2), fc2.bias, self._packed(fc2, dtype))
         else:
             h = dropout24(h)
-            y = fc2(h if getattr(self, "norm", None) is None else self.norm(h))
-        return y if getattr(self, "drop2", None) is None else self.drop2(y)
+            y = fc2(h if norm is None else norm(h))
+        return y if after is None else after(y)
 
     def forms(self, linear: nn.Linear) -> Forms:
         """What the products read of the weight of fc1 or fc2."""
         if self.method is None:
             return BOTH
-        if linear is self.fc2:
+        if linear is fc2_of(self):
             return SECOND
         return FIRST if isinstance(self.method, Activation24) else BOTH
 

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 from torch import nn
 
@@ -15,8 +14,9 @@ from sparsetrain.nn.engine import Engines
 from sparsetrain.nn.for_inference import PACKED, ForInference
 from sparsetrain.nn.lookalikes import mlp_linears, why_not_gelu, why_unlike
 from sparsetrain.nn.obstacles import same_view, tied_weights, weight_obstacle
+from sparsetrain.nn.roles import Roles, fc1_of, fc2_of, roles_of
 from sparsetrain.nn.sparsity import Part, Sparsity
-from sparsetrain.nn.structure import is_mlp, mlp_shape, why_not
+from sparsetrain.nn.structure import mlp_shape, why_not
 from sparsetrain.products import Engine
 
 Engined = tuple[Engine, str]
@@ -139,17 +139,19 @@ def _choose_mlps(model: nn.Module, plan: Plan, engines: Engines, tokens: Mapping
     """MLPs with both linears in a part with an activation take it, where they can."""
     activations = {part.activation for part in plan.parts.values()} - {None}
     names = {module: name for name, module in model.named_modules()}
-    for name, module in _mlps(model) if activations else ():
-        fcs = names.get(module.fc1, ""), names.get(module.fc2, "")
+    for name, module, roles in _mlps(model) if activations else ():
+        fc1, fc2 = fc1_of(module), fc2_of(module)
+        fcs = names.get(fc1, ""), names.get(fc2, "")
         part = plan.parts.get(fcs[0])
         if part is None or plan.parts.get(fcs[1]) != part or not part.activation:
             continue
-        drops = ("drop1",) if isinstance(part.activation, ActivationDropout24) else ()
+        drops = roles.drops[:1] if isinstance(part.activation, ActivationDropout24) else ()
         reason = "it is the model itself: wrap it in another module"
         reason = why_not(module, may_drop=drops) if name else reason
         shared = [n for n in fcs if n.rpartition(".")[0] != name]
         reason = f"it shares {' and '.join(shared)}" if shared else reason
-        reason = "its fc1 and fc2 are one layer" if module.fc1 is module.fc2 else reason
+        one = f"its {roles.fc1} and {roles.fc2} are one layer"
+        reason = one if fc1 is fc2 else reason
         if reason:
             plan.dense_mlps[name] = reason
             continue
@@ -170,7 +172,7 @@ def _fuse(model: nn.Module, plan: Plan) -> None:
     native = {n: part for n, (part, (engine, _)) in plan.linears.items() if engine == "native"}
     for name, linears in mlp_linears(model).items():
         mlp, others = model.get_submodule(name), [n for n in linears if n not in native]
-        if name in plan.mlps or len(others) == len(linears) or (others and not is_mlp(mlp)):
+        if name in plan.mlps or len(others) == len(linears) or (others and roles_of(mlp) is None):
             continue
         methods = [native[linear].weight for linear in linears if linear in native]
         if others:
@@ -182,5 +184,6 @@ def _fuse(model: nn.Module, plan: Plan) -> None:
         plan.fused[name] = why
 
 
-def _mlps(model: nn.Module) -> list[tuple[str, Any]]:
-    return [(name, module) for name, module in model.named_modules() if is_mlp(module)]
+def _mlps(model: nn.Module) -> list[tuple[str, nn.Module, Roles]]:
+    found = [(name, module, roles_of(module)) for name, module in model.named_modules()]
+    return [(name, module, roles) for name, module, roles in found if roles is not None]

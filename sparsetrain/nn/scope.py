@@ -11,6 +11,7 @@ from torch import nn
 from sparsetrain.autograd import compute_dtype
 from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.mlp import SparseMlp
+from sparsetrain.nn.roles import fc1_of, fc2_of
 from sparsetrain.nn.sharded import is_sharded, reshard
 from sparsetrain.products import BOTH, Forms
 
@@ -34,7 +35,7 @@ def packed_once(model: nn.Module) -> Iterator[None]:
     forms: dict[nn.Module, Forms] = {}
     for mlp in model.modules():
         if isinstance(mlp, SparseMlp):
-            forms |= {fc: mlp.forms(fc) for fc in (mlp.fc1, mlp.fc2)}
+            forms |= {fc: mlp.forms(fc) for fc in (fc1_of(mlp), fc2_of(mlp))}
     layers = [m for m in model.modules() if isinstance(m, SparseLinear) and m.sparse]
     for layer in layers:
         if is_sharded(layer.weight):

@@ -13,6 +13,7 @@ from sparsetrain.nn.flops import Tokens
 from sparsetrain.nn.linear import sparse_linears
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.report import LayerReport, Shares, grouped
+from sparsetrain.nn.roles import known_roles
 
 _SIZEABLE = 0.01  # of the parameters: below, a kind of matrix is not worth a row
 
@@ -24,7 +25,8 @@ def shares_of(model: nn.Module, tokens: Mapping[str, int]) -> Shares:
     pruned = sum({id(m.weight): m.weight.numel() for m in sparse.values()}.values())
     # Of 2:4 activations the product of fc2 is sparse, whatever its weight is.
     mlps = {n: m for n, m in model.named_modules() if isinstance(m, SparseMlp)}
-    names = {*sparse, *(f"{n}.fc2" for n, m in mlps.items() if m.method is not None)}
+    second = {n: f"{n}.{known_roles(m).fc2}" for n, m in mlps.items() if m.method is not None}
+    names = {*sparse, *second.values()}
     rows = tokens.calls if isinstance(tokens, Tokens) else tokens
     flops = {
         name: 2 * layer.weight.numel() * (rows.get(name, 0) if rows else 1)

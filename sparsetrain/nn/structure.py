@@ -6,15 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from sparsetrain.nn.activations import ACTIVATIONS, act_name, act_of
 from sparsetrain.nn.linear import SparseLinear
+from sparsetrain.nn.roles import Roles, act_of, fc1_of, fc2_of, known_roles, norm_of
 from sparsetrain.nn.sharded import is_wrapped
 from sparsetrain.nn.trial import why_not_equal
 
-_KNOWN = {"fc1", "drop1", "norm", "fc2", "drop2", "drop"}
-_BETWEEN = ("fc1", *ACTIVATIONS, "drop1", "norm", "drop", "fc2")
-DROPS = ("drop1", "drop")
-KEPT = ("method", "product", "phase", "watch")
+KEPT = ("method", "product", "phase", "watch", "roles")
 """Attributes of a `SparseMlp`, beside those of the dense module."""
 _HOOKS = (
     "_forward_hooks",
@@ -24,83 +21,78 @@ _HOOKS = (
 )
 
 
-def is_mlp(module: nn.Module) -> bool:
-    """Whether the module has the children of timm's `Mlp`: fc1, act, fc2; or of transformers',
-    which name the activation otherwise (`ACTIVATIONS`)."""
-    fcs = (getattr(module, name, None) for name in ("fc1", "fc2"))
-    return act_of(module) is not None and all(isinstance(fc, nn.Module) for fc in fcs)
-
-
-def mlp_shape(module: Any) -> tuple[int, int, int]:
+def mlp_shape(module: nn.Module) -> tuple[int, int, int]:
     """Features of its input, between its two linear layers, and of its output."""
-    return module.fc1.in_features, module.fc1.out_features, module.fc2.out_features
+    fc1, fc2 = fc1_of(module), fc2_of(module)
+    return fc1.in_features, fc1.out_features, fc2.out_features
 
 
 def why_not(module: Any, may_drop: tuple[str, ...] = ()) -> str:
-    """Why a module with the children of an MLP (`is_mlp`) cannot be one function; empty if it can.
+    """Why a module with the children of an MLP cannot be one function; empty if it can.
 
     Tried on a few numbers, so that it is sure to compute fc2(act(fc1(x))) and nothing else.
     may_drop: dropouts between act and fc2 that may have a rate: what takes its place sees to them.
     """
+    roles = known_roles(module)
     if is_wrapped(module):
         return "it was itself given to fully_shard: call sparsify before"
-    fc1, fc2 = module.fc1, module.fc2
+    fc1, fc2 = fc1_of(module), fc2_of(module)
     if not {type(fc1), type(fc2)} <= {nn.Linear, SparseLinear}:
-        return f"fc1 is {type(fc1).__name__} and fc2 {type(fc2).__name__}, not plain nn.Linear"
+        kinds = f"{roles.fc1} is {type(fc1).__name__} and {roles.fc2} {type(fc2).__name__}"
+        return f"{kinds}, not plain nn.Linear"
     if fc1.out_features != fc2.in_features:
-        return "it is gated (fc1 gives more features than fc2 takes)"
+        return f"it is gated ({roles.fc1} gives more features than {roles.fc2} takes)"
     if taken := [name for name in KEPT if hasattr(module, name)]:
         return f"its own {taken[0]} would be overwritten"
-    known = {*_KNOWN, act_name(module)}
-    others = [name for name, _ in module.named_children() if name not in known]
+    others = [name for name, _ in module.named_children() if name not in roles.known]
     if others:
         return f"it has further children: {', '.join(others)}"
     # Ones or zeros to begin with, they change nothing that could be seen here, and train.
     if own := [n for n, t in {**module._parameters, **module._buffers}.items() if t is not None]:
         return f"it has parameters or buffers of its own: {', '.join(own)}"
-    if _why_normed(module):
+    if _why_normed(module, roles):
         return "it normalizes between act and fc2"
-    if why := _why_dropped(module, tuple(name for name in DROPS if name not in may_drop)):
-        return f"it drops out between act and fc2 ({why})"
+    if why := _why_dropped(module, roles, tuple(n for n in roles.drops if n not in may_drop)):
+        return f"it drops out between {roles.act} and {roles.fc2} ({why})"
     if bad := [features for features in mlp_shape(module) if features % 4]:
         return f"{bad[0]} features are not a multiple of 4"
     if hooked := [name for name, part in act_of(module).named_modules() if name and _hooks(part)]:
-        return f"{act_name(module)}.{hooked[0]} has hooks, which would not run"
-    return why_not_called(module) or why_not_equal(module)
+        return f"{roles.act}.{hooked[0]} has hooks, which would not run"
+    return why_not_called(module, roles) or why_not_equal(module, roles)
 
 
-def why_apart(module: Any, act: type[nn.Module]) -> str:
+def why_apart(module: Any, roles: Roles, act: type[nn.Module]) -> str:
     """Why the children of an MLP that was one function must be called now; empty if they need not.
 
     Asked in every forward: somebody may have replaced, adapted or hooked one since. act: the
     activation that it was made for.
     """
-    for name in ("fc1", "fc2"):
+    for name in (roles.fc1, roles.fc2):
         child = getattr(module, name)
         if why := _why_not_plain(child, name):
             return why
         if act is nn.GELU and not (isinstance(child, SparseLinear) and child.sparse):
             return f"{name} is dense now"
     if type(act_of(module)) is not act:
-        return f"{act_name(module)} is {type(act_of(module)).__name__} now"
+        return f"{roles.act} is {type(act_of(module)).__name__} now"
     # A dropout may be in another mode than its MLP (Monte Carlo dropout).
-    drops = tuple(n for n in DROPS if getattr(getattr(module, n, None), "training", False))
-    if why := _why_dropped(module, drops):
+    drops = tuple(n for n in roles.drops if getattr(getattr(module, n, None), "training", False))
+    if why := _why_dropped(module, roles, drops):
         return f"{why} now"
-    return _why_normed(module) or why_not_called(module)
+    return _why_normed(module, roles) or why_not_called(module, roles)
 
 
-def why_not_dropped(module: Any) -> str:
-    """Why 2:4 dropout cannot stand where drop1 was any more; empty if it can."""
-    if why := _why_dropped(module, ("drop",)):
+def why_not_dropped(module: Any, roles: Roles) -> str:
+    """Why 2:4 dropout cannot stand where the first dropout was any more; empty if it can."""
+    if why := _why_dropped(module, roles, roles.drops[1:]):
         return f"{why} now"
-    return _why_hooked(module, DROPS)
+    return _why_hooked(module, roles.drops)
 
 
-def why_fc2_apart(module: Any) -> str:
+def why_fc2_apart(module: Any, roles: Roles) -> str:
     """Why fc2 must be called now, and be no function with the dropout before it; empty if not."""
-    plain = _why_not_plain(module.fc2, "fc2") or _why_normed(module)
-    return plain or _why_hooked(module, ("norm", "fc2"))
+    plain = _why_not_plain(fc2_of(module), roles.fc2) or _why_normed(module, roles)
+    return plain or _why_hooked(module, (roles.norm, roles.fc2))
 
 
 def _why_not_plain(child: nn.Module, name: str) -> str:
@@ -113,16 +105,17 @@ def _why_not_plain(child: nn.Module, name: str) -> str:
     return ""
 
 
-def _why_normed(module: Any) -> str:
-    if isinstance(getattr(module, "norm", None), (nn.Identity, type(None))):
+def _why_normed(module: nn.Module, roles: Roles) -> str:
+    norm = norm_of(module)
+    if isinstance(norm, (nn.Identity, type(None))):
         return ""
-    return f"norm is {type(module.norm).__name__} now"
+    return f"{roles.norm} is {type(norm).__name__} now"
 
 
-def _why_dropped(module: Any, names: tuple[str, ...]) -> str:
+def _why_dropped(module: Any, roles: Roles, names: tuple[str, ...]) -> str:
     """What of its dropouts does more than nothing: those of these names by their rate, any that is
     of another class."""
-    for name in DROPS:
+    for name in roles.drops:
         child: Any = getattr(module, name, None)
         if type(child) not in (nn.Dropout, nn.Identity, type(None)):
             return f"{name} is {type(child).__name__}"
@@ -131,12 +124,12 @@ def _why_dropped(module: Any, names: tuple[str, ...]) -> str:
     return ""
 
 
-def why_not_called(module: nn.Module) -> str:
+def why_not_called(module: nn.Module, roles: Roles) -> str:
     """Why calling the children of an MLP is not the same as computing what they do; empty if it is.
     Asked in every forward: hooks, and forwards that were replaced."""
     if "forward" in module.__dict__:
         return "its forward was replaced on the instance"
-    return _why_hooked(module, _BETWEEN)
+    return _why_hooked(module, roles.between)
 
 
 def _hooks(module: Any) -> bool:

@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsetrain.nn.activations import act_of, put_act
 from sparsetrain.nn.calls import Calls
 from sparsetrain.nn.phase import evaluating
+from sparsetrain.nn.roles import Roles, act_of, after_of, fc1_of, fc2_of, put_act
 from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.nn.swap import with_class
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def why_not_equal(module: Any) -> str:
+def why_not_equal(module: Any, roles: Roles) -> str:
     """Why the forward of an MLP is not fc2(act(fc1(x))); empty if it is.
 
     On a few numbers, in training and in evaluation, it gives the same output and gradient, and runs
@@ -30,21 +30,22 @@ def why_not_equal(module: Any) -> str:
     other numbers. Without gradients and in autocast it gives the same output. What it does for a
     dtype, a device or a shape that is not tried is not seen.
     """
-    weight = module.fc1.weight
+    weight = fc1_of(module).weight
     devices = [weight.device] if weight.is_cuda else []
     with evaluating(module), torch.random.fork_rng(devices=devices):
-        tells = _tells(weight) and _tells(module.fc2.weight)
+        tells = _tells(weight) and _tells(fc2_of(module).weight)
         probe: Any = with_class(module, type(module)) if tells else _real(module)
+        probe.roles = roles
         for name, child in probe.named_children():
-            if isinstance(child, nn.Dropout):  # what stands for drop2 shows where that is called
-                probe._modules[name] = nn.LeakyReLU(0.5) if name == "drop2" else nn.Identity()
+            if isinstance(child, nn.Dropout):  # what stands for the last shows where that is called
+                probe._modules[name] = nn.LeakyReLU(0.5) if name == roles.after else nn.Identity()
         try:
             act = copy.deepcopy(act_of(probe))  # it may count what it sees
         except Exception as error:  # anybody's code; the report names it
             return f"copying its activation raises {type(error).__name__}"
         act.register_forward_hook(_mark)
         put_act(probe, act)
-        return _first_difference(probe, probe.fc1.weight)
+        return _first_difference(probe, fc1_of(probe).weight)
 
 
 def _tells(weight: Tensor) -> bool:
@@ -66,7 +67,7 @@ def _first_difference(probe: Any, weight: Tensor) -> str:
     tried, why = None, "its forward takes no [..., features]"
     sizes = weight.new_tensor([[0.01], [1.0], [100.0]])  # what clamps does so to large numbers
     for shape in ((3,), (2, 3), (2, 2, 3)):
-        x = weight.new_empty(*shape, probe.fc1.in_features).normal_() * sizes
+        x = weight.new_empty(*shape, fc1_of(probe).in_features).normal_() * sizes
         for training in (True, False):
             try:
                 expected, grad, ops = _with_gradient(_plain, probe.train(training), x)
@@ -107,9 +108,9 @@ def _identity(value: Any) -> Any:
 
 
 def _plain(probe: Any, x: Tensor) -> Tensor:
-    h = act_of(probe)(F.linear(x, probe.fc1.weight, probe.fc1.bias))
-    y = F.linear(h, probe.fc2.weight, probe.fc2.bias)
-    return y if getattr(probe, "drop2", None) is None else probe.drop2(y)
+    fc1, fc2, after = fc1_of(probe), fc2_of(probe), after_of(probe)
+    y = F.linear(act_of(probe)(F.linear(x, fc1.weight, fc1.bias)), fc2.weight, fc2.bias)
+    return y if after is None else after(y)
 
 
 def _with_gradient(
@@ -125,7 +126,7 @@ def _with_gradient(
 
 
 def _why_channels_first(probe: Any, weight: Tensor) -> str:
-    x = weight.new_zeros(1, probe.fc1.in_features, 3, 5)  # features are a multiple of 4
+    x = weight.new_zeros(1, fc1_of(probe).in_features, 3, 5)  # features are a multiple of 4
     try:
         type(probe).forward(probe, x)
     except Exception:  # as it should

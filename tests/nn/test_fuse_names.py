@@ -13,7 +13,8 @@ from torch import nn
 import sparsetrain as st
 from sparsetrain.inference import PackedMlp
 from sparsetrain.nn import SparseMlp, SquaredReLU
-from sparsetrain.nn.activations import act_name, act_of, gelu_of, put_act
+from sparsetrain.nn.activations import gelu_of
+from sparsetrain.nn.roles import act_of, known_roles, put_act
 
 
 class OtherGelu(nn.Module):
@@ -102,7 +103,7 @@ def test_2_of_4_activations_take_the_place_of_another_name(make):
     assert type(act_of(model[0])) is SquaredReLU
     model[0](normal(6, 8)).sum().backward()
     put_act(model[0], nn.Tanh())
-    with pytest.warns(UserWarning, match=f"{act_name(model[0])} is Tanh now"):
+    with pytest.warns(UserWarning, match=f"{known_roles(model[0]).act} is Tanh now"):
         model(normal(6, 8))
 
 
@@ -159,14 +160,18 @@ def normed() -> nn.Module:
     return nn.Sequential(OrderedDict(parts))
 
 
+NOT_THOSE = "not two linear layers, an activation and dropouts"
 REASONS = {
     "its activation is SiLU, not GELU": lambda: with_act(nn.SiLU()),
     "its activation is Clipped, not GELU": lambda: with_act(Clipped()),
     "it is gated": Gated,
-    "its children are 0, 1, 2, not fc1, act and fc2": lambda: nn.Sequential(
-        nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)
+    f"its children are 0, 1, 2, 3, {NOT_THOSE}": lambda: nn.Sequential(
+        nn.Linear(8, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 8)
     ),
-    "its children are ln1, act, ln2, not fc1, act and fc2": normed,
+    f"its children are 0, 1, 2, {NOT_THOSE}": lambda: nn.Sequential(
+        nn.GELU(), nn.Linear(8, 16), nn.Linear(16, 8)
+    ),
+    f"its children are ln1, act, ln2, {NOT_THOSE}": normed,
     "its second linear layer is in another module": bert,
 }
 

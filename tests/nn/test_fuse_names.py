@@ -1,6 +1,7 @@
 """MLPs whose activation or children have another class or name than timm's `Mlp` with `nn.GELU`."""
 
 import copy
+import math
 from collections import OrderedDict
 from typing import Any
 
@@ -26,6 +27,19 @@ class OtherGelu(nn.Module):
 
     def forward(self, input):
         return self.act(input)
+
+
+class Gpt2Gelu(nn.Module):
+    """As transformers' NewGELUActivation, and nanoGPT's of before."""
+
+    def forward(self, x):
+        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))
+        return 0.5 * x * (1.0 + torch.tanh(inner))
+
+
+class BertGelu(nn.Module):
+    def forward(self, x):
+        return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
 
 
 class TransformersMlp(nn.Module):
@@ -58,6 +72,8 @@ def with_act(act: nn.Module) -> Any:
 FUSED = {
     "none": lambda: with_act(OtherGelu()),
     "tanh": lambda: with_act(OtherGelu("tanh")),
+    "formula by tanh": lambda: with_act(Gpt2Gelu()),
+    "formula by erf": lambda: with_act(BertGelu()),
     "activation_fn": TransformersMlp,
     "activation": VJepaMlp,
 }
@@ -112,6 +128,21 @@ class Clipped(OtherGelu):
         return super().forward(input).clamp(max=1e6)
 
 
+class QuickGelu(nn.Module):
+    def forward(self, x):
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Shifted(Gpt2Gelu):
+    def forward(self, x):
+        return super().forward(x) + 1e-6
+
+
+class InHalf(Gpt2Gelu):
+    def forward(self, x):
+        return super().forward(x.half())
+
+
 class InTraining(OtherGelu):
     def forward(self, input):
         return F.gelu(input) if self.training else F.relu(input)
@@ -123,7 +154,18 @@ class Called(nn.GELU):
 
 
 @pytest.mark.parametrize(
-    "act", [Clipped(), InTraining(), Called(), nn.SiLU(), nn.PReLU(), nn.Softmax(0)]
+    "act",
+    [
+        Clipped(),
+        InTraining(),
+        Called(),
+        QuickGelu(),
+        Shifted(),
+        InHalf(),
+        nn.SiLU(),
+        nn.PReLU(),
+        nn.Softmax(0),
+    ],
 )
 def test_what_does_more_than_gelu_is_none(act):
     assert gelu_of(act) == ""

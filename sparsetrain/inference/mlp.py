@@ -32,6 +32,7 @@ from sparsetrain.nn.roles import (
     fc1_of,
     fc2_of,
     known_roles,
+    normed,
     put_act,
 )
 from sparsetrain.nn.structure import why_not_called
@@ -66,6 +67,7 @@ class PackedMlp(nn.Module):
         fc1, after = fc1_of(self), after_of(self)
         check_inference(self, x)
         check_features(x, fc1.in_features)
+        x = normed(self, x)
         y = by_tokens(self._of_tokens, x, fc1.result_dtype(x))
         return y if after is None else after(y)
 
@@ -95,7 +97,7 @@ def why_not_packed(mlp: PackedMlp) -> str:
         return f"{roles.fc1} and {roles.fc2} are packed in two dtypes"
     if fc1.product.name != "native":
         return "its products are not native"
-    kept = roles.fc1, roles.act, roles.fc2
+    kept = roles.before, roles.fc1, roles.act, roles.fc2
     busy = [name for name, child in mlp.named_children() if name not in kept and not _idle(child)]
     return f"{busy[0]} does something" if busy else ""
 

@@ -28,6 +28,7 @@ from sparsetrain.nn.roles import (
     fc2_of,
     known_roles,
     norm_of,
+    normed,
     put_act,
 )
 from sparsetrain.nn.sharded import check_whole
@@ -115,7 +116,7 @@ class SparseMlp(nn.Module):
             if self.method is not None:
                 _warn("hidden activations stay dense", why)
             return self.dense_class.forward(self, x)
-        fc1, fc2, after = fc1_of(self), fc2_of(self), after_of(self)
+        fc1, fc2, after, x = fc1_of(self), fc2_of(self), after_of(self), normed(self, x)
         dtype = compute_dtype(x, fc1.weight)
         given = x, _weight(fc1), fc1.bias, _weight(fc2), fc2.bias
         packed = self._packed(fc1, dtype), self._packed(fc2, dtype)
@@ -132,7 +133,7 @@ class SparseMlp(nn.Module):
             _warn("2:4 dropout is off", why)
             return self.dense_class.forward(self, x)
         fc2, norm, after = fc2_of(self), norm_of(self), after_of(self)
-        h, why = act_of(self)(fc1_of(self)(x)), why_fc2_apart(self, known_roles(self))
+        h, why = act_of(self)(fc1_of(self)(normed(self, x))), why_fc2_apart(self, known_roles(self))
         if why and self.product.packs:
             _warn("2:4 dropout makes fc2 no faster", why)
         dtype = None if why else compute_dtype(h, fc2.weight)

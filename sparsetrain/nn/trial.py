@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sparsetrain.nn.calls import Calls
 from sparsetrain.nn.phase import evaluating
-from sparsetrain.nn.roles import Roles, act_of, after_of, fc1_of, fc2_of, put_act
+from sparsetrain.nn.roles import Roles, act_of, after_of, fc1_of, fc2_of, normed, put_act
 from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.nn.swap import with_class
 
@@ -108,7 +108,7 @@ def _identity(value: Any) -> Any:
 
 
 def _plain(probe: Any, x: Tensor) -> Tensor:
-    fc1, fc2, after = fc1_of(probe), fc2_of(probe), after_of(probe)
+    fc1, fc2, after, x = fc1_of(probe), fc2_of(probe), after_of(probe), normed(probe, x)
     y = F.linear(act_of(probe)(F.linear(x, fc1.weight, fc1.bias)), fc2.weight, fc2.bias)
     return y if after is None else after(y)
 

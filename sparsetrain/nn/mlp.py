@@ -107,8 +107,10 @@ class SparseMlp(nn.Module):
         in_evaluation = not isinstance(self.method, ActivationDropout24)
         if not self.sparse or not (self.training or in_evaluation):
             return self.dense_class.forward(self, x)
-        if self.watch is not None and torch.is_grad_enabled():
-            self.watch.ran = True
+        # Compiled code is not watched: it would be compiled again for the steps after the first.
+        watch = None if torch.compiler.is_compiling() else self.watch
+        if watch is not None and torch.is_grad_enabled():
+            watch.ran = True
         if isinstance(self.method, ActivationDropout24):
             return self._dropped(x)
         act = SquaredReLU if self.method is not None else nn.GELU

@@ -15,7 +15,7 @@ from lightning_helpers import (
 )
 from torch import nn
 
-from sparsetrain import SRSTE
+from sparsetrain import SRSTE, Activation24, Sparsity
 from sparsetrain.lightning import SparsifyModel, StepSeed
 from sparsetrain.lightning.callbacks import compile as compile_module
 from sparsetrain.lightning.callbacks.compile import (
@@ -45,9 +45,9 @@ class Watch(pl.Callback):
         self.validated.append(pl_module.network._compiled_call_impl is not None)
 
 
-def run(folder, *callbacks):
+def run(folder, *callbacks, sparsity=SPARSE):
     watch = Watch()
-    sparsify = SparsifyModel(SPARSE, engine="masked")
+    sparsify = SparsifyModel(sparsity, engine="masked")
     trainer = make_trainer(folder, sparsify, *callbacks, StepSeed(0), watch, max_epochs=2)
     trainer.fit(make_classifier(), datamodule=AugmentedDigits())
     return watch
@@ -92,6 +92,27 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one_and_validates_eager(
     assert watch.losses == pytest.approx(eager.losses, abs=1e-6)
     assert all(watch.trained)
     assert not any(watch.validated)
+
+
+def test_the_steps_find_the_graphs_that_were_tried(tmp_path, compiles_with):
+    graphs, counts = [], []
+
+    class Count(pl.Callback):
+        def on_train_batch_start(self, *_):
+            counts.append(len(graphs))
+
+        on_train_batch_end = on_train_batch_start
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiles_with(backend)
+    # The first step watches MLPs with 2:4 activations.
+    sparsity = Sparsity(weight=SRSTE(), activation=Activation24())
+    run(tmp_path, CompileWhereItWorks(lambda line: None), Count(), sparsity=sparsity)
+    assert counts[0] > 0
+    assert set(counts) == {counts[0]}
 
 
 def test_what_was_compiled_before_the_run_trains_compiled_and_validates_eager(tmp_path):

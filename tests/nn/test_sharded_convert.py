@@ -65,7 +65,7 @@ def layers_that_are_roots():
     with pytest.raises(ValueError, match=r" is sharded: load the whole state dict, and sparse_st"):
         st.save_pretrained(model, "never-written")
     assert isinstance(model.blocks[0].mlp, st.SparseMlp)
-    fully_shard(model.blocks[0].mlp.fc1)
+    fully_shard(model.blocks[0].mlp.get_submodule("fc1"))
     # Its own hooks gather it, so it has to be called.
     with torch.no_grad(), pytest.warns(UserWarning, match="dense: fc1 is FSDPSparseLinear now"):
         assert model(IMAGES).isfinite().all()

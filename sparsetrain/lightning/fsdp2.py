@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn, optim
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 from sparsetrain.lightning.classifier import Classifier
 from sparsetrain.lightning.flavour import pl
+from sparsetrain.nn.sharded import local
 
 FSDP2 = "fsdp2"
 
@@ -21,7 +21,7 @@ of the host's time; what the first and the last of them send overlaps with no co
 class ShardedClassifier(Classifier):
     """A classifier whose weights, gradients and optimizer states lie in shards, a part on each
     process. A group of blocks is gathered for its forward and stays whole until its backward is
-    done: gathering it again took a sixth of the host's time (docs/performance.md)."""
+    done: gathering it again took a sixth of the host's time on a CPU (docs/performance.md)."""
 
     def configure_model(self) -> None:
         mesh: Any = self.device_mesh
@@ -44,7 +44,7 @@ class ShardedClassifier(Classifier):
         return optimizers, schedulers
 
     def to_compile(self) -> list[nn.Module]:
-        """The blocks: FSDP2 gathers and frees weights between them, in Python."""
+        """The blocks: FSDP2 gathers and frees weights between groups of them, in Python."""
         return _blocks(self.network)
 
 
@@ -52,13 +52,13 @@ class ShardAdamW(optim.AdamW):
     """AdamW that updates this rank's rows as plain tensors, in the memory of its DTensors.
 
     Parameters and states stay DTensors, so checkpoints are those of AdamW. PyTorch would look at
-    each of them in every step, which took the host four times as long (docs/performance.md).
+    each of them in every step, which took four times as long on a CPU (docs/performance.md).
     """
 
     def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
         has_complex = super()._init_group(group, *lists)  # pyright: ignore[reportAttributeAccessIssue]
         for tensors in lists:
-            tensors[:] = [t._local_tensor if isinstance(t, DTensor) else t for t in tensors]
+            tensors[:] = map(local, tensors)
         return has_complex
 
 

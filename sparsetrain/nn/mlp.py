@@ -114,7 +114,7 @@ class SparseMlp(nn.Module):
         if isinstance(self.method, ActivationDropout24):
             return self._dropped(x)
         act = SquaredReLU if self.method is not None else nn.GELU
-        if why := why_apart(self, known_roles(self), act):
+        if why := why_apart(self, act):
             if self.method is not None:
                 _warn("hidden activations stay dense", why)
             return self.dense_class.forward(self, x)
@@ -131,11 +131,11 @@ class SparseMlp(nn.Module):
     def _dropped(self, x: Tensor) -> Tensor:
         """fc1, the activation, 2:4 dropout and fc2; as one function with fc2, where that is plain
         and sparse products run."""
-        if why := why_not_dropped(self, known_roles(self)):
+        if why := why_not_dropped(self):
             _warn("2:4 dropout is off", why)
             return self.dense_class.forward(self, x)
         fc2, norm, after = fc2_of(self), norm_of(self), after_of(self)
-        h, why = act_of(self)(fc1_of(self)(normed(self, x))), why_fc2_apart(self, known_roles(self))
+        h, why = act_of(self)(fc1_of(self)(normed(self, x))), why_fc2_apart(self)
         if why and self.product.packs:
             _warn("2:4 dropout makes fc2 no faster", why)
         dtype = None if why else compute_dtype(h, fc2.weight)

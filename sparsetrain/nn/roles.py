@@ -19,7 +19,7 @@ _NORMS = (nn.LayerNorm, nn.RMSNorm)
 class Roles(NamedTuple):
     """Names of the children of an MLP: fc2(act(fc1(x))), and timm's of those that may be absent.
 
-    drops: dropouts between act and fc2; norm: what normalizes there; after: the dropout behind fc2;
+    drops: dropouts between act and fc2; norm: what normalizes there; after: the dropout after fc2;
     before: the norm in front of fc1 (vit-pytorch).
     """
 
@@ -47,10 +47,10 @@ def roles_of(module: nn.Module) -> Roles | None:
 
     MLPs are those with timm's children, fc1, act and fc2, or transformers', which name the
     activation otherwise (`ACTIVATIONS`). So are those with two linear layers under other names,
-    an activation, dropouts, and nothing else: torchvision's, a Sequential of them, before which
-    vit-pytorch has a LayerNorm. There the order
-    of the children says what is what, and a dropout that is not between act and fc2 is the one
-    behind; whether their forward does that is tried (`trial.py`).
+    an activation, dropouts, and nothing else, as torchvision's, a Sequential. A Sequential may
+    begin with a norm, as vit-pytorch's. The order of the children then gives their roles. A dropout
+    that does not lie between act and fc2 is taken for the last. `trial.py` tries whether the
+    forward agrees.
     """
     kept = getattr(module, "roles", None)  # of an MLP that was converted, and so may be mixed
     if isinstance(kept, Roles):
@@ -78,12 +78,12 @@ def act_of(module: nn.Module) -> Any:
 
 
 def norm_of(module: nn.Module) -> Any:
-    """What normalizes before fc2, None where nothing does."""
+    """The norm before fc2, or None."""
     return getattr(module, known_roles(module).norm, None)
 
 
 def after_of(module: nn.Module) -> Any:
-    """The dropout behind fc2, None where there is none."""
+    """The dropout after fc2, or None."""
     return getattr(module, known_roles(module).after, None)
 
 
@@ -111,33 +111,21 @@ def known_roles(module: nn.Module) -> Roles:
 
 
 def _roles_by_order(module: nn.Module) -> Roles | None:
-    children = list(module.named_children())
-    linears = [n for n, child in children if isinstance(child, (nn.Linear, ForInference))]
-    if len(linears) != 2 or not _follow(*(getattr(module, n) for n in linears)):
+    children: dict[str, Any] = dict(module.named_children())
+    names = list(children)
+    linears = [n for n in names if isinstance(children[n], (nn.Linear, ForInference))]
+    acts = [n for n in names if n not in linears and is_activation(n, children[n])]
+    if len(linears) != 2 or len(acts) != 1:
         return None
-    acts = [n for n, child in children if n not in linears and is_activation(n, child)]
-    before = _norm_before(module, linears[0])
-    rest = [n for n, _ in children if n not in (*linears, *acts, before)]
-    drops = all(isinstance(getattr(module, n), (nn.Dropout, nn.Identity)) for n in rest)
-    if len(acts) != 1 or not drops:
-        return None
-    names = [n for n, _ in children]
-    first, act, second = (names.index(n) for n in (linears[0], acts[0], linears[1]))
-    between = tuple(n for n in names[act + 1 : second] if n in rest)
+    (fc1, fc2), (act,) = linears, acts
+    in_row = isinstance(module, nn.Sequential)
+    before = names[0] if in_row and isinstance(children[names[0]], _NORMS) else ""
+    rest = [n for n in names if n not in (fc1, act, fc2, before)]
+    between = [n for n in names[names.index(act) : names.index(fc2)] if n in rest]
     after = [n for n in rest if n not in between]
-    in_order = first < act < second and not {*after} - {*names[second:]}
-    if len(after) > 1 or (isinstance(module, nn.Sequential) and not in_order):
+    follow = children[fc1].out_features == children[fc2].in_features
+    drops = all(isinstance(children[n], (nn.Dropout, nn.Identity)) for n in rest)
+    order = [n for n in (before, fc1, act, *between, fc2, *after) if n]
+    if not (follow and drops) or len(after) > 1 or (in_row and order != names):
         return None
-    return Roles(linears[0], acts[0], linears[1], between, "", "".join(after), before)
-
-
-def _norm_before(module: nn.Module, fc1: str) -> str:
-    """The name of the norm that a Sequential begins with, before fc1; empty without."""
-    children = dict(module.named_children())
-    first, second = [*children][:2]
-    norm = isinstance(module, nn.Sequential) and isinstance(children[first], _NORMS)
-    return first if norm and second == fc1 else ""
-
-
-def _follow(first: Any, second: Any) -> bool:
-    return first.out_features == second.in_features
+    return Roles(fc1, act, fc2, tuple(between), "", "".join(after), before)

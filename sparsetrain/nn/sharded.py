@@ -27,7 +27,7 @@ def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether a tensor is a DTensor. What compiled code sees is not asked, and is none."""
     if torch.compiler.is_compiling() or type(tensor) in _PLAIN:
         return False
-    # Importing DTensor takes longer than the rest of this package, and without it there is none.
+    # DTensor is slow to import. If it was never imported, no tensor is a DTensor.
     loaded = sys.modules.get("torch.distributed.tensor")
     return loaded is not None and isinstance(tensor, loaded.DTensor)
 
@@ -67,7 +67,7 @@ def whole(weight: Tensor) -> Tensor:
 
 def local(tensor: Tensor) -> Tensor:
     """The rows that this rank holds, maybe none, to be changed in place; a plain tensor itself."""
-    # As `to_local` gives it where no gradient is asked for, which looks whether one is.
+    # `to_local` returns this tensor too, but first checks whether it needs a gradient.
     return tensor._local_tensor if is_sharded(tensor) else tensor
 
 

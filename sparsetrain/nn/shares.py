@@ -25,8 +25,8 @@ def shares_of(model: nn.Module, tokens: Mapping[str, int]) -> Shares:
     pruned = sum({id(m.weight): m.weight.numel() for m in sparse.values()}.values())
     # Of 2:4 activations the product of fc2 is sparse, whatever its weight is.
     mlps = {n: m for n, m in model.named_modules() if isinstance(m, SparseMlp)}
-    second = {n: f"{n}.{known_roles(m).fc2}" for n, m in mlps.items() if m.method is not None}
-    names = {*sparse, *second.values()}
+    second = {f"{n}.{known_roles(m).fc2}" for n, m in mlps.items() if m.method is not None}
+    names = {*sparse, *second}
     rows = tokens.calls if isinstance(tokens, Tokens) else tokens
     flops = {
         name: 2 * layer.weight.numel() * (rows.get(name, 0) if rows else 1)

@@ -58,15 +58,16 @@ def why_not(module: Any, may_drop: tuple[str, ...] = ()) -> str:
         return f"{bad[0]} features are not a multiple of 4"
     if hooked := [name for name, part in act_of(module).named_modules() if name and _hooks(part)]:
         return f"{roles.act}.{hooked[0]} has hooks, which would not run"
-    return why_not_called(module, roles) or why_not_equal(module, roles)
+    return why_not_called(module) or why_not_equal(module)
 
 
-def why_apart(module: Any, roles: Roles, act: type[nn.Module]) -> str:
+def why_apart(module: Any, act: type[nn.Module]) -> str:
     """Why the children of an MLP that was one function must be called now; empty if they need not.
 
     Asked in every forward: somebody may have replaced, adapted or hooked one since. act: the
     activation that it was made for.
     """
+    roles = known_roles(module)
     for name in (roles.fc1, roles.fc2):
         child = getattr(module, name)
         if why := _why_not_plain(child, name):
@@ -79,18 +80,20 @@ def why_apart(module: Any, roles: Roles, act: type[nn.Module]) -> str:
     drops = tuple(n for n in roles.drops if getattr(getattr(module, n, None), "training", False))
     if why := _why_dropped(module, roles, drops):
         return f"{why} now"
-    return _why_normed(module, roles) or why_not_called(module, roles)
+    return _why_normed(module, roles) or why_not_called(module)
 
 
-def why_not_dropped(module: Any, roles: Roles) -> str:
+def why_not_dropped(module: Any) -> str:
     """Why 2:4 dropout cannot stand where the first dropout was any more; empty if it can."""
+    roles = known_roles(module)
     if why := _why_dropped(module, roles, roles.drops[1:]):
         return f"{why} now"
     return _why_hooked(module, roles.drops)
 
 
-def why_fc2_apart(module: Any, roles: Roles) -> str:
+def why_fc2_apart(module: Any) -> str:
     """Why fc2 must be called now, and be no function with the dropout before it; empty if not."""
+    roles = known_roles(module)
     plain = _why_not_plain(fc2_of(module), roles.fc2) or _why_normed(module, roles)
     return plain or _why_hooked(module, (roles.norm, roles.fc2))
 
@@ -124,12 +127,12 @@ def _why_dropped(module: Any, roles: Roles, names: tuple[str, ...]) -> str:
     return ""
 
 
-def why_not_called(module: nn.Module, roles: Roles) -> str:
+def why_not_called(module: nn.Module) -> str:
     """Why calling the children of an MLP is not the same as computing what they do; empty if it is.
     Asked in every forward: hooks, and forwards that were replaced."""
     if "forward" in module.__dict__:
         return "its forward was replaced on the instance"
-    return _why_hooked(module, roles.between)
+    return _why_hooked(module, known_roles(module).between)
 
 
 def _hooks(module: Any) -> bool:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from sparsetrain.nn.calls import Calls
 from sparsetrain.nn.phase import evaluating
-from sparsetrain.nn.roles import Roles, act_of, after_of, fc1_of, fc2_of, normed, put_act
+from sparsetrain.nn.roles import act_of, after_of, fc1_of, fc2_of, known_roles, normed, put_act
 from sparsetrain.nn.sharded import is_sharded
 from sparsetrain.nn.swap import with_class
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def why_not_equal(module: Any, roles: Roles) -> str:
+def why_not_equal(module: Any) -> str:
     """Why the forward of an MLP is not fc2(act(fc1(x))); empty if it is.
 
     On a few numbers, in training and in evaluation, it gives the same output and gradient, and runs
@@ -30,7 +30,7 @@ def why_not_equal(module: Any, roles: Roles) -> str:
     other numbers. Without gradients and in autocast it gives the same output. What it does for a
     dtype, a device or a shape that is not tried is not seen.
     """
-    weight = fc1_of(module).weight
+    weight, roles = fc1_of(module).weight, known_roles(module)
     devices = [weight.device] if weight.is_cuda else []
     with evaluating(module), torch.random.fork_rng(devices=devices):
         tells = _tells(weight) and _tells(fc2_of(module).weight)

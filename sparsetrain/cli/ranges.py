@@ -177,7 +177,7 @@ CHECKS: dict[str, Check] = {
     "data.std": Items(POSITIVE, 3),
     "data.augment.scale": Items(Number(0, 1, above=True), 2, null=True),
     "data.augment.hflip": SHARE,
-    "data.augment.auto_augment": Text("a policy of timm", null=True),
+    "data.augment.auto_augment": Text("a policy of timm, or cifar10", null=True),
     "data.augment.color_jitter": Number(0, null=True),
     "data.augment.reprob": SHARE,
     "data.augment.crop_padding": Number(0, whole=True),

@@ -16,6 +16,7 @@ from sparsetrain.lightning.data.loader import Resumable
 from sparsetrain.lightning.data.on_device import Augmented, DeviceLoader, Keyed, shared_out
 from sparsetrain.lightning.data.sampler import EpochSampler
 from sparsetrain.lightning.data.transforms import (
+    CIFAR10,
     Augment,
     before_tensor,
     chain,
@@ -136,7 +137,7 @@ class AugmentedData(ImageData):
         done = {
             "JPEG decoding": word == "decode",
             "crops": word == "decode",
-            "RandAugment": policy is not None,
+            "AutoAugment" if policy == CIFAR10 else "RandAugment": policy is not None,
             "normalisation": True,
             "erasing": self.augment.reprob > 0,
         }

@@ -2,7 +2,7 @@
 
 Every random number is a function of (seed, epoch, index), see draws.py, and no image depends on
 the others of its batch. The order is that of the transform for single images: crop and flip,
-RandAugment, normalisation, erasing.
+the policy, normalisation, erasing.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,8 @@ from sparsetrain.lightning.data.batch_crop import (
     crop_resize,
     draw_boxes,
 )
-from sparsetrain.lightning.data.batch_layers import (
-    LAYER_DRAWS,
-    RandAugment,
-    change_layer,
-    draw_layer,
-)
+from sparsetrain.lightning.data.batch_layers import apply
+from sparsetrain.lightning.data.batch_policies import LAYER_DRAWS, batched
 from sparsetrain.lightning.data.draws import AUGMENT_STREAM, uniform, upload
 from sparsetrain.lightning.data.transforms import Augment
 
@@ -74,7 +70,13 @@ class BatchAugment:
                 "bilinear, bicubic or random, or data.cache=null data.gpu=null"
             )
         self.augment = augment
-        self.policy = None if policy is None else RandAugment.parse(policy)
+        self.policy = None if policy is None else batched(policy)
+        if policy is not None and self.policy is None:
+            raise ValueError(
+                f"data.augment.auto_augment={policy!r} has no form on the GPU; give cifar10, "
+                "rand-m9-mstd0.5-inc1 with numbers of yours, or null; or data.cache=null and "
+                "data.gpu=augment, which leaves it to the loading processes"
+            )
         self.bicubic = {"bilinear": 0.0, "random": 0.5}.get(augment.interpolation, 1.0)
         self.img_size = img_size
         self.seed = seed
@@ -96,16 +98,16 @@ class BatchAugment:
         `augment.scale` a batch has the size of the result already. index_B: int64 [B] on the CPU,
         the samples' numbers in the set."""
         layers = 0 if self.policy is None else self.policy.layers
-        sizes = [CROP_DRAWS, ERASE_DRAWS, *[LAYER_DRAWS] * layers, NOISE_DRAWS, SHIFT_DRAWS]
+        sizes = [CROP_DRAWS, ERASE_DRAWS, LAYER_DRAWS * layers, NOISE_DRAWS, SHIFT_DRAWS]
         draws = uniform(self.seed, epoch, index_B, sum(sizes), AUGMENT_STREAM)
-        crop, erase, *each_layer, noise, shift = draws.split(sizes, dim=1)
+        crop, erase, policy, noise, shift = draws.split(sizes, dim=1)
         x = self._crop(images, crop) if self.crop else images
         assert isinstance(x, Tensor)
         if self.crop and self.augment.crop_padding:
             x = crop_padded(x, shift, self.augment.crop_padding)
-        for layer in each_layer:
-            assert self.policy is not None
-            change_layer(x, draw_layer(layer, self.policy, self.bicubic), self.fill_C)
+        if self.policy is not None:
+            for layer in self.policy.draw(policy, self.bicubic, self.img_size):
+                apply(x, layer, self.fill_C)
         x = torch.addcmul(self.shift_C11, x.float(), self.scale_C11)
         if self.augment.reprob > 0:
             self._erase(x, erase, noise[:, 0])

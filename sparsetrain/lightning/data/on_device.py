@@ -1,6 +1,6 @@
 """Training batches that the device finishes (`data.gpu`), ahead of the step that needs them.
 
-augment    loading processes decode and crop; RandAugment, normalisation and erasing on the device
+augment    loading processes decode and crop; policy, normalisation and erasing on the device
 decode     loading processes read files; the device decodes JPEGs (nvJPEG), crops and augments
 
 A sample's random numbers are functions of (seed, epoch, index) either way, and what becomes of it
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sparsetrain.lightning.data.batch_augment import BatchAugment
-from sparsetrain.lightning.data.batch_layers import RandAugment
+from sparsetrain.lightning.data.batch_policies import batched
 from sparsetrain.lightning.data.dataset import SeededImages
 from sparsetrain.lightning.data.loader import Resumable
 from sparsetrain.lightning.data.sampler import EpochSampler, Key
@@ -120,7 +120,7 @@ class Augmented:
 def shared_out(augment: Augment) -> tuple[Augment, Augment]:
     """(what loading processes do of it, what the device does) with data.gpu=augment.
 
-    The device takes RandAugment where it has a form for it, and erasing; both parts together are
+    The device takes the policy where it has a form for it, and erasing; both parts together are
     the whole.
     """
     policy = augment.auto_augment
@@ -133,10 +133,5 @@ def shared_out(augment: Augment) -> tuple[Augment, Augment]:
 
 def has_batched_form(augment: Augment) -> bool:
     """Whether `auto_augment` can be done on the device."""
-    if augment.interpolation not in ("bilinear", "bicubic", "random"):
-        return False
-    try:
-        RandAugment.parse(augment.auto_augment or "")
-    except ValueError:
-        return False
-    return True
+    known = augment.interpolation in ("bilinear", "bicubic", "random")
+    return known and batched(augment.auto_augment or "") is not None

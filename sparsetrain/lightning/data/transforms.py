@@ -17,6 +17,7 @@ from torchvision import transforms as tv
 
 from sparsetrain.lightning.data.dataset import Transform
 
+CIFAR10 = "cifar10"
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "random")
 
 
@@ -26,7 +27,8 @@ class Augment:
 
     Args:
         auto_augment: timm's policy string, as "rand-m9-mstd0.5-inc1" (RandAugment) or "3a"
-            (DeiT III's three augmentations); None is off.
+            (DeiT III's three augmentations); "cifar10" is AutoAugment's policy for CIFAR-10
+            (torchvision's); None is off.
         reprob: probability of random erasing.
         remode: what an erased rectangle is filled with: "const" (0), "rand" (one colour) or
             "pixel" (noise).
@@ -66,6 +68,11 @@ class Augment:
             raise ValueError(
                 f"augment.interpolation={self.interpolation!r} is not one of {INTERPOLATIONS}"
             )
+        if self.interpolation == "lanczos" and self.auto_augment not in (None, "3a"):
+            raise ValueError(
+                f"augment.interpolation='lanczos' cannot move images, as auto_augment="
+                f"{self.auto_augment!r} does; give bilinear or bicubic, or auto_augment=null"
+            )
         if self.scale is None:
             if self.interpolation == "random":
                 raise ValueError(
@@ -81,6 +88,7 @@ def train_transform(
     augment: Augment, img_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Transform:
     """PIL RGB image -> float32 [3, img_size, img_size], normalised, augmented at random."""
+    cifar10 = augment.auto_augment == CIFAR10
     try:
         parts: Any = create_transform(
             img_size,
@@ -88,8 +96,8 @@ def train_transform(
             separate=True,
             scale=None if augment.scale is None else (augment.scale[0], augment.scale[1]),
             hflip=augment.hflip,
-            color_jitter=augment.color_jitter,  # pyright: ignore[reportArgumentType] (None is off)
-            auto_augment=augment.auto_augment,
+            color_jitter=None if cifar10 else augment.color_jitter,  # pyright: ignore[reportArgumentType] (None is off)
+            auto_augment=None if cifar10 else augment.auto_augment,
             interpolation=augment.interpolation,
             mean=tuple(mean),
             std=tuple(std),
@@ -99,7 +107,7 @@ def train_transform(
     except (AssertionError, LookupError, ValueError) as error:  # timm's, of a policy alone
         raise ValueError(
             f"augment.auto_augment={augment.auto_augment!r} is no policy of timm ({error}): give "
-            "one such as rand-m9-mstd0.5-inc1, or null"
+            "one such as rand-m9-mstd0.5-inc1, cifar10, or null"
         ) from error
     steps = [step for part in parts for step in part.transforms]
     if augment.scale is None:
@@ -109,7 +117,20 @@ def train_transform(
     for op in policy_ops(steps):
         if op.name.startswith("Posterize"):
             op.aug_fn = posterize
+    if cifar10:
+        before = len(before_tensor(tv.Compose(steps)))
+        steps.insert(before, _auto_augment(augment.interpolation, mean))
     return tv.Compose(steps)
+
+
+def _auto_augment(interpolation: str, mean: Sequence[float]) -> Any:
+    """AutoAugment for CIFAR-10; a moved image leaves the mean colour, as in timm's policies."""
+    modes = ("bilinear", "bicubic") if interpolation == "random" else (interpolation,)
+    fill = [float(min(255, round(255 * value))) for value in mean]
+    policy = tv.AutoAugmentPolicy.CIFAR10
+    return tv.RandomChoice(
+        [tv.AutoAugment(policy, tv.InterpolationMode(mode), fill) for mode in modes]
+    )
 
 
 def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:

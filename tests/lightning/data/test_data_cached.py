@@ -224,10 +224,11 @@ def test_augmented_batches_are_distributed_as_single_images_are(augment):
 
 
 @pytest.mark.gpu
-def test_a_gpu_augments_as_the_cpu_does():
+@pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "cifar10"])
+def test_a_gpu_augments_as_the_cpu_does(policy):
     x = torch.randint(0, 256, (512, 3, 32, 32), dtype=torch.uint8)
     index = torch.arange(512)
-    augment = Augment("rand-m9-mstd0.5-inc1", 0.25, "pixel", 0.5, (0.5, 1.0), None, "bilinear")
+    augment = Augment(policy, 0.25, "pixel", 0.5, (0.5, 1.0), None, "bilinear")
     want, got = (
         BatchAugment(augment, 32, (0.5,) * 3, (0.25,) * 3, 0, device)(x.to(device), 3, index)
         for device in (CPU, torch.device("cuda"))

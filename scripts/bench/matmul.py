@@ -188,7 +188,7 @@ def parse(words: list[str]) -> Options:
     return Options(
         shapes=read_shapes(options, SHAPES),
         products=tuple(known[name] for name in read_names("products", options, tuple(known))),
-        dtype=read_dtype(options),
+        dtype=read_dtype(options, _8_BITS),
         narrow=narrow,
         rounds=read_rounds(options, _ROUNDS),
         peers=_peers(options.get("peers", "true"), narrow),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from sparsetrain import native
 from sparsetrain.bench.products import Shape
-from sparsetrain.bench.products8 import E4M3
 from sparsetrain.bench.variants import MODES, Mode
 from sparsetrain.cli.overrides import check_form, split_word
-from sparsetrain.products.problem import DTYPES
 from sparsetrain.recipe import nearest
 
 
@@ -64,11 +62,13 @@ def read_count(key: str, options: dict[str, str]) -> int | None:
     return int(text)
 
 
-def read_dtype(options: dict[str, str], fp8: bool = False) -> torch.dtype:
-    """`dtype=` of a product: bfloat16, float16 or, where there is that, fp8."""
+def read_dtype(options: dict[str, str], narrow: Mapping[str, torch.dtype]) -> torch.dtype:
+    """`dtype=` of a product: bfloat16, float16 or one of `narrow`, those of 8 bits by name."""
+    known = {"bfloat16": torch.bfloat16, "float16": torch.float16, **narrow}
     name = options.get("dtype", "bfloat16")
-    check_name("dtype", name, ("bfloat16", "float16") + ("fp8",) * fp8)
-    return E4M3 if name == "fp8" else DTYPES[name]
+    if name not in known:
+        raise ValueError(f"dtype={name!r}: choose one of {', '.join(known)}")
+    return known[name]
 
 
 def read_shapes(options: dict[str, str], default: tuple[Shape, ...]) -> tuple[Shape, ...]:

@@ -96,7 +96,11 @@ def parse(words: list[str]) -> Options:
         chosen = with_recipe_file([f"recipe={recipe}"])
         check(chosen, allowed)
     shapes, rounds = read_shapes(options, SHAPES), read_rounds(options, _ROUNDS)
-    dtype = read_dtype(options, fp8=chosen is None)  # a recipe says itself what is in fp8
+    if chosen is not None and options.get("dtype") == "fp8":
+        raise ValueError(
+            "dtype='fp8' with recipe=: the recipe says what is in fp8; leave dtype away"
+        )
+    dtype = read_dtype(options, {} if chosen is not None else {"fp8": E4M3})
     return Options(chosen, shapes, dtype, rounds, allowed)
 
 

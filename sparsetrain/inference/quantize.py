@@ -76,15 +76,16 @@ def quantize(
     model = unwrapped(model)
     if dtype not in DTYPES:
         known = ", ".join(map(str, DTYPES))
-        raise ValueError(f"dtype={dtype}: choose one of {known}")
-    if isinstance(include, str) or not isinstance(include, Iterable):
+        raise ValueError(f"dtype={dtype!r}: choose one of {known}")
+    globs = tuple(include) if isinstance(include, Iterable) else (include,)
+    if isinstance(include, str) or not all(isinstance(glob, str) for glob in globs):
         glob = include if isinstance(include, str) else "*mlp*"
         raise ValueError(f"include={include!r}: give a tuple of globs, as ({glob!r},)")
     if packed_linears(model):
         raise ValueError("the model is packed already: quantize the one that it was made of")
     pairs = replace_conv1d(model)
     try:
-        linears, dense = _choose(model, include)
+        linears, dense = _choose(model, globs)
         if not linears:
             raise ValueError(f"no linear layer has a 2:4 weight: {_hint(dense)}")
         on_cpu = not any(linear.weight.is_cuda for linear in linears.values())

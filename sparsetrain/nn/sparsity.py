@@ -49,10 +49,11 @@ class Part:
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
             value = getattr(self, name)
-            if isinstance(value, str) or not isinstance(value, Iterable):
+            globs = tuple(value) if isinstance(value, Iterable) else (value,)
+            if isinstance(value, str) or not all(isinstance(glob, str) for glob in globs):
                 given = [value] if isinstance(value, str) else ["*mlp*"]
                 raise ValueError(f"{name}={value!r}: give a list of globs, as {given}")
-            object.__setattr__(self, name, tuple(value))
+            object.__setattr__(self, name, globs)
         for name, kinds, fix in _KINDS:
             value = getattr(self, name)
             if isinstance(value, type):

@@ -85,6 +85,8 @@ def test_words_that_8_bits_do_not_take_are_refused():
         matmul.parse(["dtype=fp8", "products=act24-dw"])
     with pytest.raises(ValueError, match=r"^random= does not go with dtype=fp8"):
         matmul.parse(["dtype=fp8", "random=3"])
+    with pytest.raises(ValueError, match=r"^dtype='e4m3': choose one of bfloat16, float16, fp8, i"):
+        matmul.parse(["dtype=e4m3"])
     assert matmul.parse([]).narrow is None
 
 

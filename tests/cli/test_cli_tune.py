@@ -102,7 +102,7 @@ def test_what_is_in_the_table_already_stays(machine, monkeypatch):
         ("shape=1x4x4", ["shape=", "did you mean shapes"]),
         ("shapes=1024x256", ["shapes='1024x256'", "TOKENSxFEATURESxHIDDEN"]),
         ("shapes=64x6x8", ["6 features are not a multiple of 4"]),
-        ("dtype=float32", ["dtype='float32'", "float16"]),
+        ("dtype=float32", ["dtype='float32': choose one of bfloat16, float16, fp8"]),
         ("rounds=1", ["rounds='1'", "at least 2"]),
         ("recipe=vit_b24", ["recipe='vit_b24'", "did you mean vit_b_24"]),
     ],
@@ -193,7 +193,8 @@ def test_shapes_are_tuned_in_fp8(machine, monkeypatch):
         "W24 dX fp8",
     ]
     assert problem_in("W24 forward", Shape(1024, 256, 512), E4M3) in kept()
-    assert "dtype='fp8'" in call("tune", "recipe=vit_b_24", "dtype=fp8").complaint
+    complaint = call("tune", "recipe=vit_b_24", "dtype=fp8").complaint
+    assert "dtype='fp8' with recipe=: the recipe says what is in fp8" in complaint
 
 
 def test_a_recipe_of_blocks_has_nothing_to_tune():

@@ -269,6 +269,8 @@ def test_a_model_compiles_without_breaks(dtype):
     ("words", "complaint"),
     [
         ({"dtype": torch.float32}, r"^dtype=torch.float32: choose one of torch.float8_e4m3fn"),
+        ({"dtype": "int8"}, r"^dtype='int8': choose one of torch.float8_e4m3fn"),
+        ({"include": (0,)}, r"^include=\(0,\): give a tuple of globs, as \('\*mlp\*',\)"),
         ({"include": "mlp*"}, r"^include='mlp\*': give a tuple"),
         ({"include": None}, r"^include=None: give a tuple of globs, as \('\*mlp\*',\)"),
         ({"include": ("fc*",)}, r"^include: 'fc\*' matches no linear layer"),

@@ -146,3 +146,16 @@ def test_with_accumulated_batches_it_averages_once_a_step(tmp_path):
     make_trainer(tmp_path, average, accumulate_grad_batches=2).fit(Stranger(), vectors())
     average_model: Any = average._average_model
     assert average_model.n_averaged == 2
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_weights_in_another_dtype_than_the_average_are_refused_before_the_first_step(
+    tmp_path, precision
+):
+    probe = Probe(master)
+    trainer = make_trainer(tmp_path, ema(), probe, precision=precision)
+    with pytest.raises(
+        ValueError, match=r"^EMA: body.0.weight is torch\.\w+ and its average torch.f"
+    ):
+        trainer.fit(Stranger(), vectors())
+    assert not probe.seen

@@ -216,6 +216,7 @@ def test_detaching_an_older_handle_leaves_the_check_of_a_newer_one():
         (lambda m, o: api.Schedule(dense_warmup="0.1"), "dense_warmup='0.1'"),
         (lambda m, o: api.Schedule(mask_every=True), "mask_every=True"),
         (lambda m, o: api.Sparsity(include=None), "include=None: give a list of globs"),
+        (lambda m, o: api.Sparsity(exclude=[0]), "exclude=[0]: give a list of globs"),
         (lambda m, o: api.Sparsity(weight="ste"), "weight='ste': give an instance"),
         (lambda m, o: api.Sparsity(activation="24"), "activation='24': give an instance"),
         (lambda m, o: api.Sparsity(format="fp8"), "format='fp8': give FP8"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sparsetrain.lightning.flavour import WeightAveraging, package_of, pl
@@ -43,6 +43,7 @@ class EMA(WeightAveraging):
         # Once: walking through a module takes the host longer than the averaging.
         average = self._average_model.module
         self._pairs = list(average.parameters()), list(pl_module.parameters())
+        _check_dtypes(pl_module, self._pairs[0])
         self._buffers = list(average.buffers())
 
     def on_train_batch_end(
@@ -72,6 +73,16 @@ class EMA(WeightAveraging):
         if self._buffers:
             _copy(self._buffers, pl_module.buffers())
         self._average_model.n_averaged += 1
+
+
+def _check_dtypes(module: nn.Module, averages: list[Tensor]) -> None:
+    """Refuse weights that Lightning converted after it had copied them for the average."""
+    for (name, weight), average in zip(module.named_parameters(), averages, strict=True):
+        if weight.dtype != average.dtype:
+            raise ValueError(
+                f"EMA: {name} is {weight.dtype} and its average {average.dtype}: train with "
+                "precision bf16-mixed or 32-true, or leave EMA away (fit: callbacks=default)"
+            )
 
 
 def _copy(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:

@@ -177,13 +177,13 @@ def parse(words: list[str]) -> Options:
     for key in _ONLY_SHAPES if "random" in options else ("seed",):
         if key in options:
             which = "without" if "random" in options else "with"
-            raise ValueError(f"{key}= goes {which} random=: leave one of them away")
+            raise ValueError(f"{key}= goes {which} random=: leave one of them out")
     narrow = _8_BITS.get(options.get("dtype", ""))
     if narrow is not None:
         word = options.pop("dtype")
         for key in _NOT_8_BITS:
             if key in options:
-                raise ValueError(f"{key}= does not go with dtype={word}: leave one of them away")
+                raise ValueError(f"{key}= does not go with dtype={word}: leave one of them out")
     known = {word: name for word, name in _NAMES.items() if not narrow or name in PRODUCTS8}
     return Options(
         shapes=read_shapes(options, SHAPES),

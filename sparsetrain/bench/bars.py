@@ -39,7 +39,7 @@ def figure_class() -> Any:
     except ImportError as error:
         raise ValueError(
             f"picture= needs matplotlib ({error}): pip install 'sparsetrain[bench]', or leave"
-            " picture= away"
+            " picture= out"
         ) from error
 
 

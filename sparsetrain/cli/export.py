@@ -189,7 +189,7 @@ def _options(words: list[str]) -> dict[str, str]:
         if key in options and options["format"] not in FORMATS:
             raise ValueError(
                 f"{key}={options[key]} with format={options['format']}: it is of folders "
-                f"({', '.join(FORMATS)}); leave it away"
+                f"({', '.join(FORMATS)}); leave it out"
             )
     if kinds.get(ending, options["format"]) != options["format"]:
         raise ValueError(

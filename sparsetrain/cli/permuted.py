@@ -33,7 +33,7 @@ def permute_once(
             raise ValueError(
                 f"permute=true with checkpoint={config.checkpoint}, which was not permuted: its "
                 "masks and its optimizer's state lie in the order of its weights; leave permute "
-                "away, or give permute=true to the `prune` that writes it"
+                "out, or give permute=true to the `prune` that writes it"
             )
         return done
     if not config.permute:
@@ -42,7 +42,7 @@ def permute_once(
     if not report.layers:
         reasons = [f"{name}: {why}" for name, why in report.left.items()]
         why = reasons[0] if reasons else "no layer of an MLP or of attention is 2:4"
-        raise ValueError(f"permute=true changes nothing ({why}): leave it away")
+        raise ValueError(f"permute=true changes nothing ({why}): leave it out")
     line = report.summary()
     show_lines((f"permuted: {line}",))
     return line

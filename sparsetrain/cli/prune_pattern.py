@@ -47,12 +47,12 @@ def pattern_words(options: dict[str, str]) -> tuple[str, dict[str, Any]]:
         values[_SHARES[name]] = _share(options, text)
     elif "density" in options:
         why = "two of four is always half" if name == "frozen24" else "its density is n / m"
-        raise ValueError(f"density={options['density']} with pattern={text}: {why}; leave it away")
+        raise ValueError(f"density={options['density']} with pattern={text}: {why}; leave it out")
     if at and name != "frozen_vnm":
         values[at[0].replace("rows", "balanced")] = flag(options, "balanced", "true")
     elif "balanced" in options:
         raise ValueError(
-            f"balanced={options['balanced']} with pattern={text}: it is of blocks; leave it away"
+            f"balanced={options['balanced']} with pattern={text}: it is of blocks; leave it out"
         )
     if name in _SELECTED:
         solver = options.get("selection", "row")
@@ -61,7 +61,7 @@ def pattern_words(options: dict[str, str]) -> tuple[str, dict[str, Any]]:
         values["selection.solver"] = solver
     elif "selection" in options:
         raise ValueError(
-            f"selection={options['selection']} with pattern={text}: it is of 2:4; leave it away"
+            f"selection={options['selection']} with pattern={text}: it is of 2:4; leave it out"
         )
     return name, values
 

@@ -107,7 +107,7 @@ def prune_words(words: list[str]) -> Words:
     ]
     if unused and not asked.reads_data:
         raise ValueError(
-            f"{unused[0]} with method={method}, which looks at weights alone: leave it away, or "
+            f"{unused[0]} with method={method}, which looks at weights alone: leave it out, or "
             "give refit=true"
         )
     return asked
@@ -117,7 +117,7 @@ def _permute(options: dict[str, str]) -> bool:
     asked, pattern = flag(options, "permute", "false"), options.get("pattern", "2:4")
     if asked and pattern != "2:4":
         raise ValueError(
-            f"permute=true with pattern={pattern}: fours of units are of 2:4; leave it away"
+            f"permute=true with pattern={pattern}: fours of units are of 2:4; leave it out"
         )
     return asked
 

@@ -92,13 +92,13 @@ def parse(words: list[str]) -> Options:
     chosen = None
     if recipe is not None:
         if any(split_word(word)[0] == "shapes" for word in others):
-            raise ValueError("recipe= and shapes= say the same in two ways: leave one of them away")
+            raise ValueError("recipe= and shapes= say the same in two ways: leave one of them out")
         chosen = with_recipe_file([f"recipe={recipe}"])
         check(chosen, allowed)
     shapes, rounds = read_shapes(options, SHAPES), read_rounds(options, _ROUNDS)
     if chosen is not None and options.get("dtype") == "fp8":
         raise ValueError(
-            "dtype='fp8' with recipe=: the recipe says what is in fp8; leave dtype away"
+            "dtype='fp8' with recipe=: the recipe says what is in fp8; leave dtype= out"
         )
     dtype = read_dtype(options, {} if chosen is not None else {"fp8": E4M3})
     return Options(chosen, shapes, dtype, rounds, allowed)

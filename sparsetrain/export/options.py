@@ -11,7 +11,7 @@ import torch
 def check_options(format: str, block: Any, dtype: Any, config: Any) -> None:
     """Raise ValueError naming the option and what to give."""
     if block is not None and format != "bsr":
-        raise ValueError(f"block={block} with format={format}: blocks are of bsr; leave it away")
+        raise ValueError(f"block={block} with format={format}: blocks are of bsr; leave it out")
     two = isinstance(block, Sequence) and len(block) == 2
     if block is not None and not (two and all(isinstance(n, int) and n > 0 for n in block)):
         raise ValueError(f"block={block!r}: give rows and columns, as (64, 64)")

@@ -30,7 +30,7 @@ def packed_state(
         layers = packed_linears(model)
     found = next(iter(layers.values())).values.dtype
     if dtype not in (None, found):
-        raise ValueError(f"dtype={dtype}: the model is packed in {found}: leave dtype away")
+        raise ValueError(f"dtype={dtype}: the model is packed in {found}: leave dtype out")
     weights = {
         f"{name}.weight": {
             "shape": [layer.out_features, layer.in_features],

@@ -95,7 +95,7 @@ class Engines:
         if self.gpu is not None and obstacle:
             raise ValueError(
                 f"format={format}: {name} would run on {sm(self.gpu)}: {obstacle}; leave the "
-                "format away, or run on a CPU"
+                "format out, or run on a CPU"
             )
         if self.asked not in ("auto", "native"):
             raise ValueError(

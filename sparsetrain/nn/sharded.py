@@ -90,7 +90,7 @@ def own_rows(x: Tensor, weight: Tensor) -> Tensor:
     if not all(placement in (Replicate(), Shard(0)) for placement in weight.placements):
         raise ValueError(
             f"weight is sharded as {weight.placements}, and only rows can be told apart: leave "
-            "shard_placement_fn of fully_shard away"
+            "shard_placement_fn of fully_shard out"
         )
     # With no source every rank takes its part of what it has itself; nothing is sent.
     return distribute_tensor(

@@ -91,7 +91,7 @@ class Part:
         if isinstance(self.activation, ActivationDropout24):
             raise ValueError(
                 f"format={format} with activation={self.activation}: 2:4 dropout has no products "
-                "in fp8; leave one of them away"
+                "in fp8; leave one of them out"
             )
 
     def _check_other_pattern(self) -> None:
@@ -106,7 +106,7 @@ class Part:
         if self.selection != EXACT and not isinstance(self.pattern, Selected):
             raise ValueError(
                 f"selection={self.selection} with pattern={self.pattern}: a selection chooses 2:4 "
-                "masks; other patterns keep the largest magnitudes: leave selection away"
+                "masks; other patterns keep the largest magnitudes: leave selection out"
             )
 
     @property

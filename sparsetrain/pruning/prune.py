@@ -150,11 +150,11 @@ def _check_method(method: Method, sparsity: Sparsity) -> None:
         )
     check_sparsity(sparsity)
     if all(part.weight is None for part in sparsity.rules):
-        raise ValueError("sparsity: weight=None prunes nothing: give STE(), or leave weight away")
+        raise ValueError("sparsity: weight=None prunes nothing: give STE(), or leave weight out")
     for part in sparsity.rules:
         if part.activation is not None:
             raise ValueError(
-                f"sparsity: activation={part.activation}: prune is of weights; leave it away"
+                f"sparsity: activation={part.activation}: prune is of weights; leave it out"
             )
         if isinstance(part.weight, SSTE):
             raise ValueError("sparsity: S-STE multiplies by other values than are kept; use STE()")
@@ -171,7 +171,7 @@ def _calibration(
     if reads == "nothing":
         if batches is not None:
             raise ValueError(
-                f"calibration: {name} looks at weights alone; leave it away, or give refit=True"
+                f"calibration: {name} looks at weights alone; leave it out, or give refit=True"
             )
         return None
     if batches is None:

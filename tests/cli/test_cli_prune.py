@@ -172,15 +172,15 @@ MISTAKES = [
     ),
     (
         ["checkpoint=C", "method=magnitude", "pattern=unstructured", "density=0.3", "permute=true"],
-        "permute=true with pattern=unstructured: fours of units are of 2:4; leave it away",
+        "permute=true with pattern=unstructured: fours of units are of 2:4; leave it out",
     ),
     (
         ["checkpoint=C", "method=magnitude", "density=0.3"],
-        "density=0.3 with pattern=2:4: two of four is always half; leave it away",
+        "density=0.3 with pattern=2:4: two of four is always half; leave it out",
     ),
     (
         ["checkpoint=C", "method=wanda", "pattern=vnm:64:2:8", "balanced=true"],
-        "balanced=true with pattern=vnm:64:2:8: it is of blocks; leave it away",
+        "balanced=true with pattern=vnm:64:2:8: it is of blocks; leave it out",
     ),
     (["checkpoint=C", "method=wanda", "pattern=vnm:64:5:8"], "v:n:m = 64:5:8: n must be 1 to 3"),
     (
@@ -197,11 +197,11 @@ MISTAKES = [
     (["checkpoint=C", "method=wanda", "selection=rows"], "selection='rows': did you mean row?"),
     (
         ["checkpoint=C", "method=wanda", "pattern=block:8x8", "density=0.5", "selection=row"],
-        "selection=row with pattern=block:8x8: it is of 2:4; leave it away",
+        "selection=row with pattern=block:8x8: it is of 2:4; leave it out",
     ),
     (
         ["checkpoint=C", "method=magnitude", "data=digits"],
-        "data=digits with method=magnitude, which looks at weights alone: leave it away, or give",
+        "data=digits with method=magnitude, which looks at weights alone: leave it out, or give",
     ),
     (["checkpoint=C", "method=wanda", "data=imagenet"], "data.root is not set; set data.root="),
     (["checkpoint=C", "method=wanda", "include=[*nothing*]"], "include: '*nothing*' matches no l"),

@@ -115,7 +115,7 @@ def test_a_wrong_word_is_answered_in_one_line(word, parts):
 
 def test_a_recipe_and_shapes_exclude_each_other():
     complaint = call("tune", "recipe=vit_b_24", "shapes=64x64x64").complaint
-    assert "leave one of them away" in complaint
+    assert "leave one of them out" in complaint
 
 
 def test_what_cannot_be_tuned_says_why(monkeypatch):

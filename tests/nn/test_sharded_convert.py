@@ -81,7 +81,7 @@ def columns_have_no_decay():
     fully_shard(model, shard_placement_fn=lambda weight: Shard(weight.dim() - 1))
     optimizer = sgd(model)
     st.attach(model, optimizer)
-    with pytest.raises(ValueError, match="leave shard_placement_fn of fully_shard away"):
+    with pytest.raises(ValueError, match="leave shard_placement_fn of fully_shard out"):
         step(model, optimizer)
 
 

@@ -267,7 +267,7 @@ def test_what_does_not_go_together_is_refused_in_a_line_that_says_what_does():
         st.prune(model, st.Wanda())
     with pytest.raises(ValueError, match=r"^calibration=None: refit=True reads"):
         st.prune(model, st.Magnitude(), refit=True)
-    with pytest.raises(ValueError, match=r"Magnitude looks at weights alone; leave it away"):
+    with pytest.raises(ValueError, match=r"Magnitude looks at weights alone; leave it out"):
         st.prune(model, st.Magnitude(), calibration=batches())
     with pytest.raises(ValueError, match=r"calibration is an iterator, which one pass uses up"):
         st.prune(model, st.Wanda(), calibration=iter(batches()))

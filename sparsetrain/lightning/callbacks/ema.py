@@ -81,7 +81,7 @@ def _check_dtypes(module: nn.Module, averages: list[Tensor]) -> None:
         if weight.dtype != average.dtype:
             raise ValueError(
                 f"EMA: {name} is {weight.dtype} and its average {average.dtype}: train with "
-                "precision bf16-mixed or 32-true, or leave EMA away (fit: callbacks=default)"
+                "precision bf16-mixed or 32-true, or leave EMA out (fit: callbacks=default)"
             )
 
 

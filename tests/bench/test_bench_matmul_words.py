@@ -43,7 +43,7 @@ def test_random_takes_a_seed():
         (["products="], "products='': name at least one of w24-forward"),
         (["shapes=64x64"], "shapes='64x64': give TOKENSxFEATURESxHIDDEN"),
         (["shapes=64x30x64"], "30 features are not a multiple of 4"),
-        (["dtype=float32"], "dtype='float32' is unknown: did you mean float16"),
+        (["dtype=float32"], "dtype='float32': choose one of bfloat16, float16, fp8, int8"),
         (["rounds=1"], "rounds='1': give a number of at least 2"),
         (["peers=cutlass"], "peers='cutlass' is unknown: did you mean torch-cutlass"),
         (["random=0"], "random='0': give a number of at least 1"),

@@ -13,7 +13,13 @@ from sparsetrain.lightning.data.decode import WHITE, Decode
 from sparsetrain.lightning.data.held_out import held_out
 from sparsetrain.lightning.data.jpeg import DecodedAndAugmented, JpegParts, together
 from sparsetrain.lightning.data.loader import Resumable
-from sparsetrain.lightning.data.on_device import Augmented, DeviceLoader, Keyed, shared_out
+from sparsetrain.lightning.data.on_device import (
+    TOGETHER,
+    Augmented,
+    DeviceLoader,
+    Keyed,
+    shared_out,
+)
 from sparsetrain.lightning.data.sampler import EpochSampler
 from sparsetrain.lightning.data.transforms import (
     CIFAR10,
@@ -113,7 +119,7 @@ class AugmentedData(ImageData):
             collate_fn=collate,
             **self.options(),
         )
-        group = augment.batches_at_once(self.batch_size)
+        group = min(augment.batches_at_once(self.batch_size), TOGETHER)
         return DeviceLoader(loader, finish, group, self.device, word)
 
     def _shortest(self) -> int:

@@ -24,6 +24,10 @@ from sparsetrain.lightning.data.loader import Resumable
 from sparsetrain.lightning.data.sampler import EpochSampler, Key
 from sparsetrain.lightning.data.transforms import Augment
 
+TOGETHER = 8
+"""Batches of loading processes that are finished at once, at most. Each tensor of theirs is an open
+file until then, of which a process may often have 1,024."""
+
 Batch = tuple[Tensor, Tensor]
 Made = tuple[Tensor, Tensor, Any]
 

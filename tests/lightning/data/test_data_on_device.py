@@ -3,6 +3,8 @@
 torchvision's decoder on the CPU stands in for nvJPEG.
 """
 
+import os
+import resource
 import sys
 import threading
 from io import BytesIO
@@ -78,6 +80,17 @@ def test_a_run_resumed_after_any_step_sees_the_same_pixels(
     for path in sorted(saved.iterdir())[::5]:
         step = torch.load(path, weights_only=False)["global_step"]
         assert fit(tmp_path / "again", data(photos, word), path) == whole[step:], path.name
+
+
+def test_batches_that_wait_leave_files_to_open(photos):
+    there = len(os.listdir("/proc/self/fd"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    module = data(photos, "augment", batch_size=1, num_workers=1)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (there + 70, limits[1]))
+    try:
+        assert len(batches(module)) == 24
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_an_error_on_the_way_reaches_the_run_and_ends_the_thread(photos):

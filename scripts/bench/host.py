@@ -99,10 +99,8 @@ class Clock(Callback):
 
 def as_on_a_gpu() -> None:
     """Have `fit` do on a CPU what it does on a GPU."""
-    folder = Path(tempfile.gettempdir()) / f"sparsetrain-host-ops-{torch.__version__}"
-    folder.mkdir(exist_ok=True)
     source = Path(__file__).with_name("host_ops.cpp")
-    load("host_ops", [str(source)], build_directory=str(folder), is_python_module=False)
+    load("sparsetrain_host_ops", [str(source)], is_python_module=False)
     compile_.why_eager = lambda trainer: None
     make: Any = classifier.create_optimizer_v2
     classifier.create_optimizer_v2 = lambda *args, **more: make(*args, **{**more, "fused": True})
@@ -136,7 +134,9 @@ def main() -> None:
     parser.add_argument("--profile", type=Path)
     args = parser.parse_intermixed_args()
     if args.steps < WARM + 2:
-        parser.error(f"--steps {args.steps}: give {WARM + 2} or more, of which {WARM} do not count")
+        parser.error(
+            f"--steps {args.steps}: the first {WARM} are not timed; give {WARM + 2} or more"
+        )
     torch.set_num_threads(1)
     started = "WORLD_SIZE" in os.environ
     if args.mode == "ddp" and not started:
@@ -147,11 +147,13 @@ def main() -> None:
     as_on_a_gpu()
     if alone:
         as_first_of_two()
-    clock = Clock(alone, args.profile is not None)
+    first = os.environ.get("RANK", "0") == "0"  # which writes files
+    profile = args.profile if first else None
+    clock = Clock(alone, profile is not None)
     several = ["trainer.devices=2", f"trainer.strategy={args.mode}"]
     words = [*WORDS, *(["trainer.devices=1"] if args.mode == "one" else several)]
     build: Any = fit.build_trainer
-    fit.build_trainer = lambda config, first: build(config, [clock, *first])
+    fit.build_trainer = lambda config, callbacks: build(config, [clock, *callbacks])
     with tempfile.TemporaryDirectory() as folder:
         words += [f"data.length={4 * args.steps}", f"trainer.max_steps={args.steps}"]
         words += [f"hydra.run.dir={folder}", *args.words]
@@ -160,14 +162,14 @@ def main() -> None:
     steps = clock.steps()
     row = {"mode": args.mode, "median_ms": statistics.median(steps), "min_ms": min(steps)}
     print(f"{args.mode:6} {row['median_ms']:6.1f} ms a step, {row['min_ms']:.1f} at least")
-    if args.json and os.environ.get("RANK", "0") == "0":
+    if args.json and first:
         args.json.write_text(
             json.dumps({**row, "steps": len(steps), "words": args.words}, indent=1)
         )
-    if clock.profile is not None:
+    if profile is not None and clock.profile is not None:
         text = io.StringIO()
         pstats.Stats(clock.profile, stream=text).sort_stats("tottime").print_stats(60)
-        args.profile.write_text(text.getvalue())
+        profile.write_text(text.getvalue())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def host(*words: object) -> subprocess.CompletedProcess[str]:
     ("words", "said"),
     [
         (("ddp",), "ddp wants two processes: torchrun --nproc-per-node 2 -m scripts.bench.host"),
-        (("one", "--steps", "10"), "--steps 10: give 42 or more, of which 40 do not count"),
+        (("one", "--steps", "10"), "--steps 10: the first 40 are not timed; give 42 or more"),
     ],
 )
 def test_what_cannot_be_timed_is_one_line(words, said):

@@ -25,8 +25,8 @@ from sparsetrain.lightning.data.sampler import EpochSampler, Key
 from sparsetrain.lightning.data.transforms import Augment
 
 TOGETHER = 8
-"""Batches of loading processes that are finished at once, at most. Each tensor of theirs is an open
-file until then, of which a process may often have 1,024."""
+"""The most batches of loading processes that are finished at once. Each of their tensors keeps a
+file open until then, and many systems allow a process 1,024 open files."""
 
 Batch = tuple[Tensor, Tensor]
 Made = tuple[Tensor, Tensor, Any]

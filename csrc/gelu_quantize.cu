@@ -14,8 +14,13 @@ struct Rounded {
   Function function;
 
   template <class T>
-  __device__ T operator()(T z) const {
-    return T(function(static_cast<float>(z)).value);
+  __device__ void operator()(T (&z)[8]) const {
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      float low = function(static_cast<float>(z[2 * w])).value;
+      float high = function(static_cast<float>(z[2 * w + 1])).value;
+      reinterpret_cast<uint32_t*>(z)[w] = pair_of(T(), low, high);
+    }
   }
 };
 

@@ -6,8 +6,6 @@
 
 namespace sparsetrain {
 
-constexpr int kVectors = 8;  // of eight values, that a thread holds
-
 // Where the q of a matrix and its scales go.
 struct To {
   void* q;  // [rows, columns]
@@ -15,16 +13,14 @@ struct To {
   bool power_of_two;
 };
 
-// What becomes of a value before it is quantized, and rounded to its type.
+// What becomes of eight values before they are quantized, each rounded to its type.
 struct AsItIs {
   template <class In>
-  __device__ In operator()(In x) const {
-    return x;
-  }
+  __device__ void operator()(In (&)[8]) const {}
 };
 
-// The values that a thread holds, of up to kVectors places of a matrix.
-template <class In, class Q, bool kVector>
+// The values that a thread holds, of up to kVectors places of a matrix, eight at each.
+template <class In, class Q, bool kVector, int kVectors>
 class Held {
  public:
   __device__ explicit Held(const Matrix& x) : x_(x) {}
@@ -35,15 +31,29 @@ class Held {
 
   template <class Map>
   __device__ void apply(int v, const Map& map) {
-#pragma unroll
-    for (int c = 0; c < 8; ++c) raw_[v][c] = map(raw_[v][c]);
+    map(raw_[v]);
   }
 
-  __device__ uint32_t largest(int v) const {
-    uint32_t out = 0;
+  // The largest magnitude so far, as bits: of 16-bit types those of two values beside each other.
+  __device__ uint32_t largest(int v, uint32_t so_far) const {
+    if constexpr (sizeof(In) == 2) {
 #pragma unroll
-    for (int c = 0; c < 8; ++c) out = max(out, magnitude(static_cast<float>(raw_[v][c])));
-    return out;
+      for (int w = 0; w < 4; ++w)
+        so_far = __vmaxu2(so_far, reinterpret_cast<const uint32_t*>(raw_[v])[w] & 0x7fff7fff);
+    } else {
+#pragma unroll
+      for (int c = 0; c < 8; ++c) so_far = max(so_far, magnitude(raw_[v][c]));
+    }
+    return so_far;
+  }
+
+  // What `largest` found, as the bits of a float.
+  static __device__ uint32_t as_float(uint32_t found) {
+    if constexpr (sizeof(In) == 2) {
+      auto bits = static_cast<uint16_t>(max(found >> 16, found & 0xffff));
+      return magnitude(static_cast<float>(reinterpret_cast<const In&>(bits)));
+    }
+    return found;
   }
 
   __device__ void store(int v, int64_t row, int64_t column, float inverse, void* to) const {
@@ -88,18 +98,21 @@ __device__ uint32_t largest_of_team(uint32_t value) {
 
 __host__ __device__ constexpr int threads_of(int team) { return team > 256 ? team : 256; }
 
+constexpr int kHeld = 4;  // vectors of eight values that a thread of a team holds
+
 // A team of threads takes a row: reads it once where it can hold it.
 template <class In, class Q, bool kVector, int kTeam, class Map>
 __global__ void __launch_bounds__(threads_of(kTeam))
     quantize_rows_kernel(Matrix x, To to, Map map) {
-  constexpr int kThreads = threads_of(kTeam), kChunk = kTeam * kVectors * 8;
+  constexpr int kThreads = threads_of(kTeam), kChunk = kTeam * kHeld * 8;
   int64_t row = blockIdx.x * int64_t{kThreads / kTeam} + threadIdx.x / kTeam;
   int64_t columns = row < x.rows ? x.columns : 0;
   int thread = threadIdx.x % kTeam;
-  Held<In, Q, kVector> held(x);
+  using Held = Held<In, Q, kVector, kHeld>;
+  Held held(x);
   auto each = [&](int64_t chunk, auto f) {
 #pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < kHeld; ++v) {
       int64_t column = chunk + 8 * (v * kTeam + thread);
       if (column < columns) f(v, column);
     }
@@ -111,9 +124,9 @@ __global__ void __launch_bounds__(threads_of(kTeam))
   };
   for (int64_t chunk = 0; chunk < columns; chunk += kChunk) {
     load(chunk);
-    each(chunk, [&](int v, int64_t) { largest = max(largest, held.largest(v)); });
+    each(chunk, [&](int v, int64_t) { largest = held.largest(v, largest); });
   }
-  largest = largest_of_team<kTeam, kThreads>(largest);
+  largest = largest_of_team<kTeam, kThreads>(Held::as_float(largest));
   float inverse = inverse_of<Q>(largest, to.power_of_two);
   if (thread == 0 && row < x.rows) to.scales[row] = __frcp_rn(inverse);
   for (int64_t chunk = 0; chunk < columns; chunk += kChunk) {
@@ -129,10 +142,15 @@ void launch_rows(const Tensor& x, const To& to, const Map& map) {
     auto blocks = static_cast<unsigned>(ceil_div(x.size(0), threads / team));
     kernel<<<blocks, threads, 0, current_stream(x)>>>(matrix_of(x), to, map);
   };
-  if (x.size(1) <= 32 * kVectors * 8) {
+  int64_t threads = ceil_div(x.size(1), kHeld * 8);
+  if (threads <= 32) {
     run(quantize_rows_kernel<In, Q, kVector, 32, Map>, 32);
-  } else if (x.size(1) <= 128 * kVectors * 8) {
+  } else if (threads <= 64) {
+    run(quantize_rows_kernel<In, Q, kVector, 64, Map>, 64);
+  } else if (threads <= 128) {
     run(quantize_rows_kernel<In, Q, kVector, 128, Map>, 128);
+  } else if (threads <= 256) {
+    run(quantize_rows_kernel<In, Q, kVector, 256, Map>, 256);
   } else {
     run(quantize_rows_kernel<In, Q, kVector, 512, Map>, 512);
   }

@@ -10,10 +10,10 @@ namespace {
 template <class In, class Q, bool kVector>
 __global__ void __launch_bounds__(256) quantize_blocks_kernel(Matrix x, To to, int across) {
   constexpr int kAcross = kBlock / 8, kHeld = kBlock * kAcross / 256;
-  static_assert(kHeld <= kVectors);
   int64_t row0 = blockIdx.x / across * int64_t{kBlock};
   int64_t column0 = blockIdx.x % across * int64_t{kBlock};
-  Held<In, Q, kVector> held(x);
+  using Held = Held<In, Q, kVector, kHeld>;
+  Held held(x);
   auto each = [&](auto f) {
 #pragma unroll
     for (int v = 0; v < kHeld; ++v) {
@@ -24,8 +24,8 @@ __global__ void __launch_bounds__(256) quantize_blocks_kernel(Matrix x, To to, i
   };
   uint32_t largest = 0;
   each([&](int v, int64_t row, int64_t column) { held.load(v, row, column); });
-  each([&](int v, int64_t, int64_t) { largest = max(largest, held.largest(v)); });
-  largest = largest_of_team<256, 256>(largest);
+  each([&](int v, int64_t, int64_t) { largest = held.largest(v, largest); });
+  largest = largest_of_team<256, 256>(Held::as_float(largest));
   float inverse = inverse_of<Q>(largest, to.power_of_two);
   if (threadIdx.x == 0) to.scales[blockIdx.x] = __frcp_rn(inverse);
   each([&](int v, int64_t row, int64_t column) { held.store(v, row, column, inverse, to.q); });

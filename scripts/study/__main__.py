@@ -6,7 +6,7 @@ dense twin.
     python scripts/study merge ROWS.json ...   # into docs/results
     python scripts/study summary               # of all that is in docs/results
     python scripts/study decay                 # λ of SR-STE: flips and accuracy
-    python scripts/study time --picture T.png  # seconds to the twin's accuracy
+    python scripts/study time --picture T.png  # seconds to dense accuracy
 
 `run` leaves out what has a row already, here or in docs/results; it writes a
 row for each run that ends into OUT/accuracy-DATA.json. With --choose it trains
@@ -53,7 +53,10 @@ def main() -> None:
         elif args.verb == "time":
             print(sooner.table(found, variants()))
             if args.picture:
-                sooner.draw(args.picture, found)
+                try:
+                    sooner.draw(args.picture, found, variants())
+                except ValueError as error:
+                    raise SystemExit(f"study: --picture: {error}") from None
         else:
             print(verdict.summary(found))
 

@@ -1,13 +1,14 @@
 """When a run has its dense twin's accuracy, against numbers read off by hand."""
 
+import pytest
 from plan import variants
-from sooner import draw, table
+from sooner import NONE, draw, groups, table
 
 
 def row(variant, curve, seconds, seed=0, resumed=False):
     return {
-        "data": "tiny100_wide", "recipe_digest": "c0ffee", "variant": variant, "seed": seed,
-        "epochs": 100, "choose": True, "resumed": resumed, "density": 0.5 if "w" in variant else 1,
+        "data": "tiny100_wide", "recipe": "tiny100_vit_b", "recipe_digest": "c0ffee",
+        "variant": variant, "seed": seed, "epochs": 100, "choose": True, "resumed": resumed,
         "curve": curve, "curve_seconds": seconds, "words": [],
     }  # fmt: skip
 
@@ -31,15 +32,26 @@ def test_times_are_those_of_the_first_validation_that_has_so_much():
     ]
 
 
+def test_each_dense_run_is_compared_with():
+    lines = table([*ROWS[:2], row("relu2", [51.0], [300])], variants()).splitlines()
+    assert [line.split()[5] for line in lines] == ["dense"] * 3 + ["relu2"] * 3
+    assert "51.00 %" in lines[3]
+    assert lines[3].endswith("it never")
+
+
 def test_runs_of_another_seed_or_recipe_and_resumed_ones_are_not_compared():
     others = [row("w24", [50.0], [1], seed=1), row("w24", [50.0], [1], resumed=True)]
     others.append({**row("w24", [50.0], [1]), "words": ["mix.prob=0"]})
     without = {**row("w24", [50.0], [1])}
     del without["curve_seconds"]
     found = table([ROWS[0], *others, without], variants())
-    assert found == "no run with times of its validations has a dense twin"
+    assert found == NONE
 
 
-def test_a_picture_has_every_run(tmp_path):
-    draw(tmp_path / "time.png", ROWS)
+def test_a_picture_has_what_is_compared(tmp_path):
+    alone = {**row("dense", [50.0], [1]), "data": "cifar10"}
+    assert groups([*ROWS, alone], variants()) == [ROWS]
+    draw(tmp_path / "time.png", [*ROWS, alone], variants())
     assert (tmp_path / "time.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match=NONE):
+        draw(tmp_path / "none.png", [alone], variants())

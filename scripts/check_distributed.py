@@ -1,17 +1,20 @@
-"""Train a ViT on every GPU: is what each rank does the same, do checkpoints go on, and how fast.
+"""Train a ViT on every GPU: is what each rank does the same, do checkpoints go
+on, and how fast.
 
-    torchrun --nproc-per-node 2 scripts/check_distributed.py strategy=fsdp2 json=fsdp2-2.json
+    torchrun --nproc-per-node 2 scripts/check_distributed.py \\
+        strategy=fsdp2 json=fsdp2-2.json
 
-model=vit_large_patch16_224 (timm), batch=128 (of each rank), steps=30 (timed, after 10),
-strategy=ddp (or fsdp2), variant=all+attn (see `bench step`), compile=true, bucket=100 (MB of
-gradients that DDP sums at once; compiled, it cuts the graph there), gradients=float32 (or bfloat16:
-what DDP sums), checkpoint=true (save and load), keep= (folder that the checkpoints stay in),
-resume= (such a folder, which another number of processes may have written: go on from it), json=
-(file to write).
+model=vit_large_patch16_224 (timm), batch=128 (of each rank), steps=30 (timed,
+after 10), strategy=ddp (or fsdp2), variant=all+attn (see `bench step`),
+compile=true, bucket=100 (MB of gradients that DDP sums at once; compiled, it
+cuts the graph there), gradients=float32 (or bfloat16: what DDP sums),
+checkpoint=true (save and load), keep= (folder that the checkpoints stay in),
+resume= (such a folder, which another number of processes may have written: go
+on from it), json= (file to write).
 
-Images are random and stay on the device; fused AdamW; bfloat16 by autocast under DDP and by
-MixedPrecisionPolicy under FSDP2. Runs with one process too, and on CPUs, where nothing is timed.
-Exits with an error where a check fails.
+Images are random and stay on the device; fused AdamW; bfloat16 by autocast
+under DDP and by MixedPrecisionPolicy under FSDP2. Runs with one process too,
+and on CPUs, where nothing is timed. Exits with an error where a check fails.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from distributed_training import Options, Training, parse
+from help_text import answer_help
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -165,7 +169,11 @@ def run(options: Options, device: torch.device) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = parse(sys.argv[1:])
+    answer_help(__doc__)
+    try:
+        options = parse(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(str(error))
     if not dist.is_torchelastic_launched():
         sys.exit("start it with torchrun --nproc-per-node N scripts/check_distributed.py")
     device = torch.device("cpu")

@@ -1,12 +1,16 @@
-"""Build the kernel library for one architecture, load it, and check what is in it. Needs no GPU.
+"""Build the kernel library for one architecture, load it, and check what is in
+it. Needs no GPU.
 
-    python scripts/check_library.py [arch] [folder]     sm_90a, in the cache of builds
+    python scripts/check_library.py [arch] [folder]
 
-A build of the same sources, flags, CUDA and architecture is not compiled again: its log, which
-tells registers and spills, lies beside it. An empty folder has it compiled.
-Every op has a kernel for CUDA whose C++ signature is its schema's, and no kernel spills registers
-or keeps an array in local memory (a stack frame), but for what SPILLED allows.
-Prints a table of the kernels; ends with status 1 and the reasons if something does not hold.
+Without words it is sm_90a, in the cache of builds.
+
+A build of the same sources, flags, CUDA and architecture is not compiled
+again: its log, which tells registers and spills, lies beside it. An empty
+folder has it compiled. Every op has a kernel for CUDA whose C++ signature is
+its schema's, and no kernel spills registers or keeps an array in local memory
+(a stack frame), but for what SPILLED allows. Prints a table of the kernels;
+ends with status 1 and the reasons if something does not hold.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from help_text import answer_help
 
 from sparsetrain import native, ops
 
@@ -113,6 +118,7 @@ def complaints(library: Path, table: list[Kernel]) -> list[str]:
 
 
 def main() -> None:
+    answer_help(__doc__)
     arch = sys.argv[1].removeprefix("sm_") if len(sys.argv) > 1 else "90a"
     if arch not in native.ARCHS:
         sys.exit(f"arch={arch!r}: choose one of {', '.join(native.ARCHS)}")

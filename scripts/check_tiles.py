@@ -1,12 +1,14 @@
-"""Check the transposable masks of many random 4x4 tiles, on the GPU where there is one.
+"""Check the transposable masks of many random 4x4 tiles, on the GPU where there
+is one.
 
     python scripts/check_tiles.py [tiles=100_000_000] [json=FILE]
 
-For each rule, each distribution and each dtype: tiles whose mask from the kernel is not the
-reference's, tiles without exactly two per row and column, and what a mask keeps (the sum of
-magnitudes, of squares for l2) as a share of the best of all 90, in float64. Ends with status 1 if
-a mask differs, or keeps less than 99.9 % of the best, or 99.999 % on average. Without a GPU the
-masks are the reference's own.
+For each rule, each distribution and each dtype: tiles whose mask from the
+kernel is not the reference's, tiles without exactly two per row and column,
+and what a mask keeps (the sum of magnitudes, of squares for l2) as a share of
+the best of all 90, in float64. Ends with status 1 if a mask differs, or keeps
+less than 99.9 % of the best, or 99.999 % on average. Without a GPU the masks
+are the reference's own.
 
 Dimension key:  T tiles   P the 90 patterns
 """
@@ -21,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from help_text import answer_help
 from torch import Tensor
 
 from sparsetrain import native, ops
@@ -159,6 +162,7 @@ def where() -> dict[str, str]:
 
 
 def main() -> None:
+    answer_help(__doc__)
     options = {"tiles": "100_000_000", "json": ""}
     for word in sys.argv[1:]:
         key, _, value = word.partition("=")

@@ -48,9 +48,17 @@ def parse(words: list[str]) -> Options:
     defaults = asdict(Options())
     given = dict(word.split("=", 1) for word in words if "=" in word)
     if len(given) < len(words) or not given.keys() <= defaults.keys():
-        raise ValueError(f"{words}: give {', '.join(f'{name}=…' for name in defaults)}")
+        raise ValueError(f"{' '.join(words)}: give {', '.join(f'{name}=…' for name in defaults)}")
     read = {str: str, int: int, bool: {"true": True, "false": False}.__getitem__}
-    options = Options(**{name: read[type(defaults[name])](text) for name, text in given.items()})
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        kind = type(defaults[name])
+        try:
+            values[name] = read[kind](text)
+        except (ValueError, KeyError):
+            fix = "true or false" if kind is bool else "a whole number"
+            raise ValueError(f"{name}={text}: give {fix}") from None
+    options = Options(**values)
     for value, known in (
         (options.strategy, ("ddp", "fsdp2")),
         (options.variant, VARIANTS),

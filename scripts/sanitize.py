@@ -1,10 +1,11 @@
-"""Call every CUDA kernel on a few odd sizes, for compute-sanitizer (scripts/gpu_check).
+"""Call every CUDA kernel on a few odd sizes, for compute-sanitizer
+(scripts/gpu_check).
 
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 1 --tool memcheck \\
-        python scripts/sanitize.py
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 1 \\
+        --tool memcheck python scripts/sanitize.py
 
-Nothing is compared here. Without PyTorch's cache every tensor has an allocation of its own, and a
-byte read or written outside shows.
+Nothing is compared here. Without PyTorch's cache every tensor has an
+allocation of its own, and a byte read or written outside shows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from itertools import product
 
 import torch
+from help_text import answer_help
 from torch import Tensor
 
 from sparsetrain import native, ops
@@ -133,6 +135,7 @@ def call_scaled_products(M: int, N: int, K: int, dtype: torch.dtype, scaling: Sc
 
 
 def main() -> None:
+    answer_help(__doc__)
     library = native.load()
     if library.path is None:
         sys.exit(f"no kernel library: {library.reason}; {library.fix}")

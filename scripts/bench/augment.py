@@ -1,16 +1,16 @@
 """Images a second that `data.cache=gpu` augments, without a model.
 
-    python -m scripts.bench.augment                   # 32 pixels, batches of 512
+    python -m scripts.bench.augment          # 32 pixels, batches of 512
     python -m scripts.bench.augment 64 256
 
 The augmentation is that of recipe=cifar10_vit. Prints one line.
 """
 
-import sys
 import time
 
 import torch
 
+from scripts.bench.command import run
 from sparsetrain.lightning.data import Augment, EpochSampler
 from sparsetrain.lightning.data.batch_augment import BatchAugment
 from sparsetrain.lightning.data.cached import CachedImages, CachedTrainLoader
@@ -20,8 +20,10 @@ IMAGES = 51200
 SECONDS = 5.0
 
 
-def main() -> None:
-    size, batch = (int(word) for word in (*sys.argv[1:], "32", "512")[:2])
+def main(words: list[str]) -> None:
+    if not all(word.isdecimal() for word in words) or len(words) > 2:
+        raise ValueError(f"{' '.join(words)}: give pixels and images of a batch, as 64 256")
+    size, batch = map(int, (words + ["32", "512"][len(words) :]))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = torch.randint(0, 256, (IMAGES, 3, size, size), dtype=torch.uint8, device=device)
     cached = CachedImages(images, torch.zeros(IMAGES, dtype=torch.int64, device=device))
@@ -50,4 +52,4 @@ def measure(loader: CachedTrainLoader, seconds: float, device: torch.device) -> 
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__)

@@ -62,6 +62,10 @@ class Hooks:
         magnitudes. scores: those of before, None at first."""
         return scores
 
+    def refuse(self, optimizer: Optimizer) -> None:
+        """Called where `attach` is given the optimizer; raises ValueError for a kind of it that the
+        method cannot train with."""
+
     def begin(self, optimizer: Optimizer) -> None:
         """Called where a sparse phase begins, for the optimizer that holds the weights."""
 

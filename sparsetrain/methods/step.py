@@ -3,7 +3,7 @@
 What it does    trains dense until Adam's second moment v has settled, then divides it by its bias
                 correction, freezes it, and trains with STE: noisy gradients of masked weights
                 do not disturb v
-When            with Adam or AdamW, and a dense warm-up (10–20 % of the steps)
+When            with torch.optim's Adam or AdamW, and a dense warm-up (10–20 % of the steps)
 Cost            STE's
 Source          Lu et al., ICML 2023, arXiv 2302.01172 (its AutoSwitch finds the end of the warm-up;
                 here it is the schedule's)
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
 from sparsetrain.methods.ste import STE
 
@@ -30,7 +30,17 @@ _STEP = 1e9
 class STEP(STE):
     """STE; Adam's second moment is frozen where the sparse phase begins (Lu et al., ICML 2023)."""
 
+    def refuse(self, optimizer: Optimizer) -> None:
+        # Others keep an exp_avg_sq too, and divide by it in another way: ADOPT without a bias
+        # correction, NAdam with one of its own.
+        if not isinstance(optimizer, Adam):
+            raise ValueError(
+                f"weight=STEP() with optimizer={type(optimizer).__name__}: it freezes Adam's "
+                "second moment; use torch.optim.Adam or AdamW, or another method, as STE()"
+            )
+
     def begin(self, optimizer: Optimizer) -> None:
+        self.refuse(optimizer)  # it may have taken the weights after `attach`
         freeze_second_moment(optimizer)
 
     def check(self, optimizer: Optimizer) -> None:
@@ -52,15 +62,14 @@ def freeze_second_moment(optimizer: Optimizer) -> None:
 
     Both moments are divided by their bias corrections; β₂ of the groups and the steps of the state
     are set so that none is applied any more. They are part of the optimizer's state dict, so a
-    resumed run goes on so. Raises ValueError for an optimizer without a second moment, or without
-    a step behind it.
+    resumed run goes on so. Raises ValueError for an optimizer without a step behind it.
     """
     for group in optimizer.param_groups:
         states = [optimizer.state[p] for p in group["params"] if p in optimizer.state]
         if not states or any("exp_avg_sq" not in state for state in states):
             raise ValueError(
                 f"weight=STEP() with optimizer={type(optimizer).__name__}: it freezes Adam's "
-                "second moment, of which there is none yet; use Adam or AdamW, and a dense warm-up "
+                "second moment, of which there is none yet; give the schedule a dense warm-up "
                 "(schedule.dense_warmup=0.1)"
             )
         for state in states:

@@ -11,7 +11,7 @@ from sparsetrain.nn.attached import Attached
 from sparsetrain.nn.for_inference import refuse_packed
 from sparsetrain.nn.given import check_module
 from sparsetrain.nn.masks import phased_layers
-from sparsetrain.nn.optimizers import stepping
+from sparsetrain.nn.optimizers import refuse_unfit, stepping
 from sparsetrain.schedule import check_total
 
 
@@ -42,9 +42,10 @@ def attach(
     others.
 
     Raises ValueError where the model is not sparse, an optimizer cannot be hooked, none holds a
-    weight of a sparse layer or two the same, or a schedule in fractions meets no total_steps. A
-    step raises RuntimeError where no attached optimizer holds a weight that trains. Returns a
-    handle; `detach()`, or leaving it as a context, undoes it.
+    weight of a sparse layer or two the same, a method cannot train with it (STEP is of Adam), or a
+    schedule in fractions meets no total_steps. A step raises RuntimeError where no attached
+    optimizer holds a weight that trains. Returns a handle; `detach()`, or leaving it as a context,
+    undoes it.
     """
     check_module(model)
     layers = phased_layers(model)
@@ -53,4 +54,6 @@ def attach(
         raise ValueError("model: it has no sparse layers; call sparsify(model, …) first")
     for schedule in {layer.phase.schedule for layer in layers}:
         check_total(schedule, total_steps)
-    return Attached(model, stepping(optimizer), total_steps, check)
+    optimizers = stepping(optimizer)
+    refuse_unfit(layers, optimizers)
+    return Attached(model, optimizers, total_steps, check)

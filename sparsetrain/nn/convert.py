@@ -23,7 +23,7 @@ from sparsetrain.nn.plan import Plan, make_plan
 from sparsetrain.nn.report import LayerReport, Report, one_function_note
 from sparsetrain.nn.roles import known_roles
 from sparsetrain.nn.sharded import is_wrapped, local, own_rows, reshard
-from sparsetrain.nn.shares import shares_of, unreached
+from sparsetrain.nn.shares import largest_unreached, shares_of, unreached
 from sparsetrain.nn.sparsity import Sparsity, check_sparsity
 from sparsetrain.nn.structure import mlp_shape
 from sparsetrain.nn.swap import replace_modules
@@ -68,7 +68,7 @@ def sparsify(
     reshard(model)
     plan = make_plan(model, sparsity, find_engines(engine, on_cpu), tokens or {})
     if not plan.linears and not plan.mlps:
-        raise ValueError(f"no included layer can become sparse ({_why_dense(plan)})")
+        raise ValueError(f"no included layer can become sparse ({_why_dense(model, plan)})")
     report = _convert(model, plan, Phase(sparsity.schedule))
     return replace(report, unreached=unreached(model), shares=shares_of(model, tokens or {}))
 
@@ -133,8 +133,9 @@ def _why_not_tied(layer: SparseLinear, other: SparseLinear | None) -> str:
     return "" if same else "multiplies by other values of it"
 
 
-def _why_dense(plan: Plan) -> str:
-    """Five reasons, each with the first of the included layers that stay dense for it."""
+def _why_dense(model: nn.Module, plan: Plan) -> str:
+    """Five reasons, each with the first of the included layers that stay dense for it; and the
+    largest matrices in no linear layer."""
     names: dict[str, list[str]] = {}
     for name, reason in plan.dense.items():
         if name in plan.parts:
@@ -144,7 +145,9 @@ def _why_dense(plan: Plan) -> str:
         for reason, found in names.items()
     ]
     more = f"; and {len(lines) - 5} more reasons" if len(lines) > 5 else ""
-    return "; ".join(lines[:5]) + more or "none is in include and not in exclude"
+    other = largest_unreached(model)
+    found = "; ".join(lines[:5]) + more or "none is in include and not in exclude"
+    return f"{found}; {other}" if other else found
 
 
 def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:

@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ _READ = re.compile(  # to ask a weight for its type, dtype or shape does not rea
     r"(?<!isinstance\()\bself\.([\w.]+?)\.weight\b(?!(?:\.data|\.detach\(\))*"
     r"\.(?:dtype|device|shape|size|requires_grad|is_cuda|ndim|numel)\b)"
 )
+_CALL = re.compile(r"\bself\.(\w+)\(")
 _FACTOR = re.compile(r"\blora_(a|b|up|down)\b", re.IGNORECASE)  # torchtune's and kohya's names
 _LEAST_FEATURES = 4  # of the input of an MLP; coordinates have two or three
 
@@ -119,7 +121,8 @@ def _not_plain(linear: nn.Linear) -> str | None:
     if not added:
         return None
     what = "a forward of its own" if "forward" in added else ", ".join(sorted(added)[:3])
-    return f"{kind.__name__} is not a plain nn.Linear: it has {what}"
+    called = kind.__name__ if kind.__name__ != "Linear" else f"{kind.__module__}.Linear"
+    return f"{called} is not a plain nn.Linear: it has {what}"
 
 
 def _bypass(model: nn.Module, name: str) -> str | None:
@@ -141,15 +144,29 @@ def _bypass(model: nn.Module, name: str) -> str | None:
 
 @cache
 def _read_paths(kind: type[nn.Module]) -> set[str]:
-    """Children whose weights the forward of a class reads, by its source: `self.qkv.weight`."""
+    """Children whose weights the forward of a class reads, by its source and that of the methods of
+    the class that it calls: `self.qkv.weight`."""
+    found, seen, calls = set[str](), set[str](), ["forward"]
+    while calls:
+        name = calls.pop()
+        source = "" if name in seen else _source(getattr(kind, name, None))
+        seen.add(name)
+        found |= set(_READ.findall(source))
+        calls += _CALL.findall(source)
+    return found
+
+
+def _source(function: Any) -> str:
+    """Of a function, without what its strings tell; empty where there is none, and the first sparse
+    step tells."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(kind.forward)))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
-        return set()  # without sources the first sparse step tells
+        return ""
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             node.value = ""  # it may tell of weights
-    return set(_READ.findall(ast.unparse(tree)))
+    return ast.unparse(tree)
 
 
 def _ancestors(model: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsetrain.nn.linear import SparseLinear
+
 
 def stepping(optimizers: Any) -> list[Optimizer]:
     """The optimizers inside wrappers (Lookahead, SAM, Accelerate's, Lightning's), each once.
@@ -53,6 +55,15 @@ def refuse_shared(
                 f"optimizer: two that were given hold the weight of {names[layer]}: give "
                 "the one that steps it now, and attach the other when it takes over"
             )
+
+
+def refuse_unfit(layers: Iterable[nn.Module], optimizers: Iterable[Optimizer]) -> None:
+    """Refuse an optimizer that a method of the weights that it holds cannot train with."""
+    linears = [layer for layer in layers if isinstance(layer, SparseLinear)]
+    for optimizer in optimizers:
+        held = held_by(optimizer)
+        for method in {layer.method for layer in linears if id(trains(layer)) in held}:
+            method.refuse(optimizer)
 
 
 def skipped(optimizer: Optimizer) -> bool:

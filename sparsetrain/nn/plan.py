@@ -15,6 +15,7 @@ from sparsetrain.nn.for_inference import PACKED, ForInference
 from sparsetrain.nn.lookalikes import mlp_linears, why_not_gelu, why_unlike
 from sparsetrain.nn.obstacles import same_view, tied_weights, weight_obstacle
 from sparsetrain.nn.roles import Roles, fc1_of, fc2_of, roles_of
+from sparsetrain.nn.shares import largest_unreached
 from sparsetrain.nn.sparsity import Part, Sparsity
 from sparsetrain.nn.structure import mlp_shape, why_not
 from sparsetrain.products import Engine
@@ -45,7 +46,7 @@ def make_plan(
     or an activation no MLP, and for a layer that is packed for inference."""
     plan = Plan(dense=_packed(model, sparsity))
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    _check_globs(linears, sparsity)
+    _check_globs(model, linears, sparsity)
     for name, linear in linears.items():
         part = _part_of(name, sparsity)
         if isinstance(part, str):
@@ -82,12 +83,12 @@ def _packed(model: nn.Module, sparsity: Sparsity) -> dict[str, str]:
     return dict.fromkeys(found, "it is packed for inference")
 
 
-def _check_globs(linears: dict[str, nn.Linear], sparsity: Sparsity) -> None:
+def _check_globs(model: nn.Module, linears: dict[str, nn.Linear], sparsity: Sparsity) -> None:
     for part in (sparsity, *sparsity.parts.values()):
         for kind in ("include", "exclude"):
             for glob in getattr(part, kind):
                 if not any(fnmatchcase(name, glob) for name in linears):
-                    hint = _hint(glob, linears)
+                    hint = _hint(glob, linears) if linears else _without_any(model)
                     raise ValueError(f"{kind}: {glob!r} matches no linear layer; {hint}")
 
 
@@ -114,12 +115,15 @@ def _globbed(name: str, globs: Iterable[str]) -> bool:
 
 
 def _hint(glob: str, linears: dict[str, nn.Linear]) -> str:
-    if not linears:
-        return "the model has none"
     near = difflib.get_close_matches(glob, linears, n=3, cutoff=0.4)
     names = near + [name for name in linears if name not in near]
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return f"it has {', '.join(names[:8])}{more}"
+
+
+def _without_any(model: nn.Module) -> str:
+    other = largest_unreached(model)
+    return f"the model has none ({other})" if other else "the model has none"
 
 
 def _refuse_ties(model: nn.Module, plan: Plan) -> None:

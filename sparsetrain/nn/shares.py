@@ -53,6 +53,17 @@ def unreached(model: nn.Module) -> tuple[LayerReport, ...]:
     return tuple(row for row in rows if replace(row, name="") in kinds)
 
 
+def largest_unreached(model: nn.Module) -> str:
+    """The kind of matrices in no linear layer that multiplies most, and why it cannot be sparse;
+    empty without one."""
+    rows = [row for row in _rows(model) if "looked up" not in row.reason]
+    kinds = grouped(tuple(rows))
+    if not kinds:
+        return ""
+    row, count = max(kinds, key=lambda kind: kind[1] * math.prod(kind[0].shape))
+    return f"{row.name}{f' ({count})' if count > 1 else ''}: {row.reason}"
+
+
 def _rows(model: nn.Module) -> Iterator[LayerReport]:
     seen = {id(p) for _, layer in _linears(model) for p in layer.parameters()}
     for name, module in model.named_modules():

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sparsetrain.autograd import check_transforms
+
 if TYPE_CHECKING:
     from sparsetrain.nn.linear import SparseLinear
 
@@ -110,4 +112,5 @@ def watched(layer: SparseLinear) -> Tensor:
     """The weight of a layer for its products; an alias while the layer is watched."""
     if torch.compiler.is_compiling() or layer.watch is None:
         return layer.weight
+    check_transforms()  # before a hook, which jvp would not allow
     return layer.watch.through(layer.weight)

@@ -50,3 +50,32 @@ def test_transforms_of_torch_func_are_refused_with_what_to_do(kinds):
     st.sparsify(model, st.Sparsity(**kinds))
     with pytest.raises(RuntimeError, match=r"torch\.func .* densify"):
         torch.func.grad(lambda x: model(x).sum())(torch.randn(4, 8))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # in torch 2.14's own jvp
+@pytest.mark.parametrize("kinds", [{}, {"activation": st.Activation24()}], ids=["linear", "MLP"])
+def test_transforms_are_refused_in_the_first_step_too(kinds):
+    model = nn.ModuleList([sparse(nn.GELU())])
+    st.densify(model)
+    st.sparsify(model, st.Sparsity(**kinds))
+    st.attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    x = torch.randn(4, 8)
+    with pytest.raises(RuntimeError, match=r"torch\.func .* densify"):
+        torch.func.jvp(model[0], (x,), (x,))
+    with pytest.raises(RuntimeError, match=r"torch\.func .* densify"):
+        torch.func.jacrev(model[0])(x)
+
+
+@pytest.mark.parametrize("kinds", [{}, {"activation": st.Activation24()}], ids=["linear", "MLP"])
+def test_an_export_that_would_drop_the_gradients_is_refused(kinds):
+    model, x = nn.Sequential(sparse(nn.GELU())), torch.randn(4, 8)
+    st.densify(model)
+    st.sparsify(model, st.Sparsity(**kinds))
+    with pytest.raises(RuntimeError, match=r"drops the gradients .* model\.eval\(\)"):
+        torch.export.export(model, (x,), strict=False)
+    with torch.no_grad():
+        torch.export.export(model, (x,), strict=False)
+    program = torch.export.export(model.eval(), (x,), strict=False).module()
+    torch.testing.assert_close(program(x), model(x), rtol=0, atol=0)
+    model.train().requires_grad_(False)
+    torch.export.export(model, (x,), strict=False)

@@ -90,8 +90,34 @@ def test_without_a_warm_up_or_a_second_moment_it_is_refused():
     st.sparsify(model, st.Sparsity(weight=st.STEP()))
     with pytest.raises(ValueError, match=r"STEP\(\) with optimizer=AdamW: .*dense_warmup=0.1"):
         st.attach(model, torch.optim.AdamW(model.parameters()), total_steps=40)
-    with pytest.raises(ValueError, match=r"optimizer=SGD: it freezes Adam's second moment"):
-        trained(20, {}, lambda parameters, lr, weight_decay: torch.optim.SGD(parameters, lr=lr))
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adafactor", "NAdam", "Adamax"])
+def test_another_optimizer_than_adam_is_refused_before_its_warm_up(kind):
+    with pytest.raises(ValueError, match=rf"STEP\(\) with optimizer={kind}: .*Adam or AdamW"):
+        trained(0, {}, getattr(torch.optim, kind))
+
+
+class WithoutCorrection(torch.optim.Optimizer):
+    """ADOPT's state: Adam's keys, which it reads without Adam's bias corrections."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p] or {
+                    "step": torch.tensor(0.0),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.ones_like(p),
+                }
+                self.state[p] = state
+
+
+def test_a_state_with_the_names_of_adams_is_not_taken_for_it():
+    def made(parameters, lr, weight_decay):
+        return WithoutCorrection(parameters, {"lr": lr, "betas": (0.9, 0.9999)})
+
+    with pytest.raises(ValueError, match=r"optimizer=WithoutCorrection: .*Adam or AdamW"):
+        trained(20, {}, made)
 
 
 def test_an_optimizer_made_anew_in_the_sparse_phase_needs_the_state_of_the_old_one():

@@ -135,6 +135,27 @@ def test_nothing_convertible_is_an_error_with_the_reasons():
         sparsify(nn.Linear(8, 8), Sparsity())
 
 
+def test_without_a_linear_layer_the_largest_other_matrices_are_named():
+    blocks = nn.ModuleList([nn.Conv1d(4, 8, 1), nn.Conv1d(4, 8, 1)])
+    model = nn.ModuleDict({"words": nn.Embedding(64, 4), "blocks": blocks})
+    with pytest.raises(ValueError, match=r"none \(blocks\.\* \(2\): Conv1d is no nn\.Linear\)"):
+        sparsify(model, Sparsity())
+    model["head"] = nn.Linear(4, 64, bias=False)
+    model["head"].weight = model["words"].weight
+    with pytest.raises(ValueError, match=r"\(head: .* tied to words, .*; blocks\.\* \(2\): Conv1d"):
+        sparsify(model, Sparsity())
+
+
+class Linear(nn.Linear):
+    def forward(self, input):
+        return super().forward(input) * 2
+
+
+def test_another_class_called_linear_is_named_with_its_module():
+    with pytest.raises(ValueError, match=rf"{__name__}\.Linear is not a plain nn\.Linear"):
+        sparsify(nn.Sequential(Linear(8, 8)), Sparsity())
+
+
 @pytest.mark.parametrize("first", [Sparsity(), Sparsity(weight=None, activation=Activation24())])
 def test_twice_is_an_error(first):
     model = net()

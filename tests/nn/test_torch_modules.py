@@ -110,6 +110,22 @@ class Above(nn.Module):
         return self.inner(x) @ self.inner.proj.weight
 
 
+class Helped(Fused):
+    """Reads it in a method that its forward calls, as WavLM's attention does."""
+
+    def forward(self, x):
+        return self.proj(self.multiplied(x))
+
+    def multiplied(self, x):
+        return self.by(x)
+
+    def by(self, x):
+        return nn.functional.linear(x, self.qkv.weight)
+
+    def merged(self):
+        return self.proj.weight @ self.qkv.weight
+
+
 class Casting(Fused):
     """Asks a weight for its dtype alone."""
 
@@ -120,6 +136,7 @@ class Casting(Fused):
 def test_a_layer_whose_weight_a_module_above_reads_stays_dense_and_the_report_names_it():
     reads = "reads its weight without calling it"
     assert reasons(sparsify(Fused(), Sparsity())) == {"qkv": f"Fused {reads}"}
+    assert reasons(sparsify(Helped(), Sparsity())) == {"qkv": f"Helped {reads}"}
     assert reasons(sparsify(nn.Sequential(Above(), nn.Linear(8, 8)), Sparsity())) == {
         "0.inner.qkv": f"Fused {reads}",
         "0.inner.proj": f"Above {reads}",

@@ -144,10 +144,10 @@ def _why_dense(model: nn.Module, plan: Plan) -> str:
         f"{found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''}: {reason}"
         for reason, found in names.items()
     ]
-    more = f"; and {len(lines) - 5} more reasons" if len(lines) > 5 else ""
-    other = largest_unreached(model)
-    found = "; ".join(lines[:5]) + more or "none is in include and not in exclude"
-    return f"{found}; {other}" if other else found
+    if not lines:
+        return "none is in include and not in exclude"
+    more = f"and {len(lines) - 5} more reasons" if len(lines) > 5 else ""
+    return "; ".join(filter(None, (*lines[:5], more, largest_unreached(model))))
 
 
 def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:

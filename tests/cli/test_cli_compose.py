@@ -40,7 +40,7 @@ def assert_trains(*words: str) -> None:
     bounded = [name for name in named if any(fnmatch(name, glob) for glob in spec.include)]
     sparse = [name for name in bounded if any(fnmatch(name, glob) for glob in globs)]
     assert len(report.converted) == len(sparse) + (spec.activation is not None)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1, weight_decay=0)
     if report.converted:
         # STEP has to have a dense step behind it.
         attach(network, optimizer, total_steps=20 if isinstance(spec.weight, STEP) else 1)

@@ -1,4 +1,4 @@
-"""`--help` of the scripts that are run as files."""
+"""`--help` of the scripts whose help is the text at their top."""
 
 import sys
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from scripts.help_text import answer_help
+
 
 def run(main: Callable[[list[str]], None], text: str | None) -> None:
     """Call main with the words of the command line; `--help` prints the text instead."""
-    words = sys.argv[1:]
-    if any(word in ("-h", "--help", "help") for word in words):
-        print(text)
-        return
+    answer_help(text)
     try:
-        main(words)
+        main(sys.argv[1:])
     except (ValueError, OSError) as error:
         sys.exit(" ".join(str(error).split()))
     except KeyboardInterrupt:

@@ -28,6 +28,7 @@ def table(rows: list[Row], known: dict[str, Variant]) -> str:
 
 
 def both(row: Row, dense: Row) -> list[str]:
+    """The lines of a sparse run beside a dense one."""
     best, lines = max(dense["curve"]), []
     for below in BELOW:
         own, its = reached(row, best - below), reached(dense, best - below)

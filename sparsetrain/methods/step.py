@@ -69,7 +69,7 @@ def freeze_second_moment(optimizer: Optimizer) -> None:
         if not states or any("exp_avg_sq" not in state for state in states):
             raise ValueError(
                 f"weight=STEP() with optimizer={type(optimizer).__name__}: it freezes Adam's "
-                "second moment, of which there is none yet; give the schedule a dense warm-up "
+                "second moment, and no step has made one yet; train dense at first "
                 "(schedule.dense_warmup=0.1)"
             )
         for state in states:

@@ -29,6 +29,8 @@ def traced(module: nn.Module, input: Tensor) -> Any:
     return tracer.create_proxy("call_module", tracer.path_of_module(module), (input,), {})
 
 
-def _trains(module: Any) -> bool:
-    trained = any(parameter.requires_grad for parameter in module.parameters())
-    return module.training and module.sparse and trained and torch.is_grad_enabled()
+def _trains(module: nn.Module) -> bool:
+    """Whether its sparse products have gradients now; packed layers have none."""
+    if not (module.training and torch.is_grad_enabled() and getattr(module, "sparse", False)):
+        return False
+    return any(parameter.requires_grad for parameter in module.parameters())

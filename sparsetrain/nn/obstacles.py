@@ -157,8 +157,8 @@ def _read_paths(kind: type[nn.Module]) -> set[str]:
 
 
 def _source(function: Any) -> str:
-    """Of a function, without what its strings tell; empty where there is none, and the first sparse
-    step tells."""
+    """The source of a function, with its strings emptied. Empty where it cannot be read: then the
+    first sparse step tells which weights are read."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):

@@ -254,6 +254,14 @@ def test_a_copy_and_a_state_dict_give_the_same_outputs():
         assert torch.equal(outputs(again, E4M3), expected)
 
 
+def test_an_export_in_training_mode_is_told_to_evaluate():
+    net = pruned()
+    st.quantize(net, E4M3)
+    net.train().requires_grad_()
+    with pytest.raises(RuntimeError, match=r"^PackedMlp is for inference: call model\.eval\(\)"):
+        torch.export.export(net, (normal(4, 8),), strict=False)
+
+
 @pytest.mark.parametrize("dtype", [E4M3, torch.int8], ids=str)
 def test_a_model_compiles_without_breaks(dtype):
     torch._dynamo.reset()

@@ -1,6 +1,7 @@
-"""Compiled steps draw anew: stochastic depth and dropout differ from step to step, CUDA graphs too.
+"""Each compiled step draws its own random numbers for stochastic depth and dropout.
 
-A graph that replayed one draw would train one thinned network, and nothing else would show it.
+A CUDA graph that repeated the numbers of its capture would drop the same values in every step. No
+other test would show that.
 """
 
 import pytest

@@ -216,6 +216,18 @@ def test_throughput_is_that_of_the_wall_clock(tmp_path):
         assert row["perf/images_per_s"] == pytest.approx(8000 / row["perf/step_ms"])
 
 
+def test_the_time_of_a_step_has_the_wait_for_its_gradients(tmp_path, monkeypatch):
+    read = SparsityMonitor._gradients
+
+    def slowly(monitor):
+        time.sleep(0.1)  # as a GPU that is behind the host
+        return read(monitor)
+
+    monkeypatch.setattr(SparsityMonitor, "_gradients", slowly)
+    rows = logged(tmp_path, weights24(SRSTE()), max_epochs=1, log_every_n_steps=4)
+    assert [row["perf/step_ms"] >= 25 for row in rows.values()] == [True]
+
+
 def test_validation_is_not_training_time(tmp_path):
     class SlowToValidate(Stranger):
         def validation_step(self, batch):

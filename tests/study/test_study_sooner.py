@@ -1,4 +1,4 @@
-"""When a run has its dense twin's accuracy, against numbers read off by hand."""
+"""When a sparse run has the accuracy of a dense one, against numbers read off by hand."""
 
 import pytest
 from plan import variants

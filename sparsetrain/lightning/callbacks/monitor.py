@@ -102,8 +102,9 @@ class SparsityMonitor(Callback):
             if sparsity is None:  # a loop of its own that made several steps of the batch
                 sparsity = self._sparsity(trainer, pl_module)
             self._before = None
+            gradients = self._gradients()  # waits for the GPU, so that the steps timed are done
             metrics = self._throughput(trainer, pl_module) | sparsity | self._choice(trainer)
-            _log(trainer, metrics | self._gradients() | self._usage(pl_module))
+            _log(trainer, metrics | gradients | self._usage(pl_module))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A run shorter than the logging interval has its throughput from here.

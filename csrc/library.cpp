@@ -20,6 +20,7 @@
 #include "quantize_across24.h"
 #include "quantize_both24.h"
 #include "random24.h"
+#include "scaled_gelu_matmul24.h"
 #include "scaled_matmul24.h"
 #include "select24.h"
 #include "soft_threshold24.h"
@@ -48,6 +49,7 @@ STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CUDA, m) {
   m.impl("quantize_across24", TORCH_BOX(&sparsetrain::quantize_across24));
   m.impl("quantize_both24", TORCH_BOX(&sparsetrain::quantize_both24));
   m.impl("random24", TORCH_BOX(&sparsetrain::random24));
+  m.impl("scaled_gelu_matmul24", TORCH_BOX(&sparsetrain::scaled_gelu_matmul24));
   m.impl("scaled_matmul24", TORCH_BOX(&sparsetrain::scaled_matmul24));
   m.impl("select24", TORCH_BOX(&sparsetrain::select24));
   m.impl("soft_threshold24", TORCH_BOX(&sparsetrain::soft_threshold24));

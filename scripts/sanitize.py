@@ -132,6 +132,10 @@ def call_scaled_products(M: int, N: int, K: int, dtype: torch.dtype, scaling: Sc
             bias = torch.ones(M if transpose_out else N).cuda()
             given = q.T, scales.T, bias, transpose_out, out_dtype
             ops.scaled_matmul24(*packed, *given)
+    if dtype == torch.float8_e4m3fn:
+        for approximate in ("none", "tanh"):
+            given = q.T, scales.T, torch.ones(M).cuda(), approximate, torch.ones(N, 1).cuda()
+            ops.scaled_gelu_matmul24(*packed, *given)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@
 
 namespace sparsetrain {
 
-enum class Activation : int { kNone, kSquaredRelu, kGelu };
+enum class Activation : int { kNone, kSquaredRelu, kGelu, kTanhGelu };
 
 // What becomes of a sum: activation(sum + bias) + residual, rounded once. The result is the product
 // [M, N] or its transpose [N, M], contiguous; `width` is its last dimension.
@@ -45,12 +45,13 @@ struct Arguments {
   Schedule schedule;
   Epilogue epilogue;
   int M, N;
-  int cluster_m;   // blocks below each other that share B
-  int cluster_n;   // blocks side by side that share A
-  float* partial;  // a slot for each block; or null
-  int* ready;      // a flag for each warpgroup of each block, 0 at launch
-  Scales scales;   // of 8-bit values
-  bool wide_bias;  // float32, of a product of 8-bit values
+  int cluster_m;             // blocks below each other that share B
+  int cluster_n;             // blocks side by side that share A
+  float* partial;            // a slot for each block; or null
+  int* ready;                // a flag for each warpgroup of each block, 0 at launch
+  Scales scales;             // of 8-bit values
+  bool wide_bias;            // float32, of a product of 8-bit values
+  const float* factors_out;  // of an 8-bit result, one for each of its rows, in whole pairs
 
   // Of kernels by block.
   BlockScales blocks_a, blocks_b;

@@ -2,7 +2,7 @@
 //
 // A warpgroup works alone, a piece of its sums at a time, so that the others multiply meanwhile.
 //   Plain     bias, rounded, 64 x 64 through swizzled shared memory to the copy engine
-//   Wide      the same in float32, 64 x 32 at a time
+//   Wide      the same in float32, 64 x 32 at a time; Stored in 8 bits 64 x 64, of the transpose
 //   General   any epilogue: float32 through shared memory, then a loop along rows of the result
 // Terms say what is multiplied and added: Biased a bias, of 16-bit values; scaled.cuh has the
 // other.
@@ -36,21 +36,21 @@ struct Place {
 };
 
 template <class T>
-struct Pair;
+struct TwoOf;
 template <>
-struct Pair<__nv_bfloat16> {
+struct TwoOf<__nv_bfloat16> {
   using type = __nv_bfloat162;
   __device__ static type rounded(float x, float y) { return __floats2bfloat162_rn(x, y); }
 };
 template <>
-struct Pair<__half> {
+struct TwoOf<__half> {
   using type = __half2;
   __device__ static type rounded(float x, float y) { return __floats2half2_rn(x, y); }
 };
 
 template <class T>
 __device__ uint32_t round_pair(float x, float y) {
-  typename Pair<T>::type pair = Pair<T>::rounded(x, y);
+  typename TwoOf<T>::type pair = TwoOf<T>::rounded(x, y);
   return *reinterpret_cast<uint32_t*>(&pair);
 }
 
@@ -99,7 +99,7 @@ struct Biased {
   }
 };
 
-// Out: T, or float for Wide.
+// Out: T, float for Wide, or e4m3, of a transposed result.
 template <class T, class Out, class Terms = Biased<T>>
 class Stored {
  public:
@@ -120,7 +120,9 @@ class Stored {
   // 64 rows from m on, columns from n on, of which the warpgroup holds d.
   template <int kValues>
   __device__ void write(float (&d)[kValues], int m, int n) {
-    if (arguments_.epilogue.transposed) {
+    if constexpr (kNarrow) {
+      write_pieces<true>(d, m, n);
+    } else if (arguments_.epilogue.transposed) {
       write_pieces<true>(d, m, n);
     } else {
       write_pieces<false>(d, m, n);
@@ -128,7 +130,7 @@ class Stored {
   }
 
  private:
-  static constexpr bool kWide = sizeof(Out) == 4;
+  static constexpr bool kWide = sizeof(Out) == 4, kNarrow = sizeof(Out) == 1;
   static constexpr int kColumns = kWide ? kWideBox : kPiece;  // of a piece
 
   template <bool kTransposed, int kValues>
@@ -173,6 +175,8 @@ class Stored {
   __device__ void stage(const float* piece, uint32_t buffer) {
     if constexpr (kWide) {
       stage_floats<kTransposed>(piece, buffer);
+    } else if constexpr (kNarrow) {
+      stage_bytes(piece, buffer);
     } else {
       stage_pairs<kTransposed>(piece, buffer);
     }
@@ -220,6 +224,29 @@ class Stored {
       int outer = kTransposed ? columns : rows, inner = kTransposed ? rows : columns;
       uint32_t address = buffer + (outer * 8 + line) * 128 + (inner ^ line) * 16;
       ptx::store_matrices<kTransposed>(address, pairs);
+    }
+  }
+
+  // Rows of the result, 64 bytes each, 16-byte words at their place xor half the row (64B swizzle).
+  // A thread has two columns of rows r and r + 8 of its warp's 16, and stmatrix takes 16 bits for
+  // one value: two rows beside each other, that other lanes have.
+  __device__ void stage_bytes(const float* piece, uint32_t buffer) {
+    const Place place;
+    int pair = place.lane / 4, from = pair % 4 * 8 + place.lane % 4;
+    uint32_t selector = pair < 4 ? 0x5140 : 0x7362;
+#pragma unroll
+    for (int j = 0; j < kPiece / 8; j += 4) {
+      uint32_t pairs[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        uint32_t own = __float_as_uint(piece[4 * (j + i)]);  // of four sums, see ScaledGelu
+        uint32_t even = __shfl_sync(0xffffffff, own, from);
+        uint32_t odd = __shfl_sync(0xffffffff, own, from + 4);
+        pairs[i] = __byte_perm(even, odd, selector);
+      }
+      int row = j * 8 + place.lane;  // of the result, which this lane gives the address of
+      uint32_t address = buffer + row * 64 + (place.warp ^ row / 2 % 4) * 16;
+      ptx::store_matrices<true>(address, pairs);
     }
   }
 

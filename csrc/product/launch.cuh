@@ -2,12 +2,13 @@
 #pragma once
 
 #include "../common/host.h"
+#include "activated.cuh"
 #include "kernel.cuh"
 
 namespace sparsetrain {
 
 // The epilogue.
-enum class Finish { kPlain, kWide, kGeneral };
+enum class Finish { kPlain, kWide, kNarrow, kGeneral };
 
 template <class Tile, class Kernel>
 void launch_kernel(Kernel kernel, const Arguments& arguments, int blocks, cudaStream_t stream) {
@@ -32,6 +33,7 @@ struct Variant {
   ScalarType result;  // of 8-bit values
   bool rows_of_b;
   Finish finish;
+  bool gelu = false;  // of kPlain, where columns of B are contiguous
 };
 
 // Of 16-bit values, on `blocks` blocks in clusters.
@@ -41,6 +43,8 @@ void launch(const Arguments& arguments, const Variant& variant, int blocks, cuda
   auto of_type = [&](auto type) {
     using T = decltype(type);
     bool plain = variant.finish == Finish::kPlain;
+    using Gelu = Stored<T, T, Activated<T, NormalGelu>>;
+    if (plain && variant.gelu) return run(product<T, Tile, 0, Gelu>);
     if (!variant.rows_of_b)
       return run(plain ? product<T, Tile, 0, Plain<T>> : product<T, Tile, 0, General<T>>);
     if (variant.finish == Finish::kWide) return run(product<T, Tile, 1, Wide<T>>);

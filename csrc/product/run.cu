@@ -5,6 +5,7 @@
 #include "choose.h"
 #include "launch_scaled.cuh"
 #include "maps.h"
+#include "narrowed.h"
 
 namespace sparsetrain {
 namespace {
@@ -104,11 +105,13 @@ Schedule schedule_of(const Problem& problem, const Config& config) {
   return schedule;
 }
 
-// How the result is written: by the copy engine where nothing but a bias is added, and rows of the
-// result start on 16 bytes.
+// How the result is written: by the copy engine where it is in 8 bits, and where nothing but a bias
+// is added, or GELU of 16 bits, and rows of the result start on 16 bytes.
 Finish finish_of(const Wanted& wanted, const Tensor& out, bool rows_of_b) {
+  if (wanted.factors_out) return Finish::kNarrow;
   bool wide = out.scalar_type() == ScalarType::Float;
-  bool stored = !wanted.residual && wanted.activation == Activation::kNone &&
+  bool gelu = wanted.activation == Activation::kGelu && !rows_of_b;
+  bool stored = !wanted.residual && (wanted.activation == Activation::kNone || gelu) &&
                 (rows_of_b || !wide) &&
                 reinterpret_cast<uintptr_t>(out.const_data_ptr()) % 16 == 0 &&
                 out.size(1) * (wide ? 4 : 2) % 16 == 0;
@@ -204,6 +207,8 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
   // matrices in.
   STD_CUDA_CHECK(cudaSetDevice(values.get_device_index()));
   Config config = choose(problem, multiprocessors(values));
+  // Of 192 columns the end of an 8-bit result would spill registers. Of 128 it does not.
+  if (wanted.factors_out && config.tile == 1) config.tile = 2;
   const TileSize& tile = kTiles[config.tile];
 
   Arguments arguments{};
@@ -227,7 +232,7 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
                             CU_TENSOR_MAP_SWIZZLE_128B, bytes});
   }
 
-  Tensor scales_a = values, scales_b = values;
+  Tensor scales_a = values, scales_b = values, factors_out = values;
   if (narrow) {
     if (blocks) {
       arguments.scales = {ones(), ones(), 0, 0};
@@ -241,6 +246,10 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
     if (!blocks_b) {
       scales_b = in_pairs(*wanted.scales_b);
       arguments.scales.b = floats(scales_b), arguments.scales.step_b = wanted.scales_b->size(1) > 1;
+    }
+    if (wanted.factors_out) {
+      factors_out = in_pairs(*wanted.factors_out);
+      arguments.factors_out = floats(factors_out);
     }
   }
 
@@ -263,10 +272,10 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
       out.size(1) % 2 == 0 && reinterpret_cast<uintptr_t>(out.const_data_ptr()) % pair == 0;
   Finish finish = finish_of(wanted, out, rows_of_b);
   if (finish != Finish::kGeneral) {
-    int box = wide ? kWideBox : kPiece;
-    arguments.d =
-        map_rows({out.const_data_ptr(), out.size(1), out.size(0), out.size(1) * (wide ? 4 : 2), box,
-                  box, CU_TENSOR_MAP_SWIZZLE_128B, wide ? 4 : 2});
+    int box = wide ? kWideBox : kPiece, size = static_cast<int>(bytes_of(out));
+    auto swizzle = size == 1 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
+    arguments.d = map_rows({out.const_data_ptr(), out.size(1), out.size(0), out.size(1) * size, box,
+                            box, swizzle, size});
   }
 
   cudaStream_t stream = current_stream(values);
@@ -280,7 +289,9 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
     arguments.ready = reinterpret_cast<int*>(arguments.partial + sums);
     STD_CUDA_CHECK(cudaMemsetAsync(arguments.ready, 0, flags * sizeof(int), stream));
   }
-  Variant variant{values.scalar_type(), out.scalar_type(), rows_of_b, finish};
+  Variant variant{values.scalar_type(), out.scalar_type(), rows_of_b, finish,
+                  wanted.activation == Activation::kGelu};
+  if (finish == Finish::kNarrow) return launch_narrowed(config.tile, arguments, grid, stream);
   if (blocks) return launch_scaled<Tile<2, 2, 128, 1>, true>(arguments, variant, grid, stream);
   switch (config.tile) {
     case 0:

@@ -14,6 +14,7 @@ struct Wanted {
   std::optional<Tensor> residual;
   Activation activation = Activation::kNone;
   bool transposed = false;
+  std::optional<Tensor> factors_out;  // [1, N], of a transposed result in 8 bits
 };
 
 // values [M, K/2], meta: packed; b [K0, N] of any strides, K0 <= K; all of them checked.

@@ -61,7 +61,7 @@ class Scaled {
 
   template <bool kTransposed, int kColumns>
   __device__ void piece(float* d, int, int n) const {
-    using Two = typename Pair<T>::type;
+    using Two = typename TwoOf<T>::type;
     const void* bias = of_.epilogue.bias;
     auto none = [](int) { return float2{}; };
     auto wide = [&](int pair) { return __ldg(static_cast<const float2*>(bias) + pair); };
@@ -88,6 +88,10 @@ class Scaled {
     return static_cast<float>(static_cast<const T*>(of_.epilogue.bias)[at]);
   }
 
+ protected:
+  const Arguments& of_;
+  float scales_a_[2], bias_[2];  // of the thread's rows
+
  private:
   __device__ static void touch(const void* address) {
     uint16_t nothing;
@@ -103,7 +107,7 @@ class Scaled {
     int last = (of_.N - 1) / 2, last_scale = of_.scales.step_b * last;
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
-      int pair = (n + 8 * j + place.column(0)) / 2;
+      int pair = n / 2 + 4 * j + place.lane % 4;
       float2 scale = __ldg(scales + min(pair, last_scale)), term = bias(min(pair, last));
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -113,9 +117,6 @@ class Scaled {
       }
     }
   }
-
-  const Arguments& of_;
-  float scales_a_[2], bias_[2];  // of the thread's rows
 };
 
 }  // namespace sparsetrain

@@ -96,6 +96,7 @@ def parts(shape: Shape, device: torch.device) -> dict[str, Run]:
         "fc1, bf16": lambda: in_16.of_tokens(x_TI),
         "fc1 with GELU at its end": lambda: _with_gelu(in_16, x_TI),
         "fc1, fp8, x quantized": lambda: ops.scaled_matmul24(*given),
+        "fc1, fp8, GELU at its end, fp8": lambda: in_8.gelu_of_rows(q_TI, scales, "none"),
         "GELU": lambda: gelu(z_TH),
         "GELU: the op": lambda: ops.gelu(z_TH),
         "quantize: the op": lambda: ops.quantize(z_TH, _E4M3),

@@ -15,11 +15,21 @@ from torch import Tensor, nn
 from sparsetrain.autograd.inputs import autocast_device
 from sparsetrain.inference.held import HoldsPacked
 from sparsetrain.nn.leaf import traced
-from sparsetrain.ops import empty_forms24, pack_into24, quantize, quantize24, scaled_matmul24
+from sparsetrain.ops import (
+    empty_forms24,
+    matmul24,
+    pack_into24,
+    quantize,
+    quantize24,
+    scaled_gelu_matmul24,
+    scaled_matmul24,
+)
 from sparsetrain.products import NATIVE, Product
 from sparsetrain.products.fp8 import RESULTS
+from sparsetrain.reference.gelu import Approximate
 from sparsetrain.reference.masks24 import pack_bits
 from sparsetrain.reference.pack24 import EIGHT_BITS
+from sparsetrain.reference.quantize import LARGEST, LEAST_AMAX
 from sparsetrain.reference.quantize import quantize as quantize_in_graph
 
 DTYPES = (torch.float8_e4m3fn, torch.int8, torch.bfloat16, torch.float16)
@@ -99,9 +109,19 @@ class PackedLinear(HoldsPacked):
         if scales is None:
             bias = None if self.bias is None else self.bias.to(x_TI.dtype)
             return self.product.mm(values, meta, x_TI.T, bias, True)
-        # Compiled, quantizing is part of the graph and is fused with what x comes from.
+        return self.of_rows(*self.rows_of(x_TI), x_TI.dtype)
+
+    def gelu_of_tokens(self, x_TI: Tensor) -> Tensor:
+        """Exact GELU of the layer, of 16-bit values and native products, of a matrix."""
+        values, meta, _ = self.weight_at(x_TI)
+        bias = None if self.bias is None else self.bias.to(x_TI.dtype)
+        return matmul24(values, meta, x_TI.T, bias, True, None, "gelu")
+
+    def rows_of(self, x_TI: Tensor) -> tuple[Tensor, Tensor]:
+        """x in 8 bits, as the weight is, and a scale for each row [T, 1]. Compiled, it is part of
+        the graph and is fused with what x comes from."""
         quantized = quantize_in_graph if torch.compiler.is_compiling() else quantize
-        return self.of_rows(*quantized(x_TI, values.dtype, "row", False), x_TI.dtype)
+        return quantized(x_TI, self.weight_at(x_TI)[0].dtype, "row", False)
 
     def of_rows(self, q_TI: Tensor, scales_T1: Tensor, dtype: torch.dtype) -> Tensor:
         """The layer, of 8-bit values, of a matrix in their dtype with a scale for each row."""
@@ -109,6 +129,26 @@ class PackedLinear(HoldsPacked):
         assert scales is not None, "16-bit values multiply 16-bit ones"
         bias = None if self.bias is None else self.bias.to(dtype)
         return scaled_matmul24(values, meta, scales, q_TI.T, scales_T1.T, bias, True, dtype)
+
+    def gelu_of_rows(
+        self, q_TI: Tensor, scales_T1: Tensor, approximate: Approximate
+    ) -> tuple[Tensor, Tensor]:
+        """GELU of the layer of float8_e4m3fn rows, as such rows [T, O] and their scales [T, 1].
+
+        A scale is that of a bound of its row: 448 times the scale of x is its largest magnitude,
+        so |z| <= 448 scale max_o(sum |w_o|) + max |b|, and GELU is no larger. float8_e4m3fn has 15
+        powers of two of normal numbers, so a bound that is 100 times too large costs no bit of
+        what counts.
+        """
+        values, meta, scales = self.weight_at(q_TI)
+        assert scales is not None, "16-bit values have a GELU of their own"
+        bias = None if self.bias is None else self.bias.float()
+        largest = LARGEST[values.dtype]
+        reach = scales_T1 * (values.float().abs().sum(1, keepdim=True) * scales).amax()
+        reach = reach if bias is None else reach + bias.abs().amax() / largest
+        scales_h = reach.clamp(min=LEAST_AMAX / largest)
+        given = values, meta, scales, q_TI.T, scales_T1.T, bias, approximate, scales_h.reciprocal()
+        return scaled_gelu_matmul24(*given), scales_h
 
     def extra_repr(self) -> str:
         return (

@@ -1,20 +1,23 @@
 """An MLP for inference, its GELU in a kernel of ours. In 16 bits:
 
-    z_TH = x_TI @ w1_HI.T + b1
-    h_TH = gelu(z_TH)                    one kernel
+    h_TH = gelu(x_TI @ w1_HI.T + b1)     one kernel; two where GELU is by tanh
     y_TO = h_TH @ w2_OH.T + b2
 
-GELU at the end of fc1's product takes longer than both apart (docs/kernels/fp8.md).
-In 8 bits GELU is in the pass that quantizes h:
+In float8_e4m3fn GELU is at the end of fc1's product, which writes h in 8 bits with scales from a
+bound (`PackedLinear.gelu_of_rows`):
 
-    q_TH = gelu(z_TH) / scales_T1        one kernel: z is read once, h in 16 bits not written
+    q_TH = gelu(x_TI @ w1_HI.T + b1) / scales_T1      one kernel: z is never in memory
     y_TO = scales_T1 q_TH @ w2_OH.T + b2
+
+int8 has no bits to lose to a bound. There GELU is in the pass that quantizes h, from the largest
+magnitude of each row.
 
 Dimension key:  T tokens   I inputs   H hidden   O outputs
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from sparsetrain.inference.linear import (
@@ -72,17 +75,24 @@ class PackedMlp(nn.Module):
         return y if after is None else after(y)
 
     def _of_tokens(self, x_TI: Tensor) -> Tensor:
-        fc2, approximate = fc2_of(self), act_of(self).approximate
-        z_TH = fc1_of(self).of_tokens(x_TI)
-        values, _, scales = fc2.weight_at(z_TH)
-        if scales is None:
-            return fc2.of_tokens(gelu(z_TH, approximate))
-        rows = gelu_quantize(z_TH, approximate, values.dtype)
+        fc1, fc2, approximate = fc1_of(self), fc2_of(self), act_of(self).approximate
+        dtype = fc2.weight_at(x_TI)[0].dtype
+        if fc2.scales is None:
+            exact = approximate == "none"
+            h_TH = fc1.gelu_of_tokens(x_TI) if exact else gelu(fc1.of_tokens(x_TI), "tanh")
+            return fc2.of_tokens(h_TH)
+        if dtype == torch.float8_e4m3fn:
+            rows = fc1.gelu_of_rows(*fc1.rows_of(x_TI), approximate)
+        else:
+            rows = gelu_quantize(fc1.of_tokens(x_TI), approximate, dtype)
         return fc2.of_rows(*rows, x_TI.dtype)
 
     def extra_repr(self) -> str:
-        in_16 = fc1_of(self).scales is None
-        return "GELU in one pass" if in_16 else "GELU where fc2's input is quantized"
+        fc1 = fc1_of(self)
+        if fc1.values.dtype == torch.int8:
+            return "GELU where fc2's input is quantized"
+        apart = fc1.scales is None and act_of(self).approximate == "tanh"
+        return "GELU in one pass" if apart else "GELU at the end of fc1"
 
 
 def why_not_packed(mlp: PackedMlp) -> str:

@@ -30,6 +30,7 @@ from sparsetrain.ops.quantize24 import quantize24
 from sparsetrain.ops.quantize_across24 import quantize_across24
 from sparsetrain.ops.quantize_both24 import quantize_both24
 from sparsetrain.ops.random24 import random24
+from sparsetrain.ops.scaled_gelu_matmul24 import scaled_gelu_matmul24
 from sparsetrain.ops.scaled_matmul24 import scaled_matmul24
 from sparsetrain.ops.select24 import select24
 from sparsetrain.ops.soft_threshold24 import soft_threshold24
@@ -64,6 +65,7 @@ __all__ = [
     "quantize_across24",
     "quantize_both24",
     "random24",
+    "scaled_gelu_matmul24",
     "scaled_matmul24",
     "select24",
     "soft_threshold24",

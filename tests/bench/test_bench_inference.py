@@ -62,7 +62,8 @@ def test_every_variant_runs_and_is_near_the_weights_it_was_made_of(uncompiled):
     assert [row.variant.name for row in result.rows] == list(INFERENCE_VARIANTS)
     assert (result.skipped, result.recompiled) == ({}, 0)
     errors = {row.variant.name: row.error for row in result.rows}
-    assert errors["dense"] == errors["bf16-24"] == 0  # the same operations, on a CPU
+    assert errors["dense"] == 0  # the same operations, on a CPU
+    assert errors["bf16-24"] < 0.01  # GELU at the end of fc1 takes sums that were not rounded
     for name in ("dense-fp8", "dense-fp8-tensor", "fp8-24"):
         assert 0.02 < errors[name] < 0.2
     for name in ("dense-int8", "int8-24"):
@@ -74,8 +75,8 @@ def test_every_variant_runs_and_is_near_the_weights_it_was_made_of(uncompiled):
     assert result.flops > 0
 
 
-@pytest.mark.parametrize("name", ["fp8-24", "int8-24"])
-def test_apart_the_children_of_mlps_give_what_one_function_gives(name):
+@pytest.mark.parametrize(("name", "most"), [("fp8-24", 0.1), ("int8-24", 0.0)])
+def test_apart_the_children_of_mlps_give_what_one_function_gives(name, most):
     found, one, other = {}, make().eval(), make().eval()
     other.load_state_dict(one.state_dict())
     images = torch.randn(2, 3, 64, 64)
@@ -86,7 +87,8 @@ def test_apart_the_children_of_mlps_give_what_one_function_gives(name):
         assert engines == {"native": 8}
         with torch.inference_mode():
             found[variant] = model(images)
-    assert torch.equal(*found.values())
+    together, apart = found.values()
+    assert (together - apart).norm() <= most * apart.norm()  # in fp8 other scales
     assert sum(isinstance(module, PackedMlp) for module in one.modules()) == 2
     assert not any(isinstance(module, PackedMlp) for module in other.modules())
 

@@ -32,13 +32,12 @@ def test_fused_parts_give_what_the_parts_give(monkeypatch):
         dequantize(*results["GELU and quantize: one op"]),
         dequantize(*results["GELU, then the op"]),
     )
-    for dtype in ("bf16", "fp8", "int8"):
-        one, apart = (
-            results[f"MLP, {dtype}, one function"],
-            results[f"MLP, {dtype}, GELU Inductor's"],
-        )
+    # GELU at the end of a product takes sums that were not rounded, and in fp8 other scales.
+    for dtype, most in (("bf16", 0.01), ("fp8", 0.06), ("int8", 0.0)):
+        one = results[f"MLP, {dtype}, one function"].float()
+        apart = results[f"MLP, {dtype}, GELU Inductor's"].float()
         assert one.shape == (12, 16)
-        assert torch.equal(one, apart)
+        assert (one - apart).norm() <= most * apart.norm()
     exact = results["fc1, bf16"].float()
     assert (results["fc1, fp8, x quantized"].float() - exact).norm() < 0.08 * exact.norm()
 

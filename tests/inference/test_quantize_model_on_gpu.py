@@ -91,13 +91,13 @@ def test_gelu_between_the_products_is_that_of_its_children():
             found = net(x)
         net[1].fc1.register_forward_hook(lambda *given: None)
         expected = net(x).cpu().float()
-    assert calls.names == ["matmul24", "gelu", "matmul24"]
+    assert calls.names == ["matmul24", "matmul24"]
     assert error(found, expected) < 0.01
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 @pytest.mark.parametrize("dtype", [E4M3, torch.int8], ids=str)
-def test_gelu_quantized_in_one_pass_is_that_of_its_children(dtype, approximate):
+def test_gelu_in_8_bits_is_that_of_its_children(dtype, approximate):
     torch.compiler.reset()
     net = pruned().cuda()
     net[1].act = nn.GELU(approximate)
@@ -110,10 +110,12 @@ def test_gelu_quantized_in_one_pass_is_that_of_its_children(dtype, approximate):
             found = net(x)
         net[1].fc1.register_forward_hook(lambda *given: None)
         expected = net(x).cpu().float()
-    assert calls.names == ["quantize", "scaled_matmul24", "gelu_quantize", "scaled_matmul24"]
-    assert error(found, expected) < 0.01
-    # Compiled, x is quantized from numbers that were not rounded to 16 bits before.
-    assert error(in_graph, expected) < 0.03
+    products = ["scaled_gelu_matmul24"] if dtype == E4M3 else ["scaled_matmul24", "gelu_quantize"]
+    assert calls.names == ["quantize", *products, "scaled_matmul24"]
+    # With scales from a bound other values round up. Compiled, x is quantized from numbers that
+    # were not rounded to 16 bits before.
+    assert error(found, expected) < (0.04 if dtype == E4M3 else 0.01)
+    assert error(in_graph, expected) < (0.05 if dtype == E4M3 else 0.03)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from sparsetrain.lightning.callbacks.determinism import _seed_torch
 STEPS = 30
 
 
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")
 @pytest.mark.parametrize(
     ("device", "mode"),
     [

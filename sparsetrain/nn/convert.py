@@ -184,6 +184,7 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
         reason = f"its activations stay dense: {reason}"
         shape = mlp_shape(model.get_submodule(name))
         skipped.append(LayerReport(name, shape[:2], "dense", reason=reason))
+    phase.made = (*plan.linears, *plan.mlps)
     kernels, fused = _missing_kernels(), one_function_note(plan.fused, _FUSED)
     return Report(tuple(rows), tuple(skipped), _notes(plan), kernels, fused, _fp8_note(model, plan))
 

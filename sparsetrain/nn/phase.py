@@ -24,7 +24,7 @@ class Phase:
     frozen: masks stay as they are. masks_step: before which masks were chosen last, -1 without one.
     held: the layers whose weights an attached optimizer holds; others follow. loaded: it was
         restored, and the next `attach` goes on from it. checked: its first sparse step was watched.
-        keeps: frozen masks are of a run before this one.
+        keeps: frozen masks are of a run before this one. made: what `sparsify` made, by name.
 
     A copy of an attached model shares the phase of its original, so that an average of weights is
     evaluated in the phase that the weights are trained in. Attaching an optimizer to the copy gives
@@ -38,6 +38,7 @@ class Phase:
         self._entered = False
         self.held: WeakSet[nn.Module] = WeakSet()
         self.frozen = self.loaded = self.checked = self.keeps = False
+        self.made: tuple[str, ...] = ()
 
     @property
     def name(self) -> schedules.Phase:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from nn_checks import Mlp
 from torch import nn
 
 import sparsetrain as st
@@ -265,3 +266,28 @@ def test_a_block_that_was_added_without_its_optimizer_warns_that_its_schedule_is
     st.sparsify(block, st.Sparsity(schedule=schedule))
     with pytest.warns(UserWarning, match="the schedule is not attached .* dense phases never come"):
         model.append(block)(torch.randn(4, 16))
+
+
+def test_a_layer_that_was_replaced_by_a_dense_one_is_told():
+    def made():
+        model: Any = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), Mlp(32, 64))
+        st.sparsify(model, st.Sparsity())
+        return model
+
+    def attach(model):
+        st.attach(model, torch.optim.SGD(model.parameters()))
+
+    attach(made())
+    attach(torch.compile(made()))
+    attach(nn.ModuleDict({"a": made(), "b": made()}))
+    told = (
+        r"^model: 2\.fc2 was made sparse, and replaced since by Linear, which is dense: call sparsi"
+    )
+    for wrap in (lambda model: model, torch.compile):
+        model = made()
+        model[2].fc2 = nn.Linear(64, 32)
+        with pytest.warns(UserWarning, match=told):
+            attach(wrap(model))
+    shorter = made()
+    del shorter[2]
+    attach(shorter)

@@ -11,8 +11,11 @@ bool runs_here(const Tensor& values, const Tensor& scales, const Tensor& b,
   int major = 0;
   STD_CUDA_CHECK(
       cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, values.get_device_index()));
-  bool by_row = scales.size(1) == 1 && scales_b.size(0) == 1;
-  return major == 9 && by_row && values.size(0) % 16 == 0 && values.size(1) > 0 && b.size(0) > 0;
+  // A matrix of one block along K has scales by block of one column too.
+  bool by_row = scales.size(1) == 1 && (scales.size(0) == 1 || scales.size(0) == values.size(0));
+  bool by_row_b = scales_b.size(0) == 1 && (scales_b.size(1) == 1 || scales_b.size(1) == b.size(1));
+  return major == 9 && by_row && by_row_b && values.size(0) % 16 == 0 && values.size(1) > 0 &&
+         b.size(0) > 0;
 }
 
 // Float of a shape, on the device of b.

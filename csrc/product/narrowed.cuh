@@ -1,11 +1,10 @@
 // From sums of 8-bit values to the next product's: GELU of the scaled sum, in e4m3, times what is
 // given for its row of the result.
 //
-// A warp has the end of its tile to itself, so its time is that of its instructions, and GELU is
-// most of them. e4m3 keeps four bits, so GELU is two values at a time in half, one `tanh.approx`
-// each:
+// e4m3 keeps four bits, so GELU is two values at a time in half, one `tanh.approx` each:
 //     gelu(z) = h (1 + tanh(u(h))),  h = z / 2
-// tanh.approx is off by 2^-11 at most (PTX ISA), so GELU by 2^-12 |z| and what half rounds.
+// tanh.approx.f16x2 is off by 2^-10.987 at most (PTX ISA), so GELU by 2^-12 |z| and what half
+// rounds. A product h * factor that half cannot hold becomes the largest one, before 1 + tanh.
 #pragma once
 
 #include <cuda_fp16.h>

@@ -43,7 +43,8 @@ class PackedLinear(HoldsPacked):
     meta     uint8, where the values lie in their row
     scales   float32 [O, 1] of 8-bit values; None of 16-bit ones
     bias     [O] or None, a parameter without gradient
-    product  what multiplies 16-bit values; 8-bit ones go to ops.scaled_matmul24
+    product  what multiplies 16-bit values; 8-bit ones go to ops.scaled_matmul24, and to
+             ops.scaled_gelu_matmul24 before GELU
 
     With 8-bit values each row of the input (each token) is quantized in the forward with a scale of
     its own, and the result is in the input's dtype, or autocast's: float32, bfloat16 or float16.
@@ -111,8 +112,17 @@ class PackedLinear(HoldsPacked):
             return self.product.mm(values, meta, x_TI.T, bias, True)
         return self.of_rows(*self.rows_of(x_TI), x_TI.dtype)
 
+    @property
+    def ends_with_gelu(self) -> bool:
+        """Whether a product of it can end with GELU as fast as without: rows of 16 bytes, or of 16
+        values of 8 bits."""
+        if self.scales is None:
+            return self.out_features % 8 == 0 and self.in_features % 8 == 0
+        return self.values.dtype != torch.int8 and self.out_features % 16 == 0
+
     def gelu_of_tokens(self, x_TI: Tensor) -> Tensor:
         """Exact GELU of the layer, of 16-bit values and native products, of a matrix."""
+        x_TI = x_TI.contiguous()
         values, meta, _ = self.weight_at(x_TI)
         bias = None if self.bias is None else self.bias.to(x_TI.dtype)
         return matmul24(values, meta, x_TI.T, bias, True, None, "gelu")
@@ -137,8 +147,7 @@ class PackedLinear(HoldsPacked):
 
         A scale is that of a bound of its row: 448 times the scale of x is its largest magnitude,
         so |z| <= 448 scale max_o(sum |w_o|) + max |b|, and GELU is no larger. float8_e4m3fn has 15
-        powers of two of normal numbers, so a bound that is 100 times too large costs no bit of
-        what counts.
+        powers of two of normal numbers, so what is 1/16,000 of the bound still has all its bits.
         """
         values, meta, scales = self.weight_at(q_TI)
         assert scales is not None, "16-bit values have a GELU of their own"

@@ -17,7 +17,6 @@ Dimension key:  T tokens   I inputs   H hidden   O outputs
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from sparsetrain.inference.linear import (
@@ -78,10 +77,10 @@ class PackedMlp(nn.Module):
         fc1, fc2, approximate = fc1_of(self), fc2_of(self), act_of(self).approximate
         dtype = fc2.weight_at(x_TI)[0].dtype
         if fc2.scales is None:
-            exact = approximate == "none"
-            h_TH = fc1.gelu_of_tokens(x_TI) if exact else gelu(fc1.of_tokens(x_TI), "tanh")
-            return fc2.of_tokens(h_TH)
-        if dtype == torch.float8_e4m3fn:
+            if approximate == "none" and fc1.ends_with_gelu:
+                return fc2.of_tokens(fc1.gelu_of_tokens(x_TI))
+            return fc2.of_tokens(gelu(fc1.of_tokens(x_TI), approximate))
+        if fc1.ends_with_gelu:
             rows = fc1.gelu_of_rows(*fc1.rows_of(x_TI), approximate)
         else:
             rows = gelu_quantize(fc1.of_tokens(x_TI), approximate, dtype)
@@ -89,10 +88,10 @@ class PackedMlp(nn.Module):
 
     def extra_repr(self) -> str:
         fc1 = fc1_of(self)
-        if fc1.values.dtype == torch.int8:
-            return "GELU where fc2's input is quantized"
-        apart = fc1.scales is None and act_of(self).approximate == "tanh"
-        return "GELU in one pass" if apart else "GELU at the end of fc1"
+        in_8 = fc1.scales is not None
+        if fc1.ends_with_gelu and (in_8 or act_of(self).approximate == "none"):
+            return "GELU at the end of fc1"
+        return "GELU where fc2's input is quantized" if in_8 else "GELU in one pass"
 
 
 def why_not_packed(mlp: PackedMlp) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 
@@ -12,13 +11,9 @@ from torch.optim import Optimizer
 from sparsetrain.nn.attached import Attached
 from sparsetrain.nn.for_inference import refuse_packed
 from sparsetrain.nn.given import check_module
-from sparsetrain.nn.linear import SparseLinear
 from sparsetrain.nn.masks import phased_layers
 from sparsetrain.nn.optimizers import refuse_unfit, stepping
 from sparsetrain.schedule import check_total
-
-_WRAPPER = re.compile(r"\b(module|_orig_mod|_checkpoint_wrapped_module)\.")
-"""What DDP, torch.compile and checkpointing put into names."""
 
 
 def attach(
@@ -47,7 +42,7 @@ def attach(
     Layers whose weights no optimizer holds (a frozen backbone, a teacher) are in the phase of the
     others.
 
-    Warns of layers that `sparsify` made and that were replaced since by dense ones.
+    Warns where a layer that `sparsify` converted was replaced since by a dense one.
 
     Raises ValueError where the model is not sparse, an optimizer cannot be hooked, none holds a
     weight of a sparse layer or two the same, a method cannot train with it (STEP is of Adam), or a
@@ -69,20 +64,15 @@ def attach(
 
 
 def _tell_replaced(model: nn.Module) -> None:
-    """Warn of layers that `sparsify` made, where a module without sparse layers has their name."""
-    layers = [m for m in phased_layers(model) if isinstance(m, SparseLinear) or m.method]
-    names = {_WRAPPER.sub("", name): module for name, module in model.named_modules()}
-    for phase in {layer.phase for layer in layers}:
-        if sum(layer.phase is phase for layer in layers) >= len(phase.made):
-            continue
-        found = {name: names[name] for name in phase.made if name in names}
-        gone = [name for name, module in found.items() if not phased_layers(module)]
-        if gone:
-            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-            kind = type(names[gone[0]]).__name__
-            warnings.warn(
-                f"model: {gone[0]}{more} was made sparse, and replaced since by {kind}, which is "
-                "dense: call sparsify after what replaces layers (resize_token_embeddings, "
-                "reset_classifier)",
-                stacklevel=3,
-            )
+    """Warn where a layer that `sparsify` made is another linear layer now, which was not there."""
+    inside = set(model.modules())
+    phases = {layer.phase for layer in phased_layers(model)}
+    made = {made: None for phase in phases for made in phase.made}
+    gone = [one.name for one in made if one.replaced(inside)]
+    if gone:
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        warnings.warn(
+            f"model: {gone[0]}{more} was made sparse, and replaced since by a dense layer: call "
+            "sparsify after what replaces layers (resize_token_embeddings, reset_classifier)",
+            stacklevel=3,
+        )

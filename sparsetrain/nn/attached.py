@@ -108,7 +108,7 @@ class Attached:
             return
         old = max((m.phase for m in new), key=lambda p: (p.attached or p.loaded, p.step))
         later, goes_on = optimizer in self._phases, old.attached or old.loaded
-        phase = self._phases.setdefault(optimizer, Phase(old.schedule, self.total))
+        phase = self._phases.setdefault(optimizer, old.another(self.total))
         for layer in new:
             layer.phase.held.discard(layer)
             layer.phase = phase

@@ -16,6 +16,7 @@ from sparsetrain.nn.engine import find_engines
 from sparsetrain.nn.for_inference import refuse_packed
 from sparsetrain.nn.given import check_module
 from sparsetrain.nn.linear import SparseLinear, sparse_linears
+from sparsetrain.nn.made import places
 from sparsetrain.nn.mlp import SparseMlp
 from sparsetrain.nn.obstacles import same_view, tied_weights
 from sparsetrain.nn.phase import Phase
@@ -106,6 +107,9 @@ def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
     for kind in (SparseMlp, SparseLinear):  # an MLP holds its linears
         found = [layer for _, layer in layers if isinstance(layer, kind)]
         replace_modules(model, [(layer, layer.to_dense()) for layer in found])
+    for phase in {layer.phase for _, layer in layers}:
+        for made in phase.made:
+            made.leave()
     return model
 
 
@@ -184,7 +188,7 @@ def _convert(model: nn.Module, plan: Plan, phase: Phase) -> Report:
         reason = f"its activations stay dense: {reason}"
         shape = mlp_shape(model.get_submodule(name))
         skipped.append(LayerReport(name, shape[:2], "dense", reason=reason))
-    phase.made = (*plan.linears, *plan.mlps)
+    phase.made = places(model, plan.linears)
     kernels, fused = _missing_kernels(), one_function_note(plan.fused, _FUSED)
     return Report(tuple(rows), tuple(skipped), _notes(plan), kernels, fused, _fp8_note(model, plan))
 

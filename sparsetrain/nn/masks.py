@@ -44,7 +44,7 @@ def set_sparse(model: nn.Module, sparse: bool) -> None:
             layer.start()
         # An attached phase changes for all that share it; else a copy of the model keeps its own.
         old = layer.phase
-        new = phases.setdefault(old, old if old.attached else Phase(old.schedule, old.total))
+        new = phases.setdefault(old, old if old.attached else old.another(old.total))
         layer.phase = new
     for phase in phases.values():
         phase.set(sparse)

@@ -24,7 +24,8 @@ class Phase:
     frozen: masks stay as they are. masks_step: before which masks were chosen last, -1 without one.
     held: the layers whose weights an attached optimizer holds; others follow. loaded: it was
         restored, and the next `attach` goes on from it. checked: its first sparse step was watched.
-        keeps: frozen masks are of a run before this one. made: what `sparsify` made, by name.
+        keeps: frozen masks are of a run before this one.
+    made: where `sparsify` put its layers (`nn.made`); a pickled phase does not know.
 
     A copy of an attached model shares the phase of its original, so that an average of weights is
     evaluated in the phase that the weights are trained in. Attaching an optimizer to the copy gives
@@ -38,7 +39,7 @@ class Phase:
         self._entered = False
         self.held: WeakSet[nn.Module] = WeakSet()
         self.frozen = self.loaded = self.checked = self.keeps = False
-        self.made: tuple[str, ...] = ()
+        self.made: tuple[Any, ...] = ()
 
     @property
     def name(self) -> schedules.Phase:
@@ -57,6 +58,12 @@ class Phase:
     def trained(self, name: schedules.Phase) -> None:
         self._trained: schedules.Phase = name
         self._trained_sparse = name == "sparse"
+
+    def another(self, total: int | None) -> Phase:
+        """A phase of its own for some of the layers, with this schedule."""
+        new = Phase(self.schedule, total)
+        new.made = self.made
+        return new
 
     @property
     def attached(self) -> bool:
@@ -142,12 +149,12 @@ class Phase:
             self._derive()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "held"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("held", "made")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
-        self.held = WeakSet()  # a saved model has no optimizer
+        self.held, self.made = WeakSet(), ()  # a saved model has no optimizer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self

@@ -58,7 +58,7 @@ def _load_phases(
         key = old, *(saved[k] for k in old.state())
         if key not in phases:
             apart = old in phases.values() and not old.attached
-            phases[key] = Phase(old.schedule, old.total) if apart else old
+            phases[key] = old.another(old.total) if apart else old
             phases[key].load(saved)
         layers[name].phase = phases[key]
 

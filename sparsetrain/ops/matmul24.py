@@ -93,8 +93,9 @@ def matmul24(
     bias            added along the last dimension of what is returned
     transpose_out   take (A b).T for A b
     out_dtype       that of values if None; float32 is allowed for 16-bit operands
-    activation      "none", "squared_relu", relu(x)², or "gelu", the exact one; `gelu` after the
-                    product was faster on Hopper (docs/kernels/fp8.md)
+    activation      "none", "squared_relu", relu(x)², or "gelu", the exact one: fast on Hopper
+                    where columns of b are contiguous, rows of the result have a multiple of 8
+                    values and no residual is added; else `gelu` after the product is faster
     residual        shape and dtype of what is returned, any strides
 
     values, b and bias share a dtype. All is computed in float32 (float64 for float64) and rounded

@@ -51,14 +51,16 @@ def _check(
         if bias.dtype != torch.float32:
             raise ValueError(f"bias: {bias.dtype} should be float32")
     if values.is_cuda and not torch.compiler.is_compiling():
-        check_kernel("scaled_gelu_matmul24", values, _without_kernel(values, scales, scales_b))
+        without = _without_kernel(values, scales, b, scales_b)
+        check_kernel("scaled_gelu_matmul24", values, without)
 
 
-def _without_kernel(values: Tensor, scales: Tensor, scales_b: Tensor) -> str:
+def _without_kernel(values: Tensor, scales: Tensor, b: Tensor, scales_b: Tensor) -> str:
     """Why the kernel for CUDA does not take these, in words."""
     if torch.cuda.get_device_capability(values.device)[0] != 9:
         return " outside compute capability 9.0"
-    if scales.shape[1] != 1 or scales_b.shape[0] != 1:
+    by_row = tuple(scales.shape) in ((1, 1), (values.shape[0], 1))
+    if not by_row or tuple(scales_b.shape) not in ((1, 1), (1, b.shape[1])):
         return " of scales by block"
     return " of rows that are no multiple of 16" if values.shape[0] % 16 else ""
 
@@ -95,7 +97,9 @@ def scaled_gelu_matmul24(
     bias            float32 [M] or None
     approximate     "none" or "tanh", as in `gelu`
     factors_out     float32 [N, 1]: inverse scales of the rows of the result. They are known before
-                    the result is, so from a bound of it; what is above 448 becomes 448
+                    the result is, so from a bound of it; what is above 448 becomes 448. The kernel
+                    wants |z| factors_out below 1e5, z what GELU is of: a negative z beyond it may
+                    give less than 448
 
     All is float32, rounded once. Returns float8_e4m3fn [N, M], contiguous.
     Raises ValueError for what it does not take. The kernel for CUDA runs on compute capability 9.0

@@ -123,6 +123,21 @@ def test_in_fp8_the_product_of_fc1_ends_with_gelu_in_8_bits(approximate):
     assert distance(found, exact) < 1.1 * distance(apart, exact)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "hidden", "between"),
+    [(E4M3, 72, "gelu_quantize"), (torch.bfloat16, 60, "gelu"), (torch.bfloat16, 72, None)],
+    ids=str,
+)
+def test_gelu_is_between_the_products_where_their_end_would_be_slow(dtype, hidden, between):
+    net: Any = seeded(nn.Sequential(Mlp(64, hidden))).to(torch.bfloat16)
+    st.prune(net, st.Magnitude(), st.Sparsity(("0.*",)))
+    st.quantize(net.eval(), dtype)
+    with torch.inference_mode(), OpCalls() as calls:
+        net(normal(8, 64).bfloat16())
+    assert calls.names.count("scaled_gelu_matmul24") == 0
+    assert [name for name in calls.names if name.startswith("gelu")] == [between] * bool(between)
+
+
 def test_scales_from_a_bound_hold_every_row_and_rows_of_zeros():
     fc1 = PackedLinear.pack(normal(24, 16) * torch.tensor([1.0, 1, 0, 0] * 4), normal(24), E4M3)
     x = torch.cat((normal(5, 16), torch.zeros(1, 16), 1e4 * normal(1, 16), 1e-6 * normal(1, 16)))

@@ -82,8 +82,10 @@ def test_compiled_it_is_as_near_to_the_weights_as_eager_and_repeats(dtype):
     assert torch.equal(found, again)
 
 
-def test_gelu_between_the_products_is_that_of_its_children():
+@pytest.mark.parametrize(("approximate", "between"), [("none", []), ("tanh", ["gelu"])])
+def test_gelu_in_16_bits_is_that_of_its_children(approximate, between):
     net = pruned().cuda()
+    net[1].act = nn.GELU(approximate)
     st.quantize(net, torch.bfloat16)
     x = normal(300, 192).bfloat16().cuda()
     with torch.inference_mode():
@@ -91,7 +93,7 @@ def test_gelu_between_the_products_is_that_of_its_children():
             found = net(x)
         net[1].fc1.register_forward_hook(lambda *given: None)
         expected = net(x).cpu().float()
-    assert calls.names == ["matmul24", "matmul24"]
+    assert calls.names == ["matmul24", *between, "matmul24"]
     assert error(found, expected) < 0.01
 
 

@@ -268,26 +268,57 @@ def test_a_block_that_was_added_without_its_optimizer_warns_that_its_schedule_is
         model.append(block)(torch.randn(4, 16))
 
 
-def test_a_layer_that_was_replaced_by_a_dense_one_is_told():
-    def made():
-        model: Any = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), Mlp(32, 64))
-        st.sparsify(model, st.Sparsity())
+TOLD = r"^model: 2\.fc2 was made sparse, and replaced since by a dense layer: call sparsify after"
+
+
+def three() -> Any:
+    """A sparse layer, an MLP of two and a dense one."""
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), Mlp(32, 64), nn.Linear(32, 32))
+    st.sparsify(model, st.Sparsity(exclude=("3",)))
+    return model
+
+
+def attach(model: Any) -> Any:
+    return st.attach(model, torch.optim.SGD(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda model: model, torch.compile, lambda model: nn.ModuleDict({"model": model})]
+)
+def test_a_layer_that_was_replaced_by_a_dense_one_is_told(wrap):
+    model = three()
+    model[2].fc2 = nn.Linear(64, 32)
+    with pytest.warns(UserWarning, match=TOLD):
+        attach(wrap(model))
+
+
+def test_one_that_was_replaced_after_an_attachment_or_a_phase_is_told_at_the_next():
+    for before in (attach, lambda model: st.set_sparse(model, True)):
+        model = three()
+        before(model)
+        model[2].fc2 = nn.Linear(64, 32)
+        with pytest.warns(UserWarning, match=TOLD):
+            attach(model)
+
+
+def test_layers_that_moved_went_or_were_made_dense_on_purpose_are_not_told():
+    def shorter(at):
+        model = three()
+        del model[at]
         return model
 
-    def attach(model):
-        st.attach(model, torch.optim.SGD(model.parameters()))
+    def dense(part):
+        model = three()
+        st.densify(model[part])
+        return model
 
-    attach(made())
-    attach(torch.compile(made()))
-    attach(nn.ModuleDict({"a": made(), "b": made()}))
-    told = (
-        r"^model: 2\.fc2 was made sparse, and replaced since by Linear, which is dense: call sparsi"
-    )
-    for wrap in (lambda model: model, torch.compile):
-        model = made()
-        model[2].fc2 = nn.Linear(64, 32)
-        with pytest.warns(UserWarning, match=told):
-            attach(wrap(model))
-    shorter = made()
-    del shorter[2]
-    attach(shorter)
+    headless = three()
+    headless[2].fc2 = nn.Identity()
+    pickled = io.BytesIO()
+    torch.save(three(), pickled)
+    pickled.seek(0)
+    again = torch.load(pickled, weights_only=False)
+    models = [three(), nn.ModuleList([three(), three()]), headless, again, copy.deepcopy(three())]
+    models += [shorter(0), shorter(1), shorter(2), dense(2)]
+    for model in models:
+        attach(model)

@@ -104,12 +104,16 @@ def test_it_is_one_function_for_inference_too(make):
     net: Any = nn.Sequential(seeded(make()))
     st.prune(net, st.Magnitude())
     alone: Any = copy.deepcopy(net)
+    again: Any = copy.deepcopy(net)
+    st.quantize(again)
+    assert isinstance(again[0], PackedMlp)
     st.quantize(net, torch.int8)  # whose sums and scales are those of its children
     assert isinstance(net[0], PackedMlp)
     with torch.inference_mode():
         assert torch.equal(net[0](normal(6, 8)), net[0].dense_class.forward(net[0], normal(6, 8)))
         exact = alone(normal(64, 8))
-        assert (net(normal(64, 8)) - exact).norm() < 0.08 * exact.norm()
+        for packed in (net, again):
+            assert (packed(normal(64, 8)) - exact).norm() < 0.08 * exact.norm()
 
 
 @pytest.mark.parametrize("make", [TransformersMlp, VJepaMlp])

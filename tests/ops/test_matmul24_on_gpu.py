@@ -51,6 +51,9 @@ transposes = pytest.mark.parametrize("transpose_out", [False, True], ids=["plain
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
 aligned = pytest.mark.parametrize("layout", [columns_contiguous, rows_contiguous])
 
+GELU = EPILOGUES[3]
+"""In the fast end of a tile, where columns of b are contiguous."""
+
 
 def test_the_op_runs_a_kernel_and_not_the_reference():
     assert torch._C._dispatch_has_kernel_for_dispatch_key("sparsetrain::matmul24", "CUDA")
@@ -88,6 +91,7 @@ def test_empty_products(dtype, size, transpose_out):
 def test_many_tiles_and_long_sums(dtype, layout, transpose_out, size):
     def check(one: Product) -> None:
         one.check_matmul24(EPILOGUES[-1])
+        one.check_matmul24(GELU)
         one.check_matmul24(out_dtype=torch.float32)
         one.check_matmul24(EPILOGUES[-1], torch.float32)
 
@@ -192,6 +196,7 @@ def test_every_config_that_a_table_may_name_is_right(dtype, layout, transpose_ou
                 one.check_matmul24(EPILOGUES[-1], out_dtype)
                 if not wide:
                     one.check_matmul24()
+                    one.check_matmul24(GELU)
     finally:
         private._matmul24_table(torch.empty(0, 12, dtype=torch.int64))
 

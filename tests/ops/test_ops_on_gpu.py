@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ops_checks import gaussian
-from test_every_op import NAMES, PRODUCTS, calls, leaves
+from test_every_op import NAMES, PRODUCTS, calls, leaves, opchecks
 from torch import Tensor
 
 from sparsetrain import ops
@@ -32,7 +32,10 @@ def test_the_result_is_that_of_the_cpu(name, rows, columns, dtype):
     got = leaves(function(*given))
     for one, other in zip(got, expected, strict=True):
         assert one.device.type == "cuda"
-        if name in PRODUCTS and one.numel() > 0:
+        if one.dtype == torch.float8_e4m3fn and name in PRODUCTS:
+            # The next number, where GELU or a sum differs in the last digit.
+            torch.testing.assert_close(one.cpu().float(), other.float(), rtol=1 / 7, atol=2**-9)
+        elif name in PRODUCTS and one.numel() > 0:
             largest = max(other.abs().max().item(), 1e-3)
             torch.testing.assert_close(one.cpu(), other, rtol=STEPS[one.dtype], atol=1e-5 * largest)
         elif name in ROUNDED and one.is_floating_point():
@@ -53,7 +56,8 @@ def test_the_result_is_that_of_the_cpu(name, rows, columns, dtype):
 def test_opcheck_of_what_runs_on_the_gpu(name, rows, columns, dtype):
     _, arguments = calls(rows, columns, dtype)[name]
     op = getattr(torch.ops.sparsetrain, name).default
-    torch.library.opcheck(op, tuple(on_gpu(argument) for argument in arguments))
+    given = tuple(on_gpu(argument) for argument in arguments)
+    torch.library.opcheck(op, given, test_utils=opchecks(arguments))
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -62,9 +62,6 @@ def test_what_does_not_fit_is_refused():
     w = gaussian(4, 8)
     packed = ops.quantize24(w, ops.select24(w, "row"), torch.int8)
     q, s = ops.quantize(gaussian(3, 8), torch.int8)
-    w = gaussian(4, 8)
-    packed = ops.quantize24(w, ops.select24(w, "row"), torch.int8)
-    q, s = ops.quantize(gaussian(3, 8), torch.int8)
     with pytest.raises(ValueError, match=r"^values: torch.int8 is not supported; use float8_e4m3"):
         ops.scaled_gelu_matmul24(*packed, q.T, s.T, None, "none", torch.ones(3, 1))
 

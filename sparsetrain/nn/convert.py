@@ -104,12 +104,12 @@ def densify(model: nn.Module, *, apply_masks: bool = False) -> nn.Module:
             )
     if apply_masks:
         _apply_masks(model)
+    phases = {layer.phase for _, layer in layers}
     for kind in (SparseMlp, SparseLinear):  # an MLP holds its linears
         found = [layer for _, layer in layers if isinstance(layer, kind)]
         replace_modules(model, [(layer, layer.to_dense()) for layer in found])
-    for phase in {layer.phase for _, layer in layers}:
-        for made in phase.made:
-            made.leave()
+    for made in {made for phase in phases for made in phase.made}:
+        made.leave()
     return model
 
 

@@ -35,11 +35,15 @@ class HoldsPacked(ForInference):
         found = {name: getattr(self, name) for name in NAMES}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
+    @property
+    def packed_dtype(self) -> torch.dtype:
+        """That of the values; torch.func may put the bytes of a state dict in."""
+        return FLOAT8 if self.values.dtype == torch.uint8 else self.values.dtype
+
     def weight_at(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The packed weight as products read it. A replica of nn.DataParallel is where x is, and
-        shares what is no parameter; torch.func may put the bytes of a state dict in."""
-        values, meta, scales = self.values, self.meta, self.scales
-        values = values.view(FLOAT8) if values.dtype == torch.uint8 else values
+        shares what is no parameter."""
+        values, meta, scales = self.values.view(self.packed_dtype), self.meta, self.scales
         if not getattr(self, "_is_replica", False):
             return values, meta, scales
         scales = None if scales is None else scales.to(x.device)

@@ -106,11 +106,11 @@ class PackedLinear(HoldsPacked):
 
     def of_tokens(self, x_TI: Tensor) -> Tensor:
         """The layer of a matrix, in its dtype."""
-        values, meta, scales = self.weight_at(x_TI)
-        if scales is None:
-            bias = None if self.bias is None else self.bias.to(x_TI.dtype)
-            return self.product.mm(values, meta, x_TI.T, bias, True)
-        return self.of_rows(*self.rows_of(x_TI), x_TI.dtype)
+        if self.scales is not None:
+            return self.of_rows(*self.rows_of(x_TI), x_TI.dtype)
+        values, meta, _ = self.weight_at(x_TI)
+        bias = None if self.bias is None else self.bias.to(x_TI.dtype)
+        return self.product.mm(values, meta, x_TI.T, bias, True)
 
     @property
     def ends_with_gelu(self) -> bool:
@@ -118,7 +118,7 @@ class PackedLinear(HoldsPacked):
         values of 8 bits."""
         if self.scales is None:
             return self.out_features % 8 == 0 and self.in_features % 8 == 0
-        return self.values.dtype != torch.int8 and self.out_features % 16 == 0
+        return self.packed_dtype != torch.int8 and self.out_features % 16 == 0
 
     def gelu_of_tokens(self, x_TI: Tensor) -> Tensor:
         """Exact GELU of the layer, of 16-bit values and native products, of a matrix."""
@@ -131,7 +131,7 @@ class PackedLinear(HoldsPacked):
         """x in 8 bits, as the weight is, and a scale for each row [T, 1]. Compiled, it is part of
         the graph and is fused with what x comes from."""
         quantized = quantize_in_graph if torch.compiler.is_compiling() else quantize
-        return quantized(x_TI, self.weight_at(x_TI)[0].dtype, "row", False)
+        return quantized(x_TI, self.packed_dtype, "row", False)
 
     def of_rows(self, q_TI: Tensor, scales_T1: Tensor, dtype: torch.dtype) -> Tensor:
         """The layer, of 8-bit values, of a matrix in their dtype with a scale for each row."""

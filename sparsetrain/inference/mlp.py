@@ -75,23 +75,27 @@ class PackedMlp(nn.Module):
 
     def _of_tokens(self, x_TI: Tensor) -> Tensor:
         fc1, fc2, approximate = fc1_of(self), fc2_of(self), act_of(self).approximate
-        dtype = fc2.weight_at(x_TI)[0].dtype
         if fc2.scales is None:
-            if approximate == "none" and fc1.ends_with_gelu:
+            if self._at_the_end:
                 return fc2.of_tokens(fc1.gelu_of_tokens(x_TI))
             return fc2.of_tokens(gelu(fc1.of_tokens(x_TI), approximate))
-        if fc1.ends_with_gelu:
+        if self._at_the_end:
             rows = fc1.gelu_of_rows(*fc1.rows_of(x_TI), approximate)
         else:
-            rows = gelu_quantize(fc1.of_tokens(x_TI), approximate, dtype)
+            rows = gelu_quantize(fc1.of_tokens(x_TI), approximate, fc2.packed_dtype)
         return fc2.of_rows(*rows, x_TI.dtype)
 
-    def extra_repr(self) -> str:
+    @property
+    def _at_the_end(self) -> bool:
+        """Whether fc1's product ends with GELU. In 16 bits there is the exact one alone."""
         fc1 = fc1_of(self)
-        in_8 = fc1.scales is not None
-        if fc1.ends_with_gelu and (in_8 or act_of(self).approximate == "none"):
+        return fc1.ends_with_gelu and (fc1.scales is not None or act_of(self).approximate == "none")
+
+    def extra_repr(self) -> str:
+        if self._at_the_end:
             return "GELU at the end of fc1"
-        return "GELU where fc2's input is quantized" if in_8 else "GELU in one pass"
+        in_16 = fc1_of(self).scales is None
+        return "GELU in one pass" if in_16 else "GELU where fc2's input is quantized"
 
 
 def why_not_packed(mlp: PackedMlp) -> str:

@@ -26,8 +26,7 @@ struct Epilogue {
 };
 
 // What the sums of 8-bit values are multiplied by before the bias is added: the scale of the row of
-// A, then that of the column of B. A step of 1, or 0: one scale for all. Those of B are whole pairs
-// from an address of whole 16 bytes; one for all is there twice.
+// A, then that of the column of B. A step of 1, or 0: one scale for all.
 struct Scales {
   const float *a, *b;
   int step_a, step_b;
@@ -51,7 +50,7 @@ struct Arguments {
   int* ready;                // a flag for each warpgroup of each block, 0 at launch
   Scales scales;             // of 8-bit values
   bool wide_bias;            // float32, of a product of 8-bit values
-  const float* factors_out;  // of an 8-bit result, one for each of its rows, in whole pairs
+  const float* factors_out;  // of an 8-bit result, one for each of its rows
 
   // Of kernels by block.
   BlockScales blocks_a, blocks_b;

@@ -18,8 +18,13 @@ namespace sparsetrain {
 
 constexpr int kPiece = 64;                        // rows of a piece; columns, in 16 bits
 constexpr int kPieceBytes = kPiece * kPiece * 2;  // of any piece
-constexpr int kBuffers = 3;                       // for pieces of a warpgroup
+constexpr int kLeastStaging = 18 * 1024;          // of a warpgroup: two pieces, or General's
 constexpr int kWideBox = 32;                      // rows and columns that a float32 store takes
+
+// What the end of a tile of 8-bit values reads of shared memory: a number of each row, and two of
+// each column, or one of 192, where two would cost a stage.
+template <int kRows, int kColumns>
+constexpr int kTermBytes = (kRows + (kColumns == 192 ? 1 : 2) * kColumns) * 4;
 
 // The thread's place in a warpgroup, and in 16 rows x 8 columns of four of its sums. Looked up
 // where it is needed: what is derived from it would take registers that the sums need.
@@ -34,6 +39,9 @@ struct Place {
   __device__ int row(int i) const { return warp * 16 + 8 * i + lane / 4; }
   __device__ int column(int e) const { return lane % 4 * 2 + e; }
 };
+
+__device__ inline float2 widened(__nv_bfloat162 x) { return __bfloat1622float2(x); }
+__device__ inline float2 widened(__half2 x) { return __half22float2(x); }
 
 template <class T>
 struct TwoOf;
@@ -60,7 +68,7 @@ struct Biased {
   static constexpr bool kScaled = false;
   const Arguments& of;
 
-  __device__ explicit Biased(const Arguments& arguments) : of(arguments) {}
+  __device__ Biased(const Arguments& arguments, uint32_t) : of(arguments) {}
 
   // Of 64 rows from m on: what is the same along a row.
   template <bool kTransposed, int kValues>
@@ -80,20 +88,21 @@ struct Biased {
     }
   }
 
-  // Of a piece of kColumns columns from n on: the rest.
+  // Of a piece of kColumns columns from n on: the rest. Behind the last pair of columns, which are
+  // even in number, it is read again.
   template <bool kTransposed, int kColumns>
   __device__ void piece(float* d, int, int n) const {
-    const T* bias = static_cast<const T*>(of.epilogue.bias);
+    const auto* bias = static_cast<const typename TwoOf<T>::type*>(of.epilogue.bias);
     if (kTransposed || bias == nullptr) return;
     const Place place;
+    int last = of.N / 2 - 1;
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
+      float2 term = widened(__ldg(bias + min(n / 2 + 4 * j + place.lane % 4, last)));
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        int column = n + 8 * j + place.column(e);
-        float term = column < of.N ? static_cast<float>(bias[column]) : 0.0f;
-        d[4 * j + e] += term;
-        d[4 * j + 2 + e] += term;
+      for (int i = 0; i < 2; ++i) {
+        d[4 * j + 2 * i] += term.x;
+        d[4 * j + 2 * i + 1] += term.y;
       }
     }
   }
@@ -103,8 +112,9 @@ struct Biased {
 template <class T, class Out, class Terms = Biased<T>>
 class Stored {
  public:
-  __device__ Stored(const Arguments& arguments, uint32_t staging)
-      : arguments_(arguments), terms_(arguments), staging_(staging) {}
+  // Both are shared memory.
+  __device__ Stored(const Arguments& arguments, uint32_t staging, uint32_t terms)
+      : arguments_(arguments), terms_(arguments, terms), staging_(staging) {}
 
   __device__ ~Stored() {
     if (Place().thread == 0) ptx::store_wait_read<0>();  // shared memory ends with the block
@@ -116,16 +126,18 @@ class Stored {
   __device__ void begin(int m, int n) {
     terms_.template begin<kRows, kColumns>(m, n);
   }
+  // After them.
+  __device__ void arrive() { terms_.arrive(); }
 
   // 64 rows from m on, columns from n on, of which the warpgroup holds d.
-  template <int kValues>
+  template <int kBuffers, int kValues>
   __device__ void write(float (&d)[kValues], int m, int n) {
     if constexpr (kNarrow) {
-      write_pieces<true>(d, m, n);
+      write_pieces<true, kBuffers>(d, m, n);
     } else if (arguments_.epilogue.transposed) {
-      write_pieces<true>(d, m, n);
+      write_pieces<true, kBuffers>(d, m, n);
     } else {
-      write_pieces<false>(d, m, n);
+      write_pieces<false, kBuffers>(d, m, n);
     }
   }
 
@@ -133,8 +145,9 @@ class Stored {
   static constexpr bool kWide = sizeof(Out) == 4, kNarrow = sizeof(Out) == 1;
   static constexpr int kColumns = kWide ? kWideBox : kPiece;  // of a piece
 
-  template <bool kTransposed, int kValues>
+  template <bool kTransposed, int kBuffers, int kValues>
   __device__ void write_pieces(float (&d)[kValues], int m, int n) {
+    static_assert(kBuffers > 1);
     terms_.template rows<kTransposed>(d, m);
 #pragma unroll
     for (int c = 0; c < 2 * kValues / kColumns; ++c) {
@@ -146,12 +159,12 @@ class Stored {
       turn_ = (turn_ + 1) % kBuffers;
       stage<kTransposed>(piece, buffer);
       ptx::fence_async();
+      // The barrier tells everyone that the next buffer is free.
+      if (Place().thread == 0) ptx::store_wait_read<kBuffers - 2>();
       ptx::sync_group();
       if (Place().thread == 0) {
         store<kTransposed>(buffer, m, column);
         ptx::store_commit();
-        // The next barrier tells everyone that the buffer after the next is free.
-        ptx::store_wait_read<kBuffers - 2>();
       }
     }
   }
@@ -265,11 +278,11 @@ using Wide = Stored<T, float>;
 template <class T, class Terms = Biased<T>>
 class General {
  public:
-  __device__ General(const Arguments& arguments, uint32_t staging)
+  __device__ General(const Arguments& arguments, uint32_t staging, uint32_t)
       : arguments_(arguments), staging_(staging) {}
   static constexpr bool kBegins = false;
 
-  template <int kValues>
+  template <int, int kValues>
   __device__ void write(float (&d)[kValues], int m, int n) {
     if (arguments_.epilogue.transposed) {
       write_pieces<true>(d, m, n);
@@ -282,7 +295,7 @@ class General {
   // Floats from one row of the result to the next: no bank conflicts, written or read.
   template <bool kTransposed>
   static constexpr int kPitch = kTransposed ? kPiece + 4 : kPiece + 8;
-  static_assert(kPiece * kPitch<false> * 4 <= kBuffers * kPieceBytes);
+  static_assert(kPiece * kPitch<false> * 4 <= kLeastStaging);
 
   template <bool kTransposed, int kValues>
   __device__ void write_pieces(float (&d)[kValues], int m, int n) {
@@ -361,7 +374,7 @@ class General {
   template <bool kTransposed>
   __device__ void finish_scaled(int outer0, int inner0) {
     const Place place;
-    const Terms terms(arguments_);
+    const Terms terms(arguments_, 0);
     int rows = kTransposed ? arguments_.N : arguments_.M;
     int width = kTransposed ? arguments_.M : arguments_.N;
     int inner = inner0 + 2 * place.lane;

@@ -27,7 +27,6 @@ struct Tile {
   static constexpr int kGroups = kGroups_, kBlocks = kBlocks_, kColumns = kColumns_;
   static constexpr int kDepth = depth(kElement);  // columns of A in a stage
   static constexpr int kWords = kDepth / 64;      // of metadata, that a lane has of 64 rows
-  static constexpr int kStaging = kBuffers * kPieceBytes;  // of a warpgroup
   static constexpr int kRows = kGroups * kBlocks * 64;
   static constexpr int kThreads = (kGroups + 1) * 128;
   // Together no more than the launch gave: 168 for each of 384 threads.
@@ -35,8 +34,13 @@ struct Tile {
   static constexpr int kBytesA = kRows * kRowBytesA, kBytesB = kColumns * kColumnBytesB;
   static constexpr int kBytesMeta = kRows * kDepth / 8;
   static constexpr int kStage = kBytesA + kBytesB + kBytesMeta;
-  static constexpr int kShared = 227 * 1024;
-  static constexpr int kStages = (kShared - 1024 - kGroups * kStaging) / kStage;
+  // As many stages as fit beside what the end of a tile needs of each warpgroup, then buffers.
+  static constexpr int kShared = 227 * 1024 - 256;
+  static constexpr int kTerms = kElement == 1 ? kTermBytes<kBlocks * 64, kColumns> : 0;
+  static constexpr int kStages = (kShared - kGroups * (kLeastStaging + kTerms)) / kStage;
+  static constexpr int kStaging =
+      ((kShared - kStages * kStage) / kGroups - kTerms) / 1024 * 1024;  // of a warpgroup
+  static constexpr int kBuffers = kStaging / kPieceBytes;
   static constexpr int kValues = kColumns / 2;  // sums a thread has of 64 rows
 };
 
@@ -48,7 +52,10 @@ struct Ring {
   static constexpr int kStagingAt = kB + Tile::kStages * Tile::kBytesB;
   static constexpr int kMeta = kStagingAt + Tile::kGroups * Tile::kStaging;
   static constexpr int kBarriers = kMeta + Tile::kStages * Tile::kBytesMeta;
-  static constexpr int kBytes = kBarriers + 16 * Tile::kStages;
+  static constexpr int kParts = kBarriers + 16 * Tile::kStages;
+  static constexpr int kTermsAt = kParts + 16 * Tile::kStages;
+  static constexpr int kBytes = kTermsAt + Tile::kGroups * Tile::kTerms;
+  static_assert(kBytes <= 227 * 1024);
 
   uint32_t base;
   int stage = 0;
@@ -60,6 +67,7 @@ struct Ring {
   __device__ uint32_t meta() const { return base + kMeta + stage * Tile::kBytesMeta; }
   __device__ uint32_t full() const { return base + kBarriers + 16 * stage; }
   __device__ uint32_t empty() const { return full() + 8; }
+  __device__ uint32_t part() const { return base + kParts + 16 * stage; }
   __device__ void advance() {
     if (++stage == Tile::kStages) stage = 0, parity ^= 1;
   }
@@ -78,7 +86,32 @@ struct Member {
     same_m = 0;
     for (int i = 0; i < arguments.cluster_n; ++i) same_m |= 1 << (i * arguments.cluster_m + m);
   }
+  __device__ uint32_t sharing() const { return same_m | same_n; }
 };
+
+// What the warpgroups have to do from a stage on: steps [begin, end) of the tile of the block that
+// starts at row m and column n; without an end, nothing more. They learn it from the warp that
+// loads, in the stage, because finding it takes some divisions.
+struct Work {
+  int m, n, begin, end;
+};
+
+template <class Tile>
+__device__ void tell(const Ring<Tile>& ring, const Work& work) {
+  asm volatile("st.shared.v4.s32 [%0], {%1, %2, %3, %4};" ::"r"(ring.part()), "r"(work.m),
+               "r"(work.n), "r"(work.begin), "r"(work.end)
+               : "memory");
+}
+
+template <class Tile>
+__device__ bool ask(const Ring<Tile>& ring, Work& work) {
+  ptx::barrier_wait(ring.full(), ring.parity);
+  asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(work.m), "=r"(work.n), "=r"(work.begin), "=r"(work.end)
+               : "r"(ring.part())
+               : "memory");
+  return work.end > 0;
+}
 
 template <class Tile, int kRowsOfB>
 __device__ void load_stage(const Arguments& arguments, const Ring<Tile>& ring, const Member& member,
@@ -139,6 +172,7 @@ class Multiply {
   __device__ void run(Sum (&d)[Tile::kBlocks][Tile::kValues], int steps) {
     Meta even, odd = {};
     previous_ = 0;
+    written(d);
     load(even);
     for (int left = steps;; left -= 2) {
       step(d, even, odd, left != steps, left > 1);
@@ -147,6 +181,7 @@ class Multiply {
       if (left <= 2) break;
     }
     wgmma_wait<0>();
+    written(d);
     release(previous_);
   }
 
@@ -237,6 +272,13 @@ class Multiply {
     }
   }
 
+  // Without it what else is done with the sums may move in between products, and the compiler then
+  // runs those one after another (its C7514 and C7520).
+  __device__ static void written(Sum (&d)[Tile::kBlocks][Tile::kValues]) {
+#pragma unroll
+    for (int i = 0; i < Tile::kBlocks; ++i) wgmma_written(d[i]);
+  }
+
   // Never stores: no barrier is at 0.
   __device__ void keep(const Meta& meta) {
 #pragma unroll
@@ -314,12 +356,14 @@ __device__ void leave(const Sum (&d)[Tile::kBlocks][Tile::kValues], const Argume
 // Adds what was left of the part's tile, in the order of K.
 template <class Tile, class Sum>
 __device__ void collect(Sum (&d)[Tile::kBlocks][Tile::kValues], const Arguments& arguments,
-                        const Part& part, int worker, int cluster, int rank, int group) {
+                        int worker, int cluster, int group) {
   const Place place;
   const Schedule& schedule = arguments.schedule;
-  int tile_end = (part.tile + 1) * schedule.steps;
+  // The tile is the last that the worker's range has a part of.
+  int last = (range_begin(schedule, worker + 1) - 1) / schedule.steps;
+  int tile_end = (last + 1) * schedule.steps;
   for (int next = worker + 1; range_begin(schedule, next) < tile_end; ++next) {
-    int own = (next * cluster + rank) * Tile::kGroups + group;
+    int own = (next * cluster + ptx::cluster_rank()) * Tile::kGroups + group;
     ptx::await(arguments.ready + own);
     auto* from = reinterpret_cast<const Four<Sum>*>(arguments.partial) +
                  int64_t{own} * Tile::kBlocks * Tile::kValues * 32 + place.thread;
@@ -347,7 +391,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   const Schedule& schedule = arguments.schedule;
   int cluster = arguments.cluster_m * arguments.cluster_n;
   int worker = schedule.workers - 1 - static_cast<int>(blockIdx.x) / cluster;
-  int group = static_cast<int>(threadIdx.x) / 128;
+  int group = ptx::of_warp(static_cast<int>(threadIdx.x) / 128);
 
   if (threadIdx.x == 0) {
     int releases = Tile::kGroups * (arguments.cluster_m + arguments.cluster_n - 1);
@@ -371,49 +415,47 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
         int n = (part.n * arguments.cluster_n + member.n) * Tile::kColumns;
         for (int step = part.begin; step < part.end; ++step) {
           ptx::barrier_wait(ring.empty(), ring.parity ^ 1);
+          if (step == part.begin) tell(ring, Work{m, n, part.begin, part.end});
           load_stage<Tile, kRowsOfB>(arguments, ring, member, m, n, step);
           ring.advance();
         }
       }
+      ptx::barrier_wait(ring.empty(), ring.parity ^ 1);
+      tell(ring, Work{});
+      ptx::barrier_arrive(ring.full());
     }
   } else {
     ptx::take_registers<Tile::kRegisters>();
     Ring<Tile> ring(base);
-    Member member(arguments);
-    Parts parts(schedule, worker);
-    Part part;
-    Write finish(arguments, base + Ring<Tile>::kStagingAt + group * Tile::kStaging);
-    Multiply<T, Tile, kRowsOfB> multiply(ring, group, member.same_m | member.same_n);
-    while (parts.next(part)) {
-      auto row = [&] {
-        return (part.m * arguments.cluster_m + member.m) * Tile::kRows + group * Tile::kBlocks * 64;
-      };
-      auto column = [&] { return (part.n * arguments.cluster_n + member.n) * Tile::kColumns; };
+    Write finish(arguments, base + Ring<Tile>::kStagingAt + group * Tile::kStaging,
+                 base + Ring<Tile>::kTermsAt + group * Tile::kTerms);
+    Multiply<T, Tile, kRowsOfB> multiply(ring, group, Member(arguments).sharing());
+    for (Work work; ask(ring, work);) {
+      int m = work.m + group * Tile::kBlocks * 64, n = work.n;
       if constexpr (Write::kBegins) {
-        if (part.begin == 0) {
-          finish.template begin<Tile::kBlocks * 64, Tile::kColumns>(row(), column());
-        }
+        if (work.begin == 0) finish.template begin<Tile::kBlocks * 64, Tile::kColumns>(m, n);
       }
       std::conditional_t<kByBlock, float, typename Sums<T>::type> d[Tile::kBlocks][Tile::kValues];
       if constexpr (kByBlock) {
         static_assert(Tile::kDepth == 128 && Tile::kColumns == 128 &&
                       128 % (Tile::kBlocks * 64) == 0);
-        multiply.run_by_block(d, part.begin, part.end, Factor(arguments, row(), column()));
+        multiply.run_by_block(d, work.begin, work.end, Factor(arguments, m, n));
       } else {
-        multiply.run(d, part.end - part.begin);
+        multiply.run(d, work.end - work.begin);
       }
-      if (part.begin > 0) {
-        leave<Tile>(d, arguments, worker * cluster + ptx::cluster_rank(), group);
+      int slot = worker * cluster + ptx::cluster_rank();
+      if (work.begin > 0) {
+        leave<Tile>(d, arguments, slot, group);
         continue;
       }
-      if (part.end < schedule.steps) {
-        collect<Tile>(d, arguments, part, worker, cluster, ptx::cluster_rank(), group);
-      }
-      int m = row(), n = column();
+      if (work.end < schedule.steps) collect<Tile>(d, arguments, worker, cluster, group);
+      if constexpr (Write::kBegins) finish.arrive();
 #pragma unroll
       for (int i = 0; i < Tile::kBlocks; ++i) {
         auto& sums = reinterpret_cast<float(&)[Tile::kValues]>(d[i]);
-        if (m + i * 64 < arguments.M) finish.write(sums, m + i * 64, n);
+        if (m + i * 64 < arguments.M) {
+          finish.template write<Tile::kBuffers>(sums, m + i * 64, n);
+        }
       }
     }
   }

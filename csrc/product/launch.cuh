@@ -8,7 +8,7 @@
 namespace sparsetrain {
 
 // The epilogue.
-enum class Finish { kPlain, kWide, kNarrow, kGeneral };
+enum class Finish { kPlain, kGelu, kWide, kNarrow, kGeneral };
 
 template <class Tile, class Kernel>
 void launch_kernel(Kernel kernel, const Arguments& arguments, int blocks, cudaStream_t stream) {
@@ -27,13 +27,13 @@ void launch_kernel(Kernel kernel, const Arguments& arguments, int blocks, cudaSt
   STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments));
 }
 
-// Which of a tile's kernels. There is kWide for rows of B alone: gradients of weights.
+// Which of a tile's kernels. There is kWide for rows of B alone: gradients of weights; kGelu of
+// 16-bit values, where columns of B are contiguous.
 struct Variant {
   ScalarType values;
   ScalarType result;  // of 8-bit values
   bool rows_of_b;
   Finish finish;
-  bool gelu = false;  // of kPlain, where columns of B are contiguous
 };
 
 // Of 16-bit values, on `blocks` blocks in clusters.
@@ -44,7 +44,7 @@ void launch(const Arguments& arguments, const Variant& variant, int blocks, cuda
     using T = decltype(type);
     bool plain = variant.finish == Finish::kPlain;
     using Gelu = Stored<T, T, Activated<T, NormalGelu>>;
-    if (plain && variant.gelu) return run(product<T, Tile, 0, Gelu>);
+    if (variant.finish == Finish::kGelu) return run(product<T, Tile, 0, Gelu>);
     if (!variant.rows_of_b)
       return run(plain ? product<T, Tile, 0, Plain<T>> : product<T, Tile, 0, General<T>>);
     if (variant.finish == Finish::kWide) return run(product<T, Tile, 1, Wide<T>>);

@@ -55,6 +55,16 @@ class ScaledGelu : public Scaled<float, __nv_bfloat16> {
  public:
   using Base::Base;
 
+  template <int kRows, int kColumns>
+  __device__ void begin(int m, int n) {
+    static_assert((kRows + 2 * kColumns) * 4 <= kTermBytes<kRows, kColumns>);
+    Base::template begin<kRows, kColumns>(m, n);
+    factors_at_ = this->columns_at_ + kColumns * 4;
+    for (int i = Place().thread; i < kColumns; i += 128) {
+      ptx::copy_word(factors_at_ + i * 4, this->of_.factors_out + min(n + i, this->of_.N - 1));
+    }
+  }
+
   // Half of z, so that GELU needs no factor.
   template <bool kTransposed, int kValues>
   __device__ void rows(float (&d)[kValues], int m) {
@@ -71,11 +81,9 @@ class ScaledGelu : public Scaled<float, __nv_bfloat16> {
     Base::template piece<true, kColumns>(d, m, n);
     const Place place;
     const Function function{};
-    const auto* factors = reinterpret_cast<const float2*>(this->of_.factors_out);
-    int last = (this->of_.N - 1) / 2;
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
-      float2 factor = __ldg(factors + min(n / 2 + 4 * j + place.lane % 4, last));
+      float2 factor = ptx::words_at(factors_at_ + (n - this->n_ + 8 * j) * 4 + place.lane % 4 * 8);
       uint32_t bytes[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -87,6 +95,9 @@ class ScaledGelu : public Scaled<float, __nv_bfloat16> {
       d[4 * j] = __uint_as_float(bytes[0] | bytes[1] << 16);
     }
   }
+
+ private:
+  uint32_t factors_at_;
 };
 
 }  // namespace sparsetrain

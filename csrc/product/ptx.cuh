@@ -13,6 +13,9 @@ __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// The same value in every lane, which the compiler learns so: it needs one register for a warp.
+__device__ inline int of_warp(int x) { return __shfl_sync(0xffffffffu, x, 0); }
+
 // ---- barriers -----------------------------------------------------------------------------------
 
 __device__ inline void barrier_init(uint32_t barrier, int arrivals) {
@@ -28,6 +31,10 @@ __device__ inline void fence_barrier_init() {
 __device__ inline void barrier_expect(uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
+}
+
+__device__ inline void barrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 // Arrives at the same barrier of a block of the cluster.
@@ -62,11 +69,33 @@ __device__ inline void sync_group() {
 __device__ inline int cluster_rank() {
   uint32_t rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return static_cast<int>(rank);
+  return of_warp(static_cast<int>(rank));
 }
 
 __device__ inline void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+// ---- copies of a thread's own
+// ---------------------------------------------------------------------
+
+// Four bytes to shared memory, begun.
+__device__ inline void copy_word(uint32_t to, const float* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
+
+// Until all that this thread began is there.
+__device__ inline void wait_words() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+__device__ inline float word_at(uint32_t from) {
+  float x;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(from) : "memory");
+  return x;
+}
+__device__ inline float2 words_at(uint32_t from) {
+  float2 x;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(from) : "memory");
+  return x;
 }
 
 // ---- the copy engine ----------------------------------------------------------------------------

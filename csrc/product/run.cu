@@ -47,17 +47,6 @@ Tensor readable_b(const Tensor& b) {
   return columns || rows ? b : with_pitch(b);
 }
 
-// Scales [1, n] as whole pairs; one as a pair of it.
-Tensor in_pairs(const Tensor& scales) {
-  int64_t n = scales.size(1);
-  if (n % 2 == 0) return aligned(scales);
-  Tensor wide = torch::stable::new_empty(scales, {1, n + 1}), given = scales;
-  Tensor copy = torch::stable::narrow(wide, 1, 0, n), last = torch::stable::narrow(wide, 1, n, 1);
-  torch::stable::copy_(copy, given);
-  torch::stable::copy_(last, torch::stable::narrow(given, 1, n - 1, 1));
-  return wide;
-}
-
 const float* floats(const Tensor& x) { return static_cast<const float*>(x.const_data_ptr()); }
 
 // Whether scales are by block; along: their dimension of rows of A or columns of B, of so many.
@@ -70,12 +59,12 @@ BlockScales block_scales(const Tensor& scales, int along) {
           static_cast<int>(scales.stride(1 - along))};
 }
 
-// Read, as a pair, at the end of a tile for an operand with scales by block, in a step for another.
-__device__ const float2 kOnes = {1, 1};
+// Read at the end of a tile for an operand with scales by block, in a step for another.
+__device__ const float kOne = 1;
 
-const float* ones() {
+const float* one() {
   void* address = nullptr;
-  STD_CUDA_CHECK(cudaGetSymbolAddress(&address, kOnes));
+  STD_CUDA_CHECK(cudaGetSymbolAddress(&address, kOne));
   return static_cast<const float*>(address);
 }
 
@@ -115,7 +104,8 @@ Finish finish_of(const Wanted& wanted, const Tensor& out, bool rows_of_b) {
                 (rows_of_b || !wide) &&
                 reinterpret_cast<uintptr_t>(out.const_data_ptr()) % 16 == 0 &&
                 out.size(1) * (wide ? 4 : 2) % 16 == 0;
-  return !stored ? Finish::kGeneral : wide ? Finish::kWide : Finish::kPlain;
+  if (!stored) return Finish::kGeneral;
+  return wide ? Finish::kWide : gelu ? Finish::kGelu : Finish::kPlain;
 }
 
 template <int kGroups, int kBlocks, int kColumns>
@@ -235,20 +225,20 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
   Tensor scales_a = values, scales_b = values, factors_out = values;
   if (narrow) {
     if (blocks) {
-      arguments.scales = {ones(), ones(), 0, 0};
-      arguments.blocks_a = blocks_a ? block_scales(*wanted.scales, 0) : BlockScales{ones(), 0, 0};
-      arguments.blocks_b = blocks_b ? block_scales(*wanted.scales_b, 1) : BlockScales{ones(), 0, 0};
+      arguments.scales = {one(), one(), 0, 0};
+      arguments.blocks_a = blocks_a ? block_scales(*wanted.scales, 0) : BlockScales{one(), 0, 0};
+      arguments.blocks_b = blocks_b ? block_scales(*wanted.scales_b, 1) : BlockScales{one(), 0, 0};
     }
     if (!blocks_a) {
       scales_a = aligned(*wanted.scales);
       arguments.scales.a = floats(scales_a), arguments.scales.step_a = scales_a.size(0) > 1;
     }
     if (!blocks_b) {
-      scales_b = in_pairs(*wanted.scales_b);
+      scales_b = aligned(*wanted.scales_b);
       arguments.scales.b = floats(scales_b), arguments.scales.step_b = wanted.scales_b->size(1) > 1;
     }
     if (wanted.factors_out) {
-      factors_out = in_pairs(*wanted.factors_out);
+      factors_out = aligned(*wanted.factors_out);
       arguments.factors_out = floats(factors_out);
     }
   }
@@ -289,8 +279,7 @@ void run_product(const Tensor& values_in, const Tensor& meta_in, const Tensor& b
     arguments.ready = reinterpret_cast<int*>(arguments.partial + sums);
     STD_CUDA_CHECK(cudaMemsetAsync(arguments.ready, 0, flags * sizeof(int), stream));
   }
-  Variant variant{values.scalar_type(), out.scalar_type(), rows_of_b, finish,
-                  wanted.activation == Activation::kGelu};
+  Variant variant{values.scalar_type(), out.scalar_type(), rows_of_b, finish};
   if (finish == Finish::kNarrow) return launch_narrowed(config.tile, arguments, grid, stream);
   if (blocks) return launch_scaled<Tile<2, 2, 128, 1>, true>(arguments, variant, grid, stream);
   switch (config.tile) {

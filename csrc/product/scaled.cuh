@@ -1,7 +1,7 @@
 // From sums of 8-bit values to the result: scale of the row of A, scale of the column of B, bias.
 //
-// Scales and the bias come through the L1 cache. A tile touches its own before its steps, so that
-// its end does not wait for memory.
+// Before its steps a tile begins to copy its scales to shared memory, and touches its bias, which
+// comes through the L1 cache, so that its end does not wait for memory.
 #pragma once
 
 #include <type_traits>
@@ -10,9 +10,6 @@
 
 namespace sparsetrain {
 
-__device__ inline float2 widened(__nv_bfloat162 x) { return __bfloat1622float2(x); }
-__device__ inline float2 widened(__half2 x) { return __half22float2(x); }
-
 // The scales of a product of 8-bit values, and its bias, T or float32. Sum: what they are summed
 // in.
 template <class Sum, class T>
@@ -20,7 +17,7 @@ class Scaled {
  public:
   static constexpr bool kScaled = true;
 
-  __device__ explicit Scaled(const Arguments& arguments) : of_(arguments) {}
+  __device__ Scaled(const Arguments& arguments, uint32_t terms) : of_(arguments), rows_at_(terms) {}
 
   // sum has the bits of a Sum. The last two operations round once.
   __device__ static float scaled(float sum, float scale_a, float scale_b, float bias) {
@@ -28,24 +25,27 @@ class Scaled {
     return __fmaf_rn(__fmul_rn(sum, scale_a), scale_b, bias);
   }
 
-  // Reads a value of every 32 bytes of what rows from m on and columns from n on will take.
+  // For rows from m on and columns from n on; outside, the last one's.
   template <int kRows, int kColumns>
-  __device__ void begin(int m, int n) const {
-    constexpr int kPerTouch = 8;
-    static_assert(kRows <= 32 * kPerTouch && kColumns <= 32 * kPerTouch);
+  __device__ void begin(int m, int n) {
+    static_assert(kRows % 32 == 0 && kColumns % 32 == 0);
+    m_ = m, n_ = n, columns_at_ = rows_at_ + kRows * 4;
     const Place place;
-    int at = place.lane * kPerTouch;
-    int row = m + at, column = n + at;
-    bool here_a = at < kRows && row < of_.M, here_b = at < kColumns && column < of_.N;
-    if (place.warp == 0 && here_a) touch(of_.scales.a + row * of_.scales.step_a);
-    if (place.warp == 1 && here_b) touch(of_.scales.b + column * of_.scales.step_b);
-    if (place.warp == 2 && of_.epilogue.bias != nullptr) {
-      int inner = of_.epilogue.transposed ? row : column;
-      int64_t bytes = of_.wide_bias ? 4 : sizeof(T);
-      if (of_.epilogue.transposed ? here_a : here_b) {
-        touch(static_cast<const char*>(of_.epilogue.bias) + inner * bytes);
-      }
+#pragma unroll
+    for (int first = 0; first < kRows + kColumns; first += 128) {
+      int i = first + place.thread;
+      int row = min(m + i, of_.M - 1), column = min(n + i - kRows, of_.N - 1);
+      const float* from = i < kRows ? of_.scales.a + row * of_.scales.step_a
+                                    : of_.scales.b + column * of_.scales.step_b;
+      if (i < kRows + kColumns) ptx::copy_word(rows_at_ + i * 4, from);
     }
+    if (of_.epilogue.bias != nullptr) touch_bias<kRows, kColumns>(m, n);
+  }
+
+  // Until what begin began is there for every thread.
+  __device__ void arrive() const {
+    ptx::wait_words();
+    ptx::sync_group();
   }
 
   // 64 rows from m on.
@@ -54,7 +54,7 @@ class Scaled {
     const Place place;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      scales_a_[i] = scale_a(m + place.row(i));
+      scales_a_[i] = ptx::word_at(rows_at_ + (m - m_ + place.row(i)) * 4);
       bias_[i] = kTransposed ? bias(m + place.row(i)) : 0.0f;
     }
   }
@@ -89,26 +89,45 @@ class Scaled {
   }
 
  protected:
+  // The scales of the two columns that the lane has of eight from n on.
+  __device__ float2 of_columns(int n) const {
+    return ptx::words_at(columns_at_ + (n - n_) * 4 + Place().lane % 4 * 8);
+  }
+
   const Arguments& of_;
-  float scales_a_[2], bias_[2];  // of the thread's rows
+  uint32_t rows_at_, columns_at_;  // shared memory
+  int m_, n_;                      // where the tile starts
+  float scales_a_[2], bias_[2];    // of the thread's rows
 
  private:
+  // Reads a value of every 32 bytes.
+  template <int kRows, int kColumns>
+  __device__ void touch_bias(int m, int n) const {
+    constexpr int kPerTouch = 8;
+    static_assert(kRows <= 32 * kPerTouch && kColumns <= 32 * kPerTouch);
+    const Place place;
+    bool transposed = of_.epilogue.transposed;
+    int at = place.lane * kPerTouch, inner = (transposed ? m : n) + at;
+    bool here = at < (transposed ? kRows : kColumns) && inner < of_.epilogue.width;
+    int64_t bytes = of_.wide_bias ? 4 : sizeof(T);
+    if (place.warp == 0 && here) touch(static_cast<const char*>(of_.epilogue.bias) + inner * bytes);
+  }
+
   __device__ static void touch(const void* address) {
     uint16_t nothing;
     asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(nothing) : "l"(address));
   }
 
-  // Loads without a branch, two neighbouring columns at a time: they go out together. Behind the
-  // last pair it is read again.
+  // Of a bias, loads without a branch, two neighbouring columns at a time: they go out together.
+  // Behind the last pair it is read again.
   template <bool kTransposed, int kColumns, class Bias>
   __device__ void columns(float* d, int n, Bias bias) const {
     const Place place;
-    const float2* scales = reinterpret_cast<const float2*>(of_.scales.b);
-    int last = (of_.N - 1) / 2, last_scale = of_.scales.step_b * last;
+    int last = (of_.N - 1) / 2;
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
-      int pair = n / 2 + 4 * j + place.lane % 4;
-      float2 scale = __ldg(scales + min(pair, last_scale)), term = bias(min(pair, last));
+      float2 scale = of_columns(n + 8 * j);
+      float2 term = bias(min(n / 2 + 4 * j + place.lane % 4, last));
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float* two = d + 4 * j + 2 * i;

@@ -66,7 +66,7 @@ _KEYS = ("shapes", "products", "dtype", "rounds", "peers", "json", "picture", "r
 _ONLY_SHAPES = ("shapes", "peers", "picture")
 _NOT_8_BITS = ("picture", "random", "seed")
 _8_BITS = {"fp8": E4M3, "int8": torch.int8}
-_NAMES = {name.lower().replace(" ", "-"): name for name in PRODUCTS}
+NAMES = {name.lower().replace(" ", "-"): name for name in PRODUCTS}
 _ROUNDS = 20
 
 
@@ -184,7 +184,7 @@ def parse(words: list[str]) -> Options:
         for key in _NOT_8_BITS:
             if key in options:
                 raise ValueError(f"{key}= does not go with dtype={word}: leave one of them out")
-    known = {word: name for word, name in _NAMES.items() if not narrow or name in PRODUCTS8}
+    known = {word: name for word, name in NAMES.items() if not narrow or name in PRODUCTS8}
     return Options(
         shapes=read_shapes(options, SHAPES),
         products=tuple(known[name] for name in read_names("products", options, tuple(known))),

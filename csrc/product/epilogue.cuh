@@ -21,8 +21,8 @@ constexpr int kPieceBytes = kPiece * kPiece * 2;  // of any piece
 constexpr int kLeastStaging = 18 * 1024;          // of a warpgroup: two pieces, or General's
 constexpr int kWideBox = 32;                      // rows and columns that a float32 store takes
 
-// What the end of a tile of 8-bit values reads of shared memory: a number of each row, and two of
-// each column, or one of 192, where two would cost a stage.
+// The terms of 8-bit values in shared memory: a number of each row, and two of each column, or one
+// of 192, where two would cost a buffer.
 template <int kRows, int kColumns>
 constexpr int kTermBytes = (kRows + (kColumns == 192 ? 1 : 2) * kColumns) * 4;
 
@@ -88,8 +88,8 @@ struct Biased {
     }
   }
 
-  // Of a piece of kColumns columns from n on: the rest. Behind the last pair of columns, which are
-  // even in number, it is read again.
+  // Of a piece of kColumns columns from n on: the rest. Their number is even; behind the last pair
+  // its bias is read again.
   template <bool kTransposed, int kColumns>
   __device__ void piece(float* d, int, int n) const {
     const auto* bias = static_cast<const typename TwoOf<T>::type*>(of.epilogue.bias);

@@ -52,8 +52,8 @@ struct Ring {
   static constexpr int kStagingAt = kB + Tile::kStages * Tile::kBytesB;
   static constexpr int kMeta = kStagingAt + Tile::kGroups * Tile::kStaging;
   static constexpr int kBarriers = kMeta + Tile::kStages * Tile::kBytesMeta;
-  static constexpr int kParts = kBarriers + 16 * Tile::kStages;
-  static constexpr int kTermsAt = kParts + 16 * Tile::kStages;
+  static constexpr int kWork = kBarriers + 16 * Tile::kStages;
+  static constexpr int kTermsAt = kWork + 16 * Tile::kStages;
   static constexpr int kBytes = kTermsAt + Tile::kGroups * Tile::kTerms;
   static_assert(kBytes <= 227 * 1024);
 
@@ -67,7 +67,7 @@ struct Ring {
   __device__ uint32_t meta() const { return base + kMeta + stage * Tile::kBytesMeta; }
   __device__ uint32_t full() const { return base + kBarriers + 16 * stage; }
   __device__ uint32_t empty() const { return full() + 8; }
-  __device__ uint32_t part() const { return base + kParts + 16 * stage; }
+  __device__ uint32_t work() const { return base + kWork + 16 * stage; }
   __device__ void advance() {
     if (++stage == Tile::kStages) stage = 0, parity ^= 1;
   }
@@ -98,7 +98,7 @@ struct Work {
 
 template <class Tile>
 __device__ void tell(const Ring<Tile>& ring, const Work& work) {
-  asm volatile("st.shared.v4.s32 [%0], {%1, %2, %3, %4};" ::"r"(ring.part()), "r"(work.m),
+  asm volatile("st.shared.v4.s32 [%0], {%1, %2, %3, %4};" ::"r"(ring.work()), "r"(work.m),
                "r"(work.n), "r"(work.begin), "r"(work.end)
                : "memory");
 }
@@ -108,7 +108,7 @@ __device__ bool ask(const Ring<Tile>& ring, Work& work) {
   ptx::barrier_wait(ring.full(), ring.parity);
   asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];"
                : "=r"(work.m), "=r"(work.n), "=r"(work.begin), "=r"(work.end)
-               : "r"(ring.part())
+               : "r"(ring.work())
                : "memory");
   return work.end > 0;
 }
@@ -272,8 +272,8 @@ class Multiply {
     }
   }
 
-  // Without it what else is done with the sums may move in between products, and the compiler then
-  // runs those one after another (its C7514 and C7520).
+  // Keeps the compiler from moving other uses of the sums in between products, which it then runs
+  // one after another (C7514 and C7520 in its log).
   __device__ static void written(Sum (&d)[Tile::kBlocks][Tile::kValues]) {
 #pragma unroll
     for (int i = 0; i < Tile::kBlocks; ++i) wgmma_written(d[i]);
@@ -294,7 +294,9 @@ class Multiply {
     }
   }
 
-  // Tells every block that loads into this stage; a lane for each of them.
+  // Tells every block that loads into this stage; a lane of warp 0 for each of them. The other
+  // warps are through with it, too: each began the products that are over, after it had read the
+  // stage.
   __device__ void release(uint32_t empty) {
     if (releases_) ptx::barrier_arrive_at(empty, threadIdx.x % 128);
   }

@@ -13,7 +13,8 @@ __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// The same value in every lane, which the compiler learns so: it needs one register for a warp.
+// Of a value that all lanes have: the compiler learns that they do, and may keep it once for a
+// warp.
 __device__ inline int of_warp(int x) { return __shfl_sync(0xffffffffu, x, 0); }
 
 // ---- barriers -----------------------------------------------------------------------------------
@@ -76,8 +77,7 @@ __device__ inline void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-// ---- copies of a thread's own
-// ---------------------------------------------------------------------
+// ---- copies of a thread's own -------------------------------------------------------------------
 
 // Four bytes to shared memory, begun.
 __device__ inline void copy_word(uint32_t to, const float* from) {

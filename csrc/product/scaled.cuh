@@ -118,8 +118,8 @@ class Scaled {
     asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(nothing) : "l"(address));
   }
 
-  // Of a bias, loads without a branch, two neighbouring columns at a time: they go out together.
-  // Behind the last pair it is read again.
+  // A bias is read without a branch, that of two neighbouring columns at a time, so that reads go
+  // out together. Behind the last pair its bias is read again.
   template <bool kTransposed, int kColumns, class Bias>
   __device__ void columns(float* d, int n, Bias bias) const {
     const Place place;

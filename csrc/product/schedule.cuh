@@ -23,7 +23,7 @@ struct Schedule {
 
 // Steps [begin, end) along K of the tile (m, n).
 struct Part {
-  int tile, m, n, begin, end;
+  int m, n, begin, end;
 };
 
 // The first step of a worker's range of the shared tiles, counted over all of them.
@@ -62,7 +62,7 @@ class Parts {
     int first = tile / per_group * schedule_.group;
     int width = min(schedule_.group, schedule_.tiles_n - first);
     int within = tile % per_group;
-    return {tile, within / width, first + within % width, begin, end};
+    return {within / width, first + within % width, begin, end};
   }
 
   const Schedule& schedule_;

@@ -1,5 +1,6 @@
 """scripts/check_library.py: what it reads of a compiler's log."""
 
+import importlib
 import shutil
 import sys
 from pathlib import Path
@@ -21,9 +22,7 @@ ptxas info    : Used 168 registers, used 3 barriers, 16 bytes smem
 @pytest.fixture
 def check_library(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    import check_library
-
-    yield check_library
+    yield importlib.import_module("check_library")
     sys.modules.pop("check_library")
 
 

@@ -17,13 +17,13 @@ struct Costs {
   double step[4], tile[4];
 };
 
-// Fitted to 3120 times of the products of five MLPs (2026-11-22): what the model chooses was 1.7 %
-// slower than the best config in the mean, 5 % at most, and is 0.6 and 3 % on times of 2026-12-01.
+// Fitted to 3120 times of the products of five MLPs (2026-11-22): the chosen configs were 1.7 %
+// slower than the best in the mean and 5 % at most; on times of 2026-12-01 they are 0.6 % and 3 %.
 // 128x128 is a guess.
 constexpr Costs kWide = {{0.591, 0.784, 0.562, 0.40}, {1.23, 2.48, 1.30, 0.9}};
-// Fitted to the times of 15 products of those MLPs that are within 6 % of the best of their tile
-// (2026-12-01): what it chooses is 0.9 % slower than the best in the mean, 8 % at most. Of e4m3
-// with scales by row; int8 and scales by block were not measured.
+// Fitted to 15 products of those MLPs in e4m3 with scales by row (2026-12-01), to the times within
+// 6 % of the best of their tile. The chosen configs are 0.9 % slower than the best in the mean and
+// 8 % at most. Neither int8 nor scales by block were measured.
 constexpr Costs kNarrow = {{0.529, 0.713, 0.521}, {1.31, 1.99, 1.61}};
 
 constexpr double kPartialSums = 6.5;

@@ -14,7 +14,6 @@ groups of 8; a table that `tune` measured is left aside.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from sparsetrain.bench.json_file import write_json
 from sparsetrain.bench.products import SHAPES, Product, make_product
 from sparsetrain.bench.products8 import E4M3, PRODUCTS8, Quantized, quantized
 from sparsetrain.bench.timing import Clock, Run, Times, cuda_clocks, measure
-from sparsetrain.bench.tune import first_configs
+from sparsetrain.bench.tune import Install, Native, first_configs
 from sparsetrain.cli.bench_words import (
     cuda_device,
     library_words,
@@ -43,8 +42,6 @@ from sparsetrain.cli.console import console
 from sparsetrain.products import Config, Problem, install, tile_names
 
 CHOSEN = "chosen"
-
-Install = Callable[[Mapping[Problem, Config]], object]
 
 
 @dataclass(frozen=True)
@@ -83,19 +80,20 @@ def time_configs(
 ) -> dict[str, Times]:
     """µs of every config of these tiles, and of what is chosen without a table."""
     configs = {words_of(config): config for config in first_configs(product.problem, tiles)}
-    every = [*configs.items(), (CHOSEN, None)]
-    runs: dict[str, Run] = {name: _native(product, install, config) for name, config in every}
-    times = measure(runs, clock, rounds)
+    runs: dict[str, Run] = {
+        name: Native(product, config, install) for name, config in configs.items()
+    }
+
+    def timed(run: Run) -> float:
+        if isinstance(run, Native):
+            run.prepare()
+        else:
+            install({})
+        return clock(run)
+
+    times = measure({**runs, CHOSEN: product.native}, timed, rounds)
     install({})
     return times
-
-
-def _native(product: Product | Quantized, install: Install, config: Config | None) -> Run:
-    def call() -> torch.Tensor:
-        install({} if config is None else {product.problem: config})
-        return product.native()
-
-    return call
 
 
 def main(words: list[str]) -> None:
